@@ -1,0 +1,60 @@
+"""Prune an exported ONNX model with nothing but onnxruntime and labelled samples.
+
+The public names are imported on first use, so that ``import onnxprune`` (and the command
+line's ``--help``) stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.errors import (
+        BudgetError,
+        CalibrationError,
+        InternalError,
+        ModelError,
+        OnnxpruneError,
+        OutputError,
+        QualityError,
+    )
+    from onnxprune.pipeline import Accuracy, PruneResult, evaluate, inspect, prune
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Accuracy": "onnxprune.pipeline",
+    "BudgetError": "onnxprune.errors",
+    "CalibrationError": "onnxprune.errors",
+    "InternalError": "onnxprune.errors",
+    "ModelError": "onnxprune.errors",
+    "OnnxpruneError": "onnxprune.errors",
+    "OutputError": "onnxprune.errors",
+    "PruneResult": "onnxprune.pipeline",
+    "QualityError": "onnxprune.errors",
+    "evaluate": "onnxprune.pipeline",
+    "inspect": "onnxprune.pipeline",
+    "prune": "onnxprune.pipeline",
+}
+
+__all__ = [
+    "Accuracy",
+    "BudgetError",
+    "CalibrationError",
+    "InternalError",
+    "ModelError",
+    "OnnxpruneError",
+    "OutputError",
+    "PruneResult",
+    "QualityError",
+    "evaluate",
+    "inspect",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,53 @@
+"""Every exception that onnxprune raises on purpose.
+
+::
+
+    OnnxpruneError          one line for the user, exit code 1
+    ├─ ModelError           the model cannot be read, run or pruned
+    ├─ CalibrationError     the samples or labels cannot be used
+    ├─ BudgetError          what was asked for cannot be reached; says what can
+    ├─ OutputError          the result cannot be written
+    └─ QualityError         a quality gate is not met, exit code 3
+    InternalError           a broken promise of ours: please report it
+
+Messages say what, where (node and tensor), got and expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class OnnxpruneError(Exception):
+    """A problem that the user can act on; its message is a single line."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class ModelError(OnnxpruneError):
+    """The model cannot be read, run or pruned."""
+
+
+class CalibrationError(OnnxpruneError):
+    """The calibration or evaluation samples cannot be used."""
+
+
+class BudgetError(OnnxpruneError):
+    """The requested sparsity cannot be reached; the message names the best achievable."""
+
+
+class OutputError(OnnxpruneError):
+    """The result cannot be written, or would overwrite something."""
+
+
+class QualityError(OnnxpruneError):
+    """The pruned model misses a quality gate that the user set."""
+
+    exit_code = 3
+
+
+class InternalError(Exception):
+    """A postcondition of onnxprune does not hold; nothing was written."""
+
+    exit_code = 1

@@ -1,0 +1,365 @@
+"""Models as values: load, normalise, fold shape arithmetic, edit, save.
+
+A :class:`Model` is never changed; :func:`edit` hands out an onnx-graphsurgeon copy and
+:func:`rebuild` turns it back into a Model, with everything graphsurgeon drops put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.errors import ModelError, OutputError
+
+Array = npt.NDArray[Any]
+
+SMALL = 4096
+"""Elements up to which a folded constant may be larger than what it was computed from."""
+
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+    | {"Multinomial", "Bernoulli", "Dropout"}
+)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type and declared shape of a model input or output.
+
+    ``shape`` holds ints, and names (possibly empty) for dynamic sizes.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX model and the hash of the file it came from."""
+
+    proto: onnx.ModelProto
+    sha256: str
+
+    @property
+    def inputs(self) -> list[TensorSpec]:
+        """The inputs that a caller has to feed (initializers are not among them)."""
+        constants = {t.name for t in self.proto.graph.initializer}
+        return [_spec(v) for v in self.proto.graph.input if v.name not in constants]
+
+    @property
+    def outputs(self) -> list[TensorSpec]:
+        """The declared outputs."""
+        return [_spec(v) for v in self.proto.graph.output]
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return max((o.version for o in self.proto.opset_import if not o.domain), default=1)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of all tensors, observed at two sizes of every dynamic axis.
+
+    ``constants`` holds values that both observations agree on although nodes compute them.
+    """
+
+    first: Mapping[str, tuple[int, ...]]
+    second: Mapping[str, tuple[int, ...]]
+    batch: int
+    constants: Mapping[str, Array] = field(default_factory=dict)
+
+    def has(self, tensor: str) -> bool:
+        """Whether the tensor was observed with one rank."""
+        return tensor in self.first and len(self.first[tensor]) == len(self.second[tensor])
+
+    def sizes(self, tensor: str) -> tuple[int, ...]:
+        """Return the shape in the first observation."""
+        return self.first[tensor]
+
+    def is_dynamic(self, tensor: str, axis: int) -> bool:
+        """Whether an axis differs between the observations."""
+        return self.first[tensor][axis] != self.second[tensor][axis]
+
+
+def node_id(node: gs.Node) -> str:
+    """Return the identity of a node: the name of its first output that has one."""
+    return next((str(t.name) for t in node.outputs if t.name), str(node.name))
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.elem_type:
+        raise ModelError(f"'{value.name}' is not a tensor: only tensor inputs and outputs work")
+    dims: list[int | str] = [
+        d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim
+    ]
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    return TensorSpec(value.name, dtype, tuple(dims))
+
+
+def load(path: str | Path) -> Model:
+    """Read, check and normalise a model file.
+
+    Local functions are inlined and ``Constant`` nodes become initializers; nothing else
+    changes.
+
+    Raises:
+        ModelError: if the file is missing, is not a valid ONNX model, or lacks its external
+            data.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    if not data:
+        raise ModelError(f"{path}: the file is empty; expected an ONNX model")
+    try:
+        proto = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError):
+        raise ModelError(
+            f"{path}: not an ONNX model, or a truncated one ({len(data)} bytes); export it again"
+        ) from None
+    if not proto.graph.node or not proto.graph.output:
+        raise ModelError(f"{path}: not an ONNX model: it has no nodes or no outputs")
+    _load_external(proto, path)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        text = str(error).strip().splitlines()[0]
+        raise ModelError(f"{path}: not a valid ONNX model: {text}") from None
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    return Model(_constants_to_initializers(proto), hashlib.sha256(data).hexdigest())
+
+
+def _load_external(proto: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError):
+        tensors = onnx.external_data_helper._get_all_tensors(proto)
+        missing = {
+            entry.value
+            for tensor in tensors
+            if tensor.data_location == TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+        names = ", ".join(sorted(missing))
+        raise ModelError(
+            f"{path}: its external data is missing or cannot be read: expected {names} "
+            f"in {path.parent}; copy it beside the model"
+        ) from None
+
+
+def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    del result.graph.node[:]
+    outputs = {v.name for v in proto.graph.output}
+    for node in proto.graph.node:
+        tensor = None
+        if node.op_type == "Constant" and node.output[0] not in outputs:
+            tensor = _constant_tensor(node)
+        if tensor is None:
+            result.graph.node.append(node)
+        else:
+            result.graph.initializer.append(tensor)
+    return result
+
+
+def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        tensor = TensorProto()
+        tensor.CopyFrom(value)
+    elif attribute.name in ("value_int", "value_ints"):
+        tensor = numpy_helper.from_array(np.asarray(value, dtype=np.int64))
+    elif attribute.name in ("value_float", "value_floats"):
+        tensor = numpy_helper.from_array(np.asarray(value, dtype=np.float32))
+    else:
+        return None
+    tensor.name = node.output[0]
+    return tensor
+
+
+def computed_constants(proto: onnx.ModelProto) -> dict[str, int]:
+    """Find tensors that depend on constants and shapes only, not on the data.
+
+    Returns:
+        For each, the number of constant elements it was computed from.
+    """
+    known = {t.name: int(np.prod(t.dims)) for t in proto.graph.initializer}
+    outputs = {v.name for v in proto.graph.output}
+    found: dict[str, int] = {}
+    for node in proto.graph.node:
+        has_graph = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
+        if node.op_type in _RANDOM or has_graph:
+            continue
+        inputs = [name for name in node.input if name]
+        if node.op_type in ("Shape", "Size"):
+            source = 0
+        elif node.input and all(name in known for name in inputs):
+            source = sum(known[name] for name in inputs)
+        else:
+            continue
+        for name in node.output:
+            known[name] = source
+            if name and name not in outputs:
+                found[name] = source
+    return found
+
+
+def fold(model: Model, shapes: Shapes) -> Model:
+    """Replace nodes whose values both observations agree on by initializers.
+
+    What depends on the batch or on another dynamic size stays computed.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    graph = proto.graph
+    constants = dict(shapes.constants)
+    kept = [n for n in graph.node if not all(o in constants for o in n.output)]
+    needed = {v.name for v in graph.output}
+    live: list[onnx.NodeProto] = []
+    for node in reversed(kept):
+        if any(name in needed for name in node.output):
+            live.append(node)
+            needed.update(node.input)
+            needed.update(captured(node))
+    produced = {name for node in live for name in node.output}
+    for name in constants:
+        if name in needed and name not in produced:
+            graph.initializer.append(numpy_helper.from_array(constants[name], name))
+    del graph.node[:]
+    graph.node.extend(reversed(live))
+    inputs = {v.name for v in graph.input}
+    used = [t for t in graph.initializer if t.name in needed or t.name in inputs]
+    del graph.initializer[:]
+    graph.initializer.extend(used)
+    return Model(proto, model.sha256)
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """Return the outer tensors that the subgraphs of a node (If, Loop, Scan) read."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                names.update(inner.input)
+                names.update(captured(inner))
+            names.update(v.name for v in graph.output)
+    return names
+
+
+def edit(model: Model) -> gs.Graph:
+    """Return an onnx-graphsurgeon copy of the model to be changed."""
+    return gs.import_onnx(model.proto)
+
+
+def rebuild(graph: gs.Graph, original: Model) -> Model:
+    """Turn an edited graph back into a Model with the metadata of ``original``.
+
+    Shapes of intermediate tensors are dropped, since edits make them stale, and inferred anew.
+    """
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and not _is_interface(tensor, graph):
+            tensor.shape = None
+    graph.cleanup().toposort()
+    proto = gs.export_onnx(graph, do_type_check=False)
+    source = original.proto
+    proto.ir_version = source.ir_version
+    proto.producer_name, proto.producer_version = source.producer_name, source.producer_version
+    proto.domain, proto.model_version = source.domain, source.model_version
+    proto.doc_string = source.doc_string
+    proto.graph.doc_string = source.graph.doc_string
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(source.metadata_props)
+    del proto.opset_import[:]
+    proto.opset_import.extend(source.opset_import)
+    for ours, theirs in ((proto.graph.input, source.graph.input),
+                         (proto.graph.output, source.graph.output)):  # fmt: skip
+        declared = {v.name: v for v in theirs}
+        for value in ours:
+            value.CopyFrom(declared[value.name])
+    del proto.graph.value_info[:]
+    with contextlib.suppress(onnx.shape_inference.InferenceError):
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    return Model(proto, original.sha256)
+
+
+def _is_interface(tensor: gs.Tensor, graph: gs.Graph) -> bool:
+    return any(tensor is t for t in [*graph.inputs, *graph.outputs])
+
+
+def with_metadata(model: Model, entries: Mapping[str, str]) -> Model:
+    """Return the model with entries of ``metadata_props`` added or replaced."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    kept = {p.key: p.value for p in proto.metadata_props} | dict(entries)
+    helper.set_model_props(proto, kept)
+    return Model(proto, model.sha256)
+
+
+def check(model: Model) -> None:
+    """Run the ONNX checker with shape inference on a model we made.
+
+    Raises:
+        onnx.checker.ValidationError: if it is not valid.
+    """
+    onnx.checker.check_model(model.proto, full_check=True)
+
+
+def save(model: Model, path: Path) -> None:
+    """Write a model (see :func:`write_file`)."""
+    write_file(path, model.proto.SerializeToString(deterministic=True))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file completely or not at all: beside its place first, then renamed over it.
+
+    Raises:
+        OutputError: if it cannot be written; an older file at ``path`` is then untouched.
+    """
+    try:
+        with _beside(path) as (handle, temporary):
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror or error}; nothing was changed"
+        ) from None
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[tuple[Any, str]]:
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        mask = os.umask(0)
+        os.umask(mask)
+        os.fchmod(descriptor, 0o666 & ~mask)
+        with os.fdopen(descriptor, "wb") as handle:
+            yield handle, temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)

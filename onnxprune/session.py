@@ -1,0 +1,73 @@
+"""The only module that talks to onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from onnxprune.errors import ModelError
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+PROVIDER = "CPUExecutionProvider"
+
+
+class Session:
+    """An onnxruntime session on the CPU, with a fixed number of threads.
+
+    Args:
+        proto: the model to run.
+        threads: intra-operator threads; 0 lets onnxruntime choose.
+        optimize: whether onnxruntime may rewrite the graph; off for single runs, where it
+            costs more than it saves, and for comparing bits.
+    """
+
+    def __init__(
+        self, proto: onnx.ModelProto, *, threads: int = 0, optimize: bool = True
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.use_deterministic_compute = True
+        # Large CPU arenas and memory patterns only pay off for steady shapes; keep them there.
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        )
+        try:
+            self._session = ort.InferenceSession(
+                proto.SerializeToString(), options, providers=[PROVIDER]
+            )
+        except Exception as error:  # onnxruntime raises many types, none of them public
+            raise ModelError(f"onnxruntime cannot load the model: {_first(error)}") from None
+        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
+        """Run the model once.
+
+        Returns:
+            The named outputs (default: all), in order.
+
+        Raises:
+            ModelError: if onnxruntime refuses the inputs or fails.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:
+            shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
+            raise ModelError(
+                f"onnxruntime cannot run the model on {shapes}: {_first(error)}"
+            ) from None
+        return [np.asarray(v) for v in values]
+
+
+def _first(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

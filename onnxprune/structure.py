@@ -1,0 +1,163 @@
+"""What tracing finds out about a graph: where its units live and how they can leave.
+
+Everything here refers to a node by the name of its first output (unique in ONNX, while node
+names may be empty) and carries labels (see :mod:`onnxprune.labels`), one per index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from onnxprune.labels import I64, Bool, Units
+
+
+@dataclass(frozen=True)
+class Site:
+    """An axis of a constant operand that is sliced when its labels leave."""
+
+    node: str
+    input: int
+    tensor: str
+    axis: int
+    labels: I64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Integers of a node that count labels: shapes, split sizes, slice bounds, groups.
+
+    ``values`` is the whole vector as observed (``int64 [k]``); position ``i`` of it becomes the
+    number of ``counted[i]`` that stay. It lives in an input (``place`` is its index) or an
+    attribute (its name). ``dynamic`` marks positions that depend on the batch.
+    """
+
+    node: str
+    place: int | str
+    values: I64
+    dynamic: Bool
+    counted: Mapping[int, I64]
+
+
+@dataclass(frozen=True)
+class Renumber:
+    """A constant index operand of a node that points into an axis with these labels."""
+
+    node: str
+    input: int
+    labels: I64
+
+
+@dataclass(frozen=True)
+class OriginalShape:
+    """A Shape node whose readers must go on seeing the sizes of the original model.
+
+    Operators that use a size are rewritten through :class:`Sizes`; everything else that is
+    computed from it (the 1/sqrt(d) of attention, a mean) keeps its value.
+    """
+
+    node: str
+    values: I64
+    dynamic: Bool
+    axes: Mapping[int, I64]
+
+
+@dataclass(frozen=True)
+class Sink:
+    """An input axis over which a node sums: where a removed channel must read as zero."""
+
+    node: str
+    input: int
+    axis: int
+    labels: I64
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An axis where labels begin: the output channels of a node with weights."""
+
+    node: str
+    tensor: str
+    axis: int
+    labels: I64
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant weight operand of a Conv, ConvTranspose, Gemm, MatMul node.
+
+    ``channel_of`` (broadcasts to the weight's shape) is the index along axis ``data_axis`` of
+    input ``data_input`` that each weight multiplies; ``output_of`` the index along
+    ``output_axis`` of the node's output that it adds to.
+    """
+
+    node: str
+    op_type: str
+    input: int
+    tensor: str
+    shape: tuple[int, ...]
+    data_input: int
+    data_tensor: str
+    data_axis: int
+    channel_of: I64
+    output_of: I64
+    output_axis: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that live side by side on the same axes and are ranked together."""
+
+    name: str
+    units: I64
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Output channels that cannot be pruned, the node where that was found, and why."""
+
+    tensor: str
+    node: str
+    reason: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The result of tracing one model."""
+
+    units: Units
+    sites: tuple[Site, ...]
+    sizes: tuple[Sizes, ...]
+    renumbered: tuple[Renumber, ...]
+    original_shapes: tuple[OriginalShape, ...]
+    sinks: tuple[Sink, ...]
+    origins: tuple[Origin, ...]
+    weights: tuple[Weight, ...]
+    axes: tuple[I64, ...]
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+
+    @cached_property
+    def prunable(self) -> Bool:
+        """``bool [units]``: units that belong to a group."""
+        result = np.zeros(len(self.units), dtype=np.bool_)
+        for group in self.groups:
+            result[group.units] = True
+        return result
+
+    def weight_axes(self, weight: Weight) -> dict[int, I64]:
+        """Return the labels of each labelled axis of a weight operand."""
+        return {
+            s.axis: s.labels
+            for s in self.sites
+            if s.node == weight.node and s.input == weight.input
+        }
+
+    def all_free(self, labels: I64) -> bool:
+        """Whether every one of ``labels`` may leave."""
+        return len(np.unique(self.units.atoms(labels)[0])) == len(labels)

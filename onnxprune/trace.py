@@ -1,0 +1,158 @@
+"""Trace: walk a graph once with the rules and find its units, groups and frozen channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.errors import ModelError
+from onnxprune.graph import Model, Shapes, edit, node_id
+from onnxprune.labels import I64, Reason, Units
+from onnxprune.op import Op, Trace
+from onnxprune.rules import RULES
+from onnxprune.structure import Frozen, Group, Origin, Structure
+
+
+def trace(model: Model, shapes: Shapes, *, exclude: Sequence[str] = ()) -> Structure:
+    """Find out which channels of a model can leave together, and which cannot and why.
+
+    Args:
+        model: a model whose shape arithmetic is folded.
+        shapes: its observed shapes.
+        exclude: globs over node and initializer names; what matches keeps its size.
+
+    Raises:
+        ModelError: if a glob matches nothing.
+    """
+    state = Trace(shapes)
+    graph = edit(model)
+    unmatched = set(exclude)
+    for node in graph.nodes:
+        op = Op(node, model.opset, state)
+        recorded = len(state.sites)
+        _apply(op, node)
+        for pattern in exclude:
+            names = [op.name, op.id, *(t.name for t in node.inputs if isinstance(t, gs.Constant))]
+            if any(fnmatchcase(name, pattern) for name in names):
+                unmatched.discard(pattern)
+                for site in state.sites[recorded:]:
+                    op.freeze(site.labels, f"excluded by '{pattern}'")
+    if unmatched:
+        raise ModelError(
+            f"exclude pattern '{sorted(unmatched)[0]}' matches no node and no initializer"
+        )
+    _freeze_outputs(graph, state)
+    _tie_shared_weights(state)
+    return _structure(state, {node_id(n): n.name or node_id(n) for n in graph.nodes})
+
+
+def _apply(op: Op, node: gs.Node) -> None:
+    subgraphs = [a for a in node.attrs.values() if isinstance(a, gs.Graph)]
+    for subgraph in subgraphs:
+        for inner in subgraph.nodes:
+            _freeze_captured(op, inner)
+    rule = RULES.get(node.op) if not node.domain or node.domain == "ai.onnx" else None
+    if rule is None or subgraphs:
+        op.close(f"there is no rule for {node.op}")
+    elif not op.known():
+        op.close("its shapes could not be observed")
+    else:
+        rule(op)
+        op.close(f"{node.op} works across it")
+
+
+def _freeze_captured(op: Op, inner: gs.Node) -> None:
+    for tensor in inner.inputs:
+        for labels in op.labels_of(tensor.name).values():
+            op.freeze(labels, f"is read inside a subgraph of {op.type}")
+    for attribute in inner.attrs.values():
+        if isinstance(attribute, gs.Graph):
+            for node in attribute.nodes:
+                _freeze_captured(op, node)
+
+
+def _freeze_outputs(graph: gs.Graph, state: Trace) -> None:
+    for output in graph.outputs:
+        for labels in state.axes.get(output.name, {}).values():
+            producer = output.inputs[0].name or output.name if output.inputs else output.name
+            state.labels.freeze(labels, Reason(producer, f"'{output.name}' is a model output"))
+
+
+def _tie_shared_weights(state: Trace) -> None:
+    """A weight that several nodes use stays one tensor; smaller constants are un-shared."""
+    weights = {w.tensor for w in state.weights}
+    first: dict[tuple[str, int], I64] = {}
+    for site in state.sites:
+        if site.tensor in weights:
+            labels = first.setdefault((site.tensor, site.axis), site.labels)
+            state.labels.tie(labels, site.labels)
+
+
+def _structure(state: Trace, names: dict[str, str]) -> Structure:
+    units = state.labels.solve()
+    axes: dict[bytes, I64] = {}
+    recorded = [s.labels for s in [*state.sites, *state.origins]]
+    for labels in [*recorded, *(a for by in state.axes.values() for a in by.values())]:
+        axes.setdefault(labels.tobytes(), labels)
+    distinct = tuple(axes.values())
+    return Structure(
+        units=units,
+        sites=tuple(state.sites),
+        sizes=tuple(state.sizes),
+        renumbered=tuple(state.renumbered),
+        original_shapes=tuple(state.original_shapes),
+        sinks=tuple(state.sinks),
+        origins=tuple(state.origins),
+        weights=tuple(state.weights),
+        axes=distinct,
+        groups=_groups(units, state, distinct, names),
+        frozen=_frozen(units, state.origins),
+    )
+
+
+def _groups(
+    units: Units, state: Trace, axes: Sequence[I64], names: dict[str, str]
+) -> tuple[Group, ...]:
+    """Put units that occur on exactly the same axes into one group."""
+    rng = np.random.default_rng(0)
+    signature = np.zeros(len(units), dtype=np.uint64)
+    for labels in axes:
+        present = np.unique(units.atoms(labels)[1])
+        signature[present] += rng.integers(1, 2**63, dtype=np.uint64)
+    has_site = np.zeros(len(units), dtype=np.bool_)
+    for site in state.sites:
+        has_site[units.atoms(site.labels)[1]] = True
+    origins: list[list[str]] = [[] for _ in range(len(units))]
+    for origin in state.origins:
+        for unit in np.unique(units.atoms(origin.labels)[1]):
+            origins[unit].append(names[origin.node])
+    members: dict[int, list[int]] = {}
+    for unit in np.flatnonzero(has_site):
+        if origins[unit]:
+            members.setdefault(int(signature[unit]), []).append(int(unit))
+    groups, taken = [], set[str]()
+    for unit_list in members.values():
+        nodes = tuple(dict.fromkeys(origins[unit_list[0]]))
+        name, count = nodes[0], 1
+        while name in taken:
+            count += 1
+            name = f"{nodes[0]}#{count}"
+        taken.add(name)
+        groups.append(Group(name, np.asarray(unit_list, dtype=np.int64), nodes))
+    return tuple(groups)
+
+
+def _frozen(units: Units, origins: Sequence[Origin]) -> tuple[Frozen, ...]:
+    """List the outputs of layers whose channels cannot all leave, with the first reason."""
+    result = []
+    for origin in origins:
+        reason = units.why_fixed(origin.labels)
+        if reason is not None:
+            free = len(np.unique(units.atoms(origin.labels)[0]))
+            result.append(
+                Frozen(origin.tensor, reason.node, reason.text, len(origin.labels) - free)
+            )
+    return tuple(result)
