@@ -145,9 +145,14 @@ def load(path: str | Path) -> Model:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         text = str(error).strip().splitlines()[0]
         raise ModelError(f"{path}: not a valid ONNX model: {text}") from None
+    return normalise(proto, hashlib.sha256(data).hexdigest())
+
+
+def normalise(proto: onnx.ModelProto, sha256: str = "") -> Model:
+    """Inline local functions and turn ``Constant`` nodes into initializers."""
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    return Model(_constants_to_initializers(proto), hashlib.sha256(data).hexdigest())
+    return Model(_constants_to_initializers(proto), sha256)
 
 
 def _load_external(proto: onnx.ModelProto, path: Path) -> None:

@@ -53,6 +53,7 @@ class Op:
         self.opset = opset
         self._trace = trace
         self._taken: set[tuple[int, int]] = set()
+        self._own_sites: list[Site] = []
         self.id = node_id(node)
 
     # -- facts -----------------------------------------------------------------------------
@@ -253,14 +254,15 @@ class Op:
             return
         axis %= len(self.shape(i))
         name = self.node.inputs[i].name
-        self._trace.sites.append(Site(self.id, i, name, axis, labels))
+        self._own_sites.append(Site(self.id, i, name, axis, labels))
+        self._trace.sites.append(self._own_sites[-1])
 
     def sink(self, i: int, axis: int) -> I64 | None:
         """Take an input axis over which the node sums."""
         labels = self.take(i, axis)
         if labels is not None:
-            axis %= len(self.shape(i))
-            self._trace.sinks.append(Sink(self.id, i, axis, labels))
+            rank = len(self.shape(i))
+            self._trace.sinks.append(Sink(self.id, i, axis % rank - rank, labels))
         return labels
 
     def sizes(self, counted: Mapping[int, I64], place: int | str) -> None:
@@ -321,7 +323,7 @@ class Op:
         output_of: I64,
         output_axis: int,
     ) -> None:
-        """Record a weight operand (see :class:`Weight`)."""
+        """Record a weight operand (see :class:`Weight`), after its sites and output labels."""
         data_axis %= len(self.shape(data_input))
         self._trace.weights.append(
             Weight(
@@ -336,6 +338,9 @@ class Op:
                 channel_of=channel_of,
                 output_of=output_of,
                 output_axis=output_axis,
+                data_labels=self.labelled(data_input).get(data_axis),
+                output_labels=self.given(output_axis),
+                axes={s.axis: s.labels for s in self._own_sites if s.input == i},
             )
         )
 

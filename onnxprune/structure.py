@@ -67,7 +67,10 @@ class OriginalShape:
 
 @dataclass(frozen=True)
 class Sink:
-    """An input axis over which a node sums: where a removed channel must read as zero."""
+    """An input axis over which a node sums: where a removed channel must read as zero.
+
+    ``axis`` is negative (counted from the last axis).
+    """
 
     node: str
     input: int
@@ -91,7 +94,8 @@ class Weight:
 
     ``channel_of`` (broadcasts to the weight's shape) is the index along axis ``data_axis`` of
     input ``data_input`` that each weight multiplies; ``output_of`` the index along
-    ``output_axis`` of the node's output that it adds to.
+    ``output_axis`` of the node's output that it adds to. The labels are those of these axes,
+    ``axes`` those of the weight's own; None where an axis cannot shrink.
     """
 
     node: str
@@ -105,6 +109,14 @@ class Weight:
     channel_of: I64
     output_of: I64
     output_axis: int
+    data_labels: I64 | None
+    output_labels: I64 | None
+    axes: Mapping[int, I64]
+
+    @property
+    def point(self) -> tuple[str, int]:
+        """The tensor and axis whose statistics belong to the weight's input channels."""
+        return self.data_tensor, self.data_axis
 
 
 @dataclass(frozen=True)
@@ -149,15 +161,3 @@ class Structure:
         for group in self.groups:
             result[group.units] = True
         return result
-
-    def weight_axes(self, weight: Weight) -> dict[int, I64]:
-        """Return the labels of each labelled axis of a weight operand."""
-        return {
-            s.axis: s.labels
-            for s in self.sites
-            if s.node == weight.node and s.input == weight.input
-        }
-
-    def all_free(self, labels: I64) -> bool:
-        """Whether every one of ``labels`` may leave."""
-        return len(np.unique(self.units.atoms(labels)[0])) == len(labels)

@@ -1,0 +1,129 @@
+"""Verify: a rewritten model must compute what the original computes without its channels.
+
+The reference is the original with every removed channel multiplied by zero at the input of
+each operator that sums over it; not where it is produced, where Sigmoid(0) = 0.5 and biases
+would leak. For zeroed weights it is the original with its weights times their mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxprune.errors import InternalError
+from onnxprune.graph import Array, Model, edit, node_id, rebuild
+from onnxprune.plan import PruningPlan
+from onnxprune.session import Feeds, Session
+from onnxprune.structure import Structure
+
+LIMIT = 1e-3
+LIMIT_HALF = 1e-2
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far a model is from its reference, over all outputs.
+
+    ``max_rel_error`` is ``max_abs_error`` divided by the largest absolute reference value.
+    """
+
+    max_abs_error: float
+    max_rel_error: float
+    samples: int
+
+
+def masked(model: Model, structure: Structure, plan: PruningPlan) -> Model:
+    """Return the original with what the plan removes multiplied by zero."""
+    graph = edit(model)
+    nodes = {node_id(node): node for node in graph.nodes}
+    kept = plan.kept_labels(structure)
+    types = _types(model)
+    for sink in structure.sinks:
+        keep = kept[sink.labels]
+        if not keep.all():
+            node = nodes[sink.node]
+            source = node.inputs[sink.input]
+            dtype = types.get(source.name, np.dtype(np.float32))
+            mask = keep.reshape(-1, *[1] * (-sink.axis - 1)).astype(dtype)
+            node.inputs[sink.input] = _times(graph, source, mask)
+    for name, stays in plan.masks.items():
+        tensor = graph.tensors()[name]
+        for node in list(tensor.outputs):
+            for i, operand in enumerate(node.inputs):
+                if operand is tensor:
+                    node.inputs[i] = _times(graph, tensor, stays.astype(tensor.values.dtype))
+    return rebuild(graph, model)
+
+
+def _times(graph: gs.Graph, tensor: gs.Tensor, mask: Array) -> gs.Variable:
+    name = f"onnxprune/mask/{len(graph.nodes)}"
+    result = gs.Variable(name)
+    inputs = [tensor, gs.Constant(f"{name}/values", mask)]
+    graph.nodes.append(gs.Node("Mul", name, inputs=inputs, outputs=[result]))
+    return result
+
+
+def _types(model: Model) -> dict[str, np.dtype[np.generic]]:
+    graph = onnx.shape_inference.infer_shapes(model.proto).graph
+    return {
+        v.name: np.dtype(helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type))
+        for v in [*graph.value_info, *graph.input]
+        if v.type.tensor_type.elem_type
+    }
+
+
+def compare(
+    reference: Model, candidate: Model, feeds: Feeds, *, threads: int = 0
+) -> Verification:
+    """Run two models on the same inputs and compare all their outputs."""
+    samples = max((len(v) for v in feeds.values() if v.ndim), default=1)
+    values = [Session(m.proto, threads=threads).run(feeds) for m in (reference, candidate)]
+    absolute, relative = 0.0, 0.0
+    for expected, got in zip(*values, strict=True):
+        error, scale = _difference(expected, got)
+        absolute = max(absolute, error)
+        relative = max(relative, error / scale if error else 0.0)
+    return Verification(absolute, relative, samples)
+
+
+def _difference(expected: Array, got: Array) -> tuple[float, float]:
+    """Return the largest difference and the largest magnitude; infinite where not finite."""
+    if expected.shape != got.shape:
+        return float("inf"), 1.0
+    a, b = expected.astype(np.float64), got.astype(np.float64)
+    if not a.size:
+        return 0.0, 1.0
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf"), 1.0
+    return float(np.abs(a - b).max()), max(float(np.abs(a).max()), 1e-30)
+
+
+def verify(
+    reference: Model, candidate: Model, feeds: Feeds, what: str, *, threads: int = 0
+) -> Verification:
+    """Like :func:`compare`, but refuse a model that differs.
+
+    Raises:
+        InternalError: if the relative error exceeds the limit (1e-3, float16 models 1e-2) or
+            an output is not finite.
+    """
+    result = compare(reference, candidate, feeds, threads=threads)
+    half = _has_half(reference.proto.graph.initializer)
+    limit = LIMIT_HALF if half else LIMIT
+    if not result.max_rel_error <= limit:
+        raise InternalError(
+            f"the {what} differs from its reference: relative error "
+            f"{result.max_rel_error:.3g}, limit {limit:g}, on {result.samples} samples; "
+            "nothing was written; please report this model"
+        )
+    return result
+
+
+def _has_half(tensors: Sequence[onnx.TensorProto]) -> bool:
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    return any(t.data_type in halves for t in tensors)
