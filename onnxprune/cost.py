@@ -75,7 +75,7 @@ def measure(model: Model, shapes: Shapes) -> Cost:
             int(np.count_nonzero(numpy_helper.to_array(constants[name]))) for name in weights
         ),
         macs=round(macs / shapes.batch),
-        bytes=model.proto.ByteSize(),
+        bytes=model.file_bytes or model.proto.ByteSize(),
     )
 
 
@@ -83,9 +83,7 @@ def _size(tensor: onnx.TensorProto) -> int:
     return int(np.prod(tensor.dims, dtype=np.int64))
 
 
-def _macs(
-    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: Shapes
-) -> int:
+def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: Shapes) -> int:
     def shape(name: str) -> tuple[int, ...]:
         return tuple(constants[name].dims) if name in constants else shapes.first[name]
 

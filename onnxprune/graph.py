@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
@@ -49,10 +50,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Model:
-    """An ONNX model and the hash of the file it came from."""
+    """An ONNX model, and the hash and size in bytes of the file it came from.
+
+    The size is 0 for a model that was not read from a file.
+    """
 
     proto: onnx.ModelProto
-    sha256: str
+    sha256: str = ""
+    file_bytes: int = 0
 
     @property
     def inputs(self) -> list[TensorSpec]:
@@ -66,6 +71,13 @@ class Model:
         return [_spec(v) for v in self.proto.graph.output]
 
     @property
+    def fixed_batch(self) -> int | None:
+        """Samples per run if every input fixes the size of its axis 0, else None."""
+        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
+        size = sizes.pop() if len(sizes) == 1 else None
+        return size if isinstance(size, int) else None
+
+    @property
     def opset(self) -> int:
         """Version of the default operator set."""
         return max((o.version for o in self.proto.opset_import if not o.domain), default=1)
@@ -75,12 +87,15 @@ class Model:
 class Shapes:
     """Shapes of all tensors, observed at two sizes of every dynamic axis.
 
-    ``constants`` holds values that both observations agree on although nodes compute them.
+    ``batch`` is the number of samples of the first observation, ``varied`` says whether the
+    second had another one. ``constants`` holds values that both agree on although nodes
+    compute them.
     """
 
     first: Mapping[str, tuple[int, ...]]
     second: Mapping[str, tuple[int, ...]]
     batch: int
+    varied: bool
     constants: Mapping[str, Array] = field(default_factory=dict)
 
     def has(self, tensor: str) -> bool:
@@ -139,39 +154,63 @@ def load(path: str | Path) -> Model:
         ) from None
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes or no outputs")
-    _load_external(proto, path)
+    external = _load_external(proto, path)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         text = str(error).strip().splitlines()[0]
         raise ModelError(f"{path}: not a valid ONNX model: {text}") from None
-    return normalise(proto, hashlib.sha256(data).hexdigest())
+    return Model(
+        normalise(proto).proto, hashlib.sha256(data).hexdigest(), len(data) + external
+    )
 
 
-def normalise(proto: onnx.ModelProto, sha256: str = "") -> Model:
+def normalise(proto: onnx.ModelProto) -> Model:
     """Inline local functions and turn ``Constant`` nodes into initializers."""
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    return Model(_constants_to_initializers(proto), sha256)
+    return Model(_constants_to_initializers(proto))
 
 
-def _load_external(proto: onnx.ModelProto, path: Path) -> None:
+def require_fixed_channels(model: Model) -> None:
+    """Refuse float inputs whose channel axis is dynamic.
+
+    Raises:
+        ModelError: naming the input and the axis.
+    """
+    convolved = {
+        name
+        for node in model.proto.graph.node
+        if node.op_type in ("Conv", "ConvTranspose")
+        for name in node.input[:1]
+    }
+    for spec in model.inputs:
+        image = len(spec.shape) in (2, 4) or spec.name in convolved
+        if not image or len(spec.shape) < 2 or not np.issubdtype(spec.dtype, np.floating):
+            continue
+        channels_last = len(spec.shape) == 4 and spec.shape[3] in (1, 3)
+        if isinstance(spec.shape[1], str) and not channels_last:
+            raise ModelError(
+                f"input '{spec.name}' has a dynamic channel dimension: axis 1 is "
+                f"'{spec.shape[1] or '?'}', expected a fixed number; export the model with it "
+                "fixed"
+            )
+
+
+def _load_external(proto: onnx.ModelProto, path: Path) -> int:
+    """Read external data into the model; return its size in bytes."""
+    tensors = list(onnx.external_data_helper._get_all_tensors(proto))
+    external = [t for t in tensors if t.data_location == TensorProto.EXTERNAL]
+    missing = {e.value for t in external for e in t.external_data if e.key == "location"}
     try:
         onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError):
-        tensors = onnx.external_data_helper._get_all_tensors(proto)
-        missing = {
-            entry.value
-            for tensor in tensors
-            if tensor.data_location == TensorProto.EXTERNAL
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
         names = ", ".join(sorted(missing))
         raise ModelError(
             f"{path}: its external data is missing or cannot be read: expected {names} "
             f"in {path.parent}; copy it beside the model"
         ) from None
+    return sum(len(t.raw_data) for t in external)
 
 
 def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -283,7 +322,8 @@ def edit(model: Model) -> gs.Graph:
 def rebuild(graph: gs.Graph, original: Model) -> Model:
     """Turn an edited graph back into a Model with the metadata of ``original``.
 
-    Shapes of intermediate tensors are dropped, since edits make them stale, and inferred anew.
+    Shapes of intermediate tensors are dropped, since edits make them stale, and inferred anew
+    if the original declared them.
     """
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Variable) and not _is_interface(tensor, graph):
@@ -306,8 +346,9 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
         for value in ours:
             value.CopyFrom(declared[value.name])
     del proto.graph.value_info[:]
-    with contextlib.suppress(onnx.shape_inference.InferenceError):
-        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    if source.graph.value_info:
+        with contextlib.suppress(onnx.shape_inference.InferenceError):
+            proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     return Model(proto, original.sha256)
 
 
@@ -333,22 +374,29 @@ def check(model: Model) -> None:
     onnx.checker.check_model(model.proto, full_check=True)
 
 
-def save(model: Model, path: Path) -> None:
-    """Write a model (see :func:`write_file`)."""
-    write_file(path, model.proto.SerializeToString(deterministic=True))
+def serialise(model: Model) -> bytes:
+    """Return the bytes of the model file; the same model gives the same bytes."""
+    data: bytes = model.proto.SerializeToString(deterministic=True)
+    return data
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, check: Callable[[bytes], None] = lambda _: None) -> None:
     """Write a file completely or not at all: beside its place first, then renamed over it.
 
+    Args:
+        path: where to write; an older file there survives until the new one is complete.
+        data: what to write.
+        check: called with what was read back from the disk, before the rename.
+
     Raises:
-        OutputError: if it cannot be written; an older file at ``path`` is then untouched.
+        OutputError: if it cannot be written; nothing was changed then.
     """
     try:
         with _beside(path) as (handle, temporary):
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
+            check(Path(temporary).read_bytes())
             os.replace(temporary, path)
     except OSError as error:
         raise OutputError(

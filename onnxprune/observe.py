@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
     shape_names = [_PREFIX + name for name in tensors]
     outputs = shape_names + list(candidates)
 
-    def run(inputs: Feeds) -> tuple[dict[str, tuple[int, ...]], dict[str, Array]]:
+    def run(inputs: Feeds) -> Observed:
         values = session.run(inputs, outputs)
         shapes = {n: tuple(int(k) for k in v) for n, v in zip(tensors, values, strict=False)}
         constants = dict(zip(candidates, values[len(tensors) :], strict=True))
@@ -50,11 +50,17 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
         and np.array_equal(value, other[name])
         and value.size <= max(SMALL, candidates[name])
     }
-    batch = max((len(v) for v in feeds.values() if v.ndim), default=1)
-    return Shapes(first, second, batch, agreed)
+    batch, other_batch = (
+        max((shapes[name][0] for name in feeds if shapes[name]), default=1)
+        for shapes in (first, second)
+    )
+    return Shapes(first, second, batch, batch != other_batch, agreed)
 
 
-def _second_run(model, feeds, run):  # type: ignore[no-untyped-def]
+Observed = tuple[dict[str, tuple[int, ...]], dict[str, Array]]
+
+
+def _second_run(model: Model, feeds: Feeds, run: Callable[[Feeds], Observed]) -> Observed:
     dynamic = {
         spec.name: [k for k, n in enumerate(spec.shape) if not isinstance(n, int)]
         for spec in model.inputs

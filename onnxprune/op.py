@@ -109,9 +109,7 @@ class Op:
         """Whether the shapes of all inputs and outputs were observed."""
         shapes = self._trace.shapes
         named = [t for t in self.node.inputs if not isinstance(t, gs.Constant)]
-        return all(
-            shapes.has(t.name) for t in [*named, *self.node.outputs] if not t.is_empty()
-        )
+        return all(shapes.has(t.name) for t in [*named, *self.node.outputs] if not t.is_empty())
 
     def dynamic(self, o: int, axis: int) -> bool:
         """Whether the size of an output axis depends on the batch or a dynamic input axis."""
@@ -120,9 +118,7 @@ class Op:
     def second_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of input 0 and output 0 in the second observation (other dynamic sizes)."""
         shapes, first = self._trace.shapes, self.node.inputs[0]
-        first_shape = (
-            self.shape(0) if isinstance(first, gs.Constant) else shapes.second[first.name]
-        )
+        first_shape = self.shape(0) if isinstance(first, gs.Constant) else shapes.second[first.name]
         return first_shape, shapes.second[self.node.outputs[0].name]
 
     def all_constant(self, *inputs: int) -> bool:
@@ -337,7 +333,7 @@ class Op:
                 data_axis=data_axis,
                 channel_of=channel_of,
                 output_of=output_of,
-                output_axis=output_axis,
+                output_axis=output_axis - len(self.out_shape()),
                 data_labels=self.labelled(data_input).get(data_axis),
                 output_labels=self.given(output_axis),
                 axes={s.axis: s.labels for s in self._own_sites if s.input == i},

@@ -12,6 +12,7 @@ from onnxprune.labels import Bool
 from onnxprune.structure import Structure
 
 Mode = Literal["channels", "weights"]
+MODES: tuple[Mode, ...] = ("channels", "weights")
 
 
 @dataclass(frozen=True)

@@ -478,7 +478,8 @@ def split(op: Op) -> None:
     if labels is None or (op.has(1) and not op.is_constant(1)):
         return
     sizes = [op.out_shape(o)[axis] for o in range(len(op.node.outputs))]
-    parts = np.split(op.take(0, axis), np.cumsum(sizes)[:-1])
+    op.take(0, axis)
+    parts = np.split(labels, np.cumsum(sizes)[:-1])
     for o, part in enumerate(parts):
         op.give(axis, part, o)
     op.known_sizes(sizes, dict(enumerate(parts)), "split" if op.opset < 13 else 1)
@@ -528,9 +529,7 @@ def pad(op: Op) -> None:
     for k in range(rank):
         labels = op.labelled(0).get(k)
         where = axes.index(k) if k in axes else None
-        before, after = (
-            (pads[where], pads[where + len(axes)]) if where is not None else (0, 0)
-        )
+        before, after = (pads[where], pads[where + len(axes)]) if where is not None else (0, 0)
         if labels is None or ((before or after) and not constant) or min(before, after) < 0:
             continue
         op.take(0, k)
@@ -574,9 +573,7 @@ def expand(op: Op) -> None:
         if labels is not None:
             counted[k] = labels
     shape = op.shape(1)[0]
-    op.sizes(
-        {k - (len(out) - shape): v for k, v in counted.items() if k >= len(out) - shape}, 1
-    )
+    op.sizes({k - (len(out) - shape): v for k, v in counted.items() if k >= len(out) - shape}, 1)
 
 
 @rule("Tile")

@@ -28,9 +28,7 @@ class Session:
             costs more than it saves, and for comparing bits.
     """
 
-    def __init__(
-        self, proto: onnx.ModelProto, *, threads: int = 0, optimize: bool = True
-    ) -> None:
+    def __init__(self, proto: onnx.ModelProto, *, threads: int = 0, optimize: bool = True) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -67,6 +65,29 @@ class Session:
                 f"onnxruntime cannot run the model on {shapes}: {_first(error)}"
             ) from None
         return [np.asarray(v) for v in values]
+
+    def run_rows(
+        self,
+        feeds: Feeds,
+        rows: int,
+        fixed_batch: int | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> list[Array]:
+        """Run the model on ``rows`` samples, padded to a fixed batch by repeating the last.
+
+        Outputs whose axis 0 holds the samples are cut back to the real ones.
+        """
+        if fixed_batch is None or rows == fixed_batch:
+            return self.run(feeds, outputs)
+        missing = fixed_batch - rows
+        padded = {
+            name: np.concatenate([v, np.repeat(v[-1:], missing, axis=0)])
+            for name, v in feeds.items()
+        }
+        return [
+            v[: len(v) // fixed_batch * rows] if v.ndim and len(v) % fixed_batch == 0 else v
+            for v in self.run(padded, outputs)
+        ]
 
 
 def _first(error: Exception) -> str:

@@ -95,7 +95,8 @@ class Weight:
     ``channel_of`` (broadcasts to the weight's shape) is the index along axis ``data_axis`` of
     input ``data_input`` that each weight multiplies; ``output_of`` the index along
     ``output_axis`` of the node's output that it adds to. The labels are those of these axes,
-    ``axes`` those of the weight's own; None where an axis cannot shrink.
+    ``axes`` those of the weight's own; None where an axis cannot shrink. ``output_axis`` is
+    negative (counted from the last axis).
     """
 
     node: str
@@ -140,7 +141,11 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Structure:
-    """The result of tracing one model."""
+    """The result of tracing one model.
+
+    ``axes`` holds every distinct label array, ``excluded`` the weight tensors that the user
+    wants untouched.
+    """
 
     units: Units
     sites: tuple[Site, ...]
@@ -153,6 +158,7 @@ class Structure:
     axes: tuple[I64, ...]
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
+    excluded: frozenset[str]
 
     @cached_property
     def prunable(self) -> Bool:

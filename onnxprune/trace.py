@@ -29,15 +29,20 @@ def trace(model: Model, shapes: Shapes, *, exclude: Sequence[str] = ()) -> Struc
     """
     state = Trace(shapes)
     graph = edit(model)
-    unmatched = set(exclude)
+    unmatched, excluded = set(exclude), set[str]()
     for node in graph.nodes:
         op = Op(node, model.opset, state)
         recorded = len(state.sites)
         _apply(op, node)
         for pattern in exclude:
-            names = [op.name, op.id, *(t.name for t in node.inputs if isinstance(t, gs.Constant))]
+            names = [
+                op.name,
+                op.id,
+                *(t.name for t in node.inputs if isinstance(t, gs.Constant)),
+            ]
             if any(fnmatchcase(name, pattern) for name in names):
                 unmatched.discard(pattern)
+                excluded.update(names)
                 for site in state.sites[recorded:]:
                     op.freeze(site.labels, f"excluded by '{pattern}'")
     if unmatched:
@@ -46,7 +51,9 @@ def trace(model: Model, shapes: Shapes, *, exclude: Sequence[str] = ()) -> Struc
         )
     _freeze_outputs(graph, state)
     _tie_shared_weights(state)
-    return _structure(state, {node_id(n): n.name or node_id(n) for n in graph.nodes})
+    return _structure(
+        state, frozenset(excluded), {node_id(n): n.name or node_id(n) for n in graph.nodes}
+    )
 
 
 def _apply(op: Op, node: gs.Node) -> None:
@@ -91,10 +98,10 @@ def _tie_shared_weights(state: Trace) -> None:
             state.labels.tie(labels, site.labels)
 
 
-def _structure(state: Trace, names: dict[str, str]) -> Structure:
+def _structure(state: Trace, excluded: frozenset[str], names: dict[str, str]) -> Structure:
     units = state.labels.solve()
     axes: dict[bytes, I64] = {}
-    recorded = [s.labels for s in [*state.sites, *state.origins]]
+    recorded = [*(s.labels for s in state.sites), *(o.labels for o in state.origins)]
     for labels in [*recorded, *(a for by in state.axes.values() for a in by.values())]:
         axes.setdefault(labels.tobytes(), labels)
     distinct = tuple(axes.values())
@@ -110,6 +117,7 @@ def _structure(state: Trace, names: dict[str, str]) -> Structure:
         axes=distinct,
         groups=_groups(units, state, distinct, names),
         frozen=_frozen(units, state.origins),
+        excluded=excluded & {w.tensor for w in state.weights},
     )
 
 

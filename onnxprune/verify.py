@@ -77,9 +77,7 @@ def _types(model: Model) -> dict[str, np.dtype[np.generic]]:
     }
 
 
-def compare(
-    reference: Model, candidate: Model, feeds: Feeds, *, threads: int = 0
-) -> Verification:
+def compare(reference: Model, candidate: Model, feeds: Feeds, *, threads: int = 0) -> Verification:
     """Run two models on the same inputs and compare all their outputs."""
     samples = max((len(v) for v in feeds.values() if v.ndim), default=1)
     values = [Session(m.proto, threads=threads).run(feeds) for m in (reference, candidate)]

@@ -1,0 +1,163 @@
+"""Allocate: turn scores and a requested sparsity into a plan. Numpy only.
+
+Everything is ranked globally: scores are comparable across layers (see
+:mod:`onnxprune.score`). A floor keeps every layer alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from onnxprune.errors import BudgetError
+from onnxprune.labels import F64, I64, Bool
+from onnxprune.structure import Group, Structure
+
+WEIGHT_FLOOR = 0.005
+"""Share of each weight tensor that is never zeroed, at least one weight."""
+
+
+def allocate_channels(
+    structure: Structure,
+    scores: F64,
+    removed: Callable[[Bool], float],
+    sparsity: float,
+    *,
+    align: int = 1,
+) -> Bool:
+    """Choose the units that stay.
+
+    Units leave in steps, worst mean score first. A step takes a group down to a multiple of
+    ``align``; only where such steps do not reach the request, single units follow.
+
+    Args:
+        structure: the traced model.
+        scores: ``float64 [units]``, higher = keep.
+        removed: the sparsity reached when only these units (``bool [units]``) stay.
+        sparsity: the least sparsity to reach.
+        align: preferred divisor of the number of units that stay in a group.
+
+    Returns:
+        ``bool [units]``.
+
+    Raises:
+        BudgetError: if the request cannot be reached; names the best achievable.
+    """
+    free = structure.prunable & ~_floor(structure, scores)
+    steps = _steps(structure, scores, free, max(align, 1))
+    if align > 1:
+        aligned = np.concatenate([np.empty(0, dtype=np.int64), *steps])
+        rest = free.copy()
+        rest[aligned] = False
+        steps += _steps(structure, scores, rest, 1)
+    order = np.concatenate([np.empty(0, dtype=np.int64), *steps])
+    bounds = np.cumsum([0, *(len(s) for s in steps)])
+
+    def keep(count: int) -> Bool:
+        kept = np.ones(len(structure.units), dtype=np.bool_)
+        kept[order[: bounds[count]]] = False
+        return kept
+
+    best = removed(keep(len(steps)))
+    if best < sparsity:
+        raise BudgetError(
+            f"sparsity {sparsity:g} cannot be reached by removing channels: the best achievable "
+            f"is {np.floor(best * 1e4) / 1e4:.4f}; ask for less, or use --mode weights"
+        )
+    low, high = 0, len(steps)
+    while low < high:
+        middle = (low + high) // 2
+        if removed(keep(middle)) >= sparsity:
+            high = middle
+        else:
+            low = middle + 1
+    return keep(high)
+
+
+def _floor(structure: Structure, scores: F64) -> Bool:
+    """Return the units that must stay so that no axis becomes empty: the best of each."""
+    stays = np.zeros(len(structure.units), dtype=np.bool_)
+    for labels in structure.axes:
+        index, unit = structure.units.atoms(labels)
+        if not len(unit) or len(np.unique(index)) < len(labels):
+            continue  # an index that cannot leave keeps the axis alive
+        worst = np.full(len(labels), np.inf)
+        np.minimum.at(worst, index, scores[unit])
+        stays[unit[index == np.argmax(worst)]] = True
+    return stays
+
+
+def _steps(structure: Structure, scores: F64, free: Bool, align: int) -> list[I64]:
+    """Cut every group's free units into aligned steps; return all steps, worst first."""
+    found: list[tuple[float, int, I64]] = []
+    for group in structure.groups:
+        found += _group_steps(group, scores, free, align, first=len(found))
+    return [units for _, _, units in sorted(found, key=lambda s: s[:2])]
+
+
+def _group_steps(
+    group: Group, scores: F64, free: Bool, align: int, first: int
+) -> list[tuple[float, int, I64]]:
+    """Return ``(priority, serial, units)`` steps of one group, worst first.
+
+    Priorities never decrease within a group, so a global order takes its steps in turn.
+    """
+    movable = group.units[free[group.units]]
+    movable = movable[np.lexsort((movable, scores[movable]))]
+    size = len(group.units)
+    cuts = list(range(align, size, align)) if align > 1 else list(range(size))
+    ends = sorted({size - c for c in cuts if 0 < size - c <= len(movable)})
+    steps: list[tuple[float, int, I64]] = []
+    start, priority = 0, -np.inf
+    for end in ends:
+        units = movable[start:end]
+        priority = max(priority, float(scores[units].mean()))
+        steps.append((priority, first + len(steps), units))
+        start = end
+    return steps
+
+
+def allocate_weights(
+    scores: Mapping[str, F64], nonzero: Mapping[str, Bool], total: int, sparsity: float
+) -> dict[str, Bool]:
+    """Choose the single weights that stay.
+
+    Args:
+        scores: scores by weight tensor, higher = keep.
+        nonzero: where each of these tensors is not zero already.
+        total: number of weights of the model, tensors that may not be touched included.
+        sparsity: the least share of them that must be zero.
+
+    Returns:
+        For each tensor a mask of its shape; False becomes zero.
+
+    Raises:
+        BudgetError: if the request cannot be reached; names the best achievable.
+    """
+    names = list(scores)
+    flat = np.concatenate([_protected(scores[n], nonzero[n]).ravel() for n in names])
+    untouched = total - len(flat)
+    wanted = int(np.ceil(sparsity * total - 1e-9))
+    possible = int(np.isfinite(flat).sum())
+    if wanted > possible:
+        raise BudgetError(
+            f"sparsity {sparsity:g} cannot be reached by zeroing weights: the best achievable is "
+            f"{np.floor(possible / total * 1e4) / 1e4:.4f}"
+            + (f" ({untouched} weights are excluded)" if untouched else "")
+            + "; ask for less"
+        )
+    stays = np.ones(len(flat), dtype=np.bool_)
+    stays[np.argsort(flat, kind="stable")[:wanted]] = False
+    bounds = np.cumsum([scores[n].size for n in names])[:-1]
+    parts = np.split(stays, bounds)
+    return {n: part.reshape(scores[n].shape) for n, part in zip(names, parts, strict=True)}
+
+
+def _protected(scores: F64, nonzero: Bool) -> F64:
+    """Put zeros first, and give the best weights of a tensor an infinite score."""
+    result = np.where(nonzero, scores, -1.0)
+    floor = min(max(1, int(scores.size * WEIGHT_FLOOR)), scores.size)
+    best = np.argpartition(result.ravel(), -floor)[-floor:]
+    result.ravel()[best] = np.inf
+    return result

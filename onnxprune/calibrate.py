@@ -1,0 +1,194 @@
+"""Calibrate: gather per-class activation statistics in one streaming pass.
+
+The model is extended with reductions, so that only ``[samples, channels]`` leave onnxruntime,
+never feature maps. GlobalAveragePool does it where it applies, because onnxruntime keeps its
+blocked layout for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxprune.data import Batch
+from onnxprune.errors import CalibrationError
+from onnxprune.graph import Model, Shapes
+from onnxprune.labels import F64
+from onnxprune.session import Session
+from onnxprune.statistics import ActivationStats
+
+Point = tuple[str, int]
+"""A tensor and the axis that holds its channels."""
+
+_PREFIX = "onnxprune/mean/"
+_SQUARE = "onnxprune/square/"
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """How one point is reduced: the batch axis and the axes that vanish."""
+
+    point: Point
+    batch_axis: int
+    over: tuple[int, ...]
+    channels: int
+
+
+def calibrate(
+    model: Model,
+    shapes: Shapes,
+    points: Iterable[Point],
+    batches: Iterable[Batch],
+    *,
+    classes: int,
+    squares: bool = False,
+    threads: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[Point, ActivationStats]:
+    """Gather the statistics of channel means at the given points of a model.
+
+    Args:
+        model: the model.
+        shapes: its observed shapes.
+        points: tensors and channel axes; those without a batch axis are left out.
+        batches: the labelled samples, each batch padded if the model's batch is fixed.
+        classes: number of classes K.
+        squares: also gather mean squares (see :attr:`ActivationStats.square`).
+        threads: onnxruntime threads.
+        progress: called with the number of samples done after each batch.
+
+    Returns:
+        Statistics by point.
+
+    Raises:
+        CalibrationError: if an activation is NaN or infinite; names the tensor.
+    """
+    reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
+    fixed = model.fixed_batch
+    session = Session(_extended(model, reductions, squares), threads=threads)
+    kinds = [_PREFIX, _SQUARE] if squares else [_PREFIX]
+    outputs = [kind + _key(r.point) for kind in kinds for r in reductions]
+    total: ActivationStats | None = None
+    for batch in batches:
+        values = session.run_rows(batch.feeds, len(batch), fixed, outputs)
+        columns = [_per_sample(v, len(batch)) for v in values]
+        means = (
+            np.concatenate(columns[: len(reductions)], axis=1)
+            if columns
+            else np.zeros((len(batch), 0))
+        )
+        _check_finite(means, reductions)
+        square = np.concatenate(columns[len(reductions) :], axis=1) if squares else None
+        part = ActivationStats.of(means, batch.labels, classes, square)
+        total = part if total is None else total.merge(part)
+        progress(len(batch))
+    if total is None:
+        raise CalibrationError("there are no calibration samples")
+    bounds = np.cumsum([0, *(r.channels for r in reductions)])
+    return {
+        r.point: total.columns(int(a), int(b))
+        for r, a, b in zip(reductions, bounds[:-1], bounds[1:], strict=True)
+    }
+
+
+def _key(point: Point) -> str:
+    return f"{point[0]}/{point[1]}"
+
+
+def _reduction(point: Point, shapes: Shapes) -> _Reduction | None:
+    """Find the batch axis of a tensor: the first other axis that holds whole batches."""
+    tensor, axis = point
+    if not shapes.has(tensor):
+        return None
+    sizes = shapes.first[tensor]
+    others = [k for k in range(len(sizes)) if k != axis and sizes[k] % shapes.batch == 0]
+    dynamic = [k for k in others if shapes.is_dynamic(tensor, k)]
+    if not dynamic and shapes.varied:
+        return None
+    candidates = dynamic or [k for k in others if k == 0]
+    if not candidates:
+        return None
+    batch_axis = candidates[0]
+    over = tuple(k for k in range(len(sizes)) if k not in (axis, batch_axis))
+    return _Reduction(point, batch_axis, over, sizes[axis])
+
+
+def _extended(model: Model, reductions: Sequence[_Reduction], squares: bool) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    types = element_types(model.proto)
+    del proto.graph.output[:]
+    for reduction in reductions:
+        tensor, _ = reduction.point
+        key = _key(reduction.point)
+        double = types.get(tensor) == TensorProto.DOUBLE
+        _append_mean(proto, reduction, tensor, _PREFIX + key, model.opset, double)
+        if squares:
+            squared = f"onnxprune/squared/{key}"
+            proto.graph.node.append(helper.make_node("Mul", [tensor, tensor], [squared]))
+            _append_mean(proto, reduction, squared, _SQUARE + key, model.opset, double)
+    return proto
+
+
+def element_types(proto: onnx.ModelProto) -> Mapping[str, int]:
+    """Return the element type of every tensor that shape inference knows."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    values = [*graph.value_info, *graph.input, *graph.output]
+    return {v.name: v.type.tensor_type.elem_type for v in values}
+
+
+def _append_mean(
+    proto: onnx.ModelProto,
+    reduction: _Reduction,
+    source: str,
+    result: str,
+    opset: int,
+    double: bool,
+) -> None:
+    """Append nodes that reduce ``source`` to ``[rows, channels]``."""
+    graph, (_, axis) = proto.graph, reduction.point
+    over, batch_axis = reduction.over, reduction.batch_axis
+    rank = len(over) + 2
+    if (batch_axis, axis) == (0, 1) and 3 <= rank <= 5 and not double:
+        pooled = f"{result}/pooled"
+        graph.node.append(helper.make_node("GlobalAveragePool", [source], [pooled]))
+        graph.node.append(helper.make_node("Flatten", [pooled], [result]))
+    else:
+        reduced = source
+        if over and opset >= 18:
+            axes = f"{result}/axes"
+            graph.initializer.append(helper.make_tensor(axes, TensorProto.INT64, [len(over)], over))
+            reduced = f"{result}/reduced"
+            graph.node.append(helper.make_node("ReduceMean", [source, axes], [reduced], keepdims=0))
+        elif over:
+            reduced = f"{result}/reduced"
+            graph.node.append(
+                helper.make_node("ReduceMean", [source], [reduced], axes=over, keepdims=0)
+            )
+        last = helper.make_node("Identity", [reduced], [result])
+        if axis < batch_axis:
+            last = helper.make_node("Transpose", [reduced], [result], perm=[1, 0])
+        graph.node.append(last)
+    graph.output.append(helper.make_empty_tensor_value_info(result))
+
+
+def _per_sample(values: F64, samples: int) -> F64:
+    """Average the rows of each sample: axis 0 may be samples x windows."""
+    rows = np.asarray(values, dtype=np.float64)
+    result: F64 = rows.reshape(samples, -1, rows.shape[1]).mean(axis=1)
+    return result
+
+
+def _check_finite(means: F64, reductions: Sequence[_Reduction]) -> None:
+    finite = np.isfinite(means).all(axis=0)
+    if not finite.all():
+        bounds = np.cumsum([r.channels for r in reductions])
+        bad = reductions[int(np.searchsorted(bounds, np.argmin(finite), side="right"))]
+        raise CalibrationError(
+            f"activations of tensor '{bad.point[0]}' are NaN or infinite on the calibration "
+            "data; check the preprocessing and the model"
+        )

@@ -1,0 +1,338 @@
+"""The command line, a thin client of :mod:`onnxprune.pipeline`.
+
+Data goes to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 a problem in one
+line, 2 usage, 3 a quality gate not met.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune import __version__
+from onnxprune.errors import InternalError, OnnxpruneError, OutputError
+
+if TYPE_CHECKING:
+    from onnxprune.holdout import Progress
+
+# Repeated here so that --help does not import numpy; a test compares them.
+METRICS = ("f-magnitude", "f", "magnitude", "activation", "random")
+MODES = ("channels", "weights")
+RECOVERIES = ("none", "bias")
+
+PROGRESS_AFTER_S = 1.0
+
+
+class _Commands(click.Group):
+    """A group in which a bare MODEL means ``prune MODEL``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {"--help", "-h", "--version"}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["prune", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Translate our errors into one line and an exit code, in one place."""
+        try:
+            return super().invoke(ctx)
+        except OnnxpruneError as error:
+            click.echo(f"onnxprune: error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except InternalError as error:
+            click.echo(f"onnxprune: internal error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+class _Numbers(click.ParamType[tuple[float, ...]]):
+    """Comma-separated numbers, such as 0.485,0.456,0.406."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        try:
+            return tuple(float(v) for v in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not a comma-separated list of numbers", param, ctx)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_model = click.argument("model", type=click.Path(path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+_quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
+_exclude = click.option(
+    "--exclude",
+    metavar="GLOB",
+    multiple=True,
+    help="Leave nodes or initializers with matching names as they are. Repeatable.",
+)
+_threads = click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    help="onnxruntime threads (0: its own choice).",
+)
+_reading = _options(
+    click.option("--mean", type=_Numbers(), metavar="R,G,B", help="Image means, on 0..1."),
+    click.option("--std", type=_Numbers(), metavar="R,G,B", help="Image deviations, on 0..1."),
+    click.option(
+        "--output",
+        default="",
+        metavar="NAME",
+        help="Output with the class scores [the first].",
+    ),
+    _threads,
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=32,
+        show_default=True,
+        help="Samples per run.",
+    ),
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="onnxprune %(version)s")
+def main() -> None:
+    r"""Prune an exported ONNX model with nothing but onnxruntime and labelled samples.
+
+    \b
+    onnxprune MODEL --calib DATA --sparsity 0.7
+
+    is short for 'onnxprune prune ...': it gathers per-class activations, scores channels by
+    F statistic x magnitude, removes the worst, proves the result against the masked original
+    and writes MODEL's stem + '.pruned.onnx'. See 'onnxprune prune --help' for the options.
+    """
+
+
+@main.command()
+@_model
+@click.option(
+    "--calib",
+    "data",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Labelled samples: a folder of class folders with images, or an .npz with y.",
+)
+@click.option(
+    "--sparsity",
+    required=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="S",
+    help="Fraction of the weights that leaves, between 0 and 1.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="channels",
+    show_default=True,
+    help="Remove whole channels, or zero single weights.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Where to write the model [MODEL's stem + .pruned.onnx].",
+)
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path),
+    metavar="JSON",
+    help="Write the report here.",
+)
+@click.option(
+    "--eval",
+    "eval_data",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Samples to report accuracy on [a held-out part of --calib].",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(METRICS),
+    default="f-magnitude",
+    show_default=True,
+    metavar="NAME",
+    help=f"How to score: {', '.join(METRICS)}.",
+)
+@click.option(
+    "--recover",
+    type=click.Choice(RECOVERIES),
+    default="bias",
+    show_default=True,
+    help="Move the mean of what is removed into biases, or not.",
+)
+@click.option(
+    "--align",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Prefer channel counts that are multiples of N.",
+)
+@_exclude
+@_reading
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Overwrite an existing OUT.")
+@_json
+@_quiet
+def prune(
+    model: Path,
+    out: Path | None,
+    report_path: Path | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Prune MODEL and write the result, once it is proven right."""
+    out = out or model.with_name(f"{model.stem}.pruned.onnx")
+    sources = [model, *(p for p in (settings["data"], settings["eval_data"]) if p)]
+    _check_target(out, sources, force=force)
+    if report_path:
+        _check_target(report_path, [*sources, out], force=True)
+
+    from onnxprune import pipeline
+    from onnxprune.graph import write_file
+
+    with _progress(quiet or as_json) as progress:
+        result = pipeline.prune(model, progress=progress, **settings)
+    report = result.report
+    pipeline.save(result, out)
+    if report_path:
+        write_file(report_path, report.to_json().encode())
+    _warn(report.warnings)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    elif not quiet:
+        _print(report.summary())
+        click.echo(f"wrote {out}")
+
+
+@main.command()
+@_model
+@_exclude
+@_threads
+@_json
+def inspect(model: Path, exclude: tuple[str, ...], threads: int, as_json: bool) -> None:
+    """Show what can be pruned from MODEL and what cannot, and why. Needs no data."""
+    from onnxprune import pipeline
+
+    result = pipeline.inspect(model, exclude=exclude, threads=threads)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        _print(result.summary())
+
+
+@main.command()
+@_model
+@click.option(
+    "--calib",
+    "data",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Labelled samples, as for prune.",
+)
+@_reading
+@_json
+@_quiet
+def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Measure MODEL's top-1 accuracy on labelled samples."""
+    from dataclasses import asdict
+
+    from onnxprune import pipeline
+    from onnxprune.report import plain
+
+    with _progress(quiet or as_json) as progress:
+        result = pipeline.evaluate(model, data, progress=progress, **settings)
+    if as_json:
+        click.echo(json.dumps(plain(asdict(result)), indent=2))
+    else:
+        click.echo(
+            f"accuracy {100 * result.value:.2f} ± {100 * result.standard_error:.2f} % "
+            f"(loss {result.loss:.4f}, {result.samples} samples)"
+        )
+
+
+def _check_target(target: Path, sources: Sequence[Path], *, force: bool) -> None:
+    """Refuse to write over an input, over an existing file without --force, or into nowhere.
+
+    Raises:
+        OutputError: saying what to do instead.
+    """
+    for source in sources:
+        if target.resolve() == source.resolve() or (
+            target.exists() and source.exists() and target.samefile(source)
+        ):
+            raise OutputError(f"{target}: is an input of this run; choose another output")
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder; give a file name")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: the folder {target.parent} does not exist; create it")
+    if target.exists() and not force:
+        raise OutputError(f"{target}: exists already; use --force to overwrite it")
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(renderable)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for text in warnings:
+        click.echo(f"onnxprune: warning: {text}", err=True)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """Show a progress bar on stderr for stages that take longer than a second."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _, __: lambda ___: None
+        return
+    import time
+
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+
+        def start(stage: str, total: int) -> Callable[[int], None]:
+            task = bar.add_task(stage, total=total, visible=False)
+            began = time.monotonic()
+
+            def advance(done: int) -> None:
+                bar.update(
+                    task,
+                    advance=done,
+                    visible=time.monotonic() - began > PROGRESS_AFTER_S,
+                )
+
+            return advance
+
+        yield start

@@ -1,0 +1,133 @@
+"""Evaluate: accuracy and loss of a model on labelled samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.data import Batch
+from onnxprune.errors import CalibrationError, ModelError
+from onnxprune.graph import Array, Model
+from onnxprune.labels import F64, I64
+from onnxprune.session import Session
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy, as a fraction.
+
+    Attributes:
+        value: correct / samples.
+        standard_error: ``sqrt(value (1 - value) / samples)``.
+        loss: mean cross-entropy in nats.
+        samples: number of samples.
+        per_class: accuracy of each class, NaN where it has no samples, ``float64 [K]``.
+    """
+
+    value: float
+    standard_error: float
+    loss: float
+    samples: int
+    per_class: tuple[float, ...]
+
+
+def evaluate(
+    model: Model,
+    batches: Iterable[Batch],
+    *,
+    output: str = "",
+    threads: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Accuracy:
+    """Measure top-1 accuracy and cross-entropy.
+
+    Args:
+        model: a classifier.
+        batches: labelled samples.
+        output: name of the output that holds the class scores ``[N, K]`` (default: the first).
+        threads: onnxruntime threads.
+        progress: called with the number of samples done after each batch.
+
+    Raises:
+        ModelError: if the output does not hold one score per class.
+        CalibrationError: if a label is outside the model's classes, or scores are NaN.
+    """
+    session = Session(model.proto, threads=threads)
+    name = class_output(model, output)
+    losses: list[F64] = []
+    hits: list[Array] = []
+    labels: list[I64] = []
+    for batch in batches:
+        raw = session.run_rows(batch.feeds, len(batch), model.fixed_batch, [name])[0]
+        scores = _class_scores(raw, name, len(batch))
+        _check(scores, batch.labels, name)
+        losses.append(_cross_entropy(scores, batch.labels))
+        hits.append(scores.argmax(axis=1) == batch.labels)
+        labels.append(batch.labels)
+        progress(len(batch))
+    if not hits:
+        raise CalibrationError("there are no samples to evaluate on")
+    hit, label = np.concatenate(hits), np.concatenate(labels)
+    value, count = float(hit.mean()), len(hit)
+    return Accuracy(
+        value=value,
+        standard_error=float(np.sqrt(value * (1 - value) / count)),
+        loss=float(np.concatenate(losses).mean()),
+        samples=count,
+        per_class=tuple(
+            float(hit[label == k].mean()) if (label == k).any() else float("nan")
+            for k in range(scores.shape[1])
+        ),
+    )
+
+
+def class_output(model: Model, output: str = "") -> str:
+    """Return the name of the output with the class scores.
+
+    Raises:
+        ModelError: if there is no output of that name.
+    """
+    names = [spec.name for spec in model.outputs]
+    if output and output not in names:
+        raise ModelError(f"the model has no output '{output}'; it has {', '.join(names)}")
+    return output or names[0]
+
+
+def _class_scores(raw: Array, name: str, samples: int) -> F64:
+    """Return scores as ``float64 [N, K]``; trailing axes of size 1 are dropped."""
+    if raw.ndim < 2 or raw.shape[0] != samples or raw.size != samples * raw.shape[1]:
+        raise ModelError(
+            f"output '{name}' has shape {list(raw.shape)} for {samples} samples, expected "
+            "[samples, classes]; pick the class scores with --output NAME"
+        )
+    if not np.issubdtype(raw.dtype, np.floating):
+        raise ModelError(
+            f"output '{name}' is {raw.dtype}, expected float class scores; pick them with "
+            "--output NAME"
+        )
+    return raw.reshape(samples, -1).astype(np.float64)
+
+
+def _check(scores: F64, labels: I64, name: str) -> None:
+    if not np.isfinite(scores).all():
+        raise CalibrationError(
+            f"output '{name}' is NaN or infinite on the samples; check the preprocessing "
+            "and the model"
+        )
+    if labels.max() >= scores.shape[1]:
+        raise CalibrationError(
+            f"label {int(labels.max())} is outside the model's classes: output '{name}' has "
+            f"{scores.shape[1]}; check the class folders or y"
+        )
+
+
+def _cross_entropy(scores: F64, labels: I64) -> F64:
+    """Return the loss of each sample; scores that already are probabilities are taken so."""
+    from scipy.special import log_softmax
+
+    probable = (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-3)
+    logs = np.log(np.maximum(scores, 1e-12)) if probable else log_softmax(scores, axis=1)
+    result: F64 = -logs[np.arange(len(labels)), labels]
+    return result

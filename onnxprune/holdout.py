@@ -1,0 +1,109 @@
+"""Holdout: the samples of a run, split by what they may be used for.
+
+*fit* feeds statistics, *select* every decision, and *report* decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.data import Batch, Dataset, open_dataset, split
+from onnxprune.graph import Model
+from onnxprune.labels import I64
+from onnxprune.session import Feeds
+
+SHARES = {"fit": 0.6, "select": 0.2, "report": 0.2}
+
+Progress = Callable[[str, int], Callable[[int], None]]
+"""Called with a stage and its number of samples; returns what to call as they are done."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a dataset, streamed in batches of a fixed size."""
+
+    dataset: Dataset
+    rows: I64
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self) -> Iterator[Batch]:
+        """Stream the part once."""
+        return self.dataset.batches(self.rows, self.batch_size)
+
+    def some_feeds(self, most: int) -> Feeds:
+        """Return model inputs of at most ``most`` samples, spread over the part.
+
+        At least two where the part has them; exactly one batch where the model fixes it.
+        """
+        rows = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(np.int64))
+        return next(iter(self.dataset.batches(self.rows[rows], most))).feeds
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The three parts of the samples of a run."""
+
+    fit: Part
+    select: Part
+    report: Part
+
+    @property
+    def labels_end(self) -> int:
+        """One more than the largest label."""
+        return max(int(p.dataset.labels.max()) + 1 for p in (self.fit, self.report))
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the calibration set's classes."""
+        return self.fit.dataset.class_names
+
+    @property
+    def skipped(self) -> list[str]:
+        """Unreadable samples found so far."""
+        return list(dict.fromkeys([*self.fit.dataset.skipped, *self.report.dataset.skipped]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return sample counts for the report."""
+        return {
+            "samples": {name: len(getattr(self, name)) for name in SHARES},
+            "classes": len(self.class_names),
+            "skipped": self.skipped,
+        }
+
+
+def hold_out(
+    data: str | Path,
+    eval_data: str | Path | None,
+    model: Model,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    seed: int,
+    batch_size: int,
+) -> Holdout:
+    """Open the samples of a run and split them, stratified by class and seeded.
+
+    With ``eval_data``, that is the *report* part, and the calibration set is split in two.
+
+    Raises:
+        CalibrationError: if samples cannot be used.
+    """
+    size = model.fixed_batch or batch_size
+    dataset = open_dataset(Path(data), model.inputs, mean=mean, std=std)
+    if eval_data is None:
+        fit, select, report = split(dataset.labels, list(SHARES.values()), seed)
+        held_out = Part(dataset, report, size)
+    else:
+        other = open_dataset(Path(eval_data), model.inputs, mean=mean, std=std)
+        share = SHARES["fit"] / (SHARES["fit"] + SHARES["select"])
+        fit, select = split(dataset.labels, [share, 1 - share], seed)
+        held_out = Part(other, np.arange(len(other.labels)), size)
+    return Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out)

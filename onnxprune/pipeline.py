@@ -1,0 +1,484 @@
+"""Pipeline: compose the stages. This is the Python API; the command line is a client of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+import onnxprune
+from onnxprune import cost, graph
+from onnxprune.allocate import allocate_channels, allocate_weights
+from onnxprune.calibrate import Point, calibrate
+from onnxprune.data import open_dataset, synthetic_feeds
+from onnxprune.errors import BudgetError, CalibrationError, InternalError, ModelError
+from onnxprune.evaluate import Accuracy, class_output
+from onnxprune.evaluate import evaluate as measure_accuracy
+from onnxprune.graph import Array, Model, Shapes
+from onnxprune.holdout import Holdout, Part, Progress, hold_out
+from onnxprune.labels import Bool
+from onnxprune.observe import observe
+from onnxprune.plan import Mode, PruningPlan, plan_from_units
+from onnxprune.recover import compensate_bias
+from onnxprune.report import GroupChange, Layer, Report, Side, inspection_tables
+from onnxprune.request import Request
+from onnxprune.rewrite import rewrite
+from onnxprune.score import CRITERIA, Scorer, weight_points
+from onnxprune.session import Feeds
+from onnxprune.statistics import ActivationStats
+from onnxprune.structure import Structure
+from onnxprune.trace import trace
+from onnxprune.verify import masked, verify
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+VERIFY_SAMPLES = 32
+
+__all__ = ["Accuracy", "Inspection", "PruneResult", "evaluate", "inspect", "prune", "save"]
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned model and the report on how it came about."""
+
+    model: onnx.ModelProto
+    report: Report
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be pruned from a model, found without data."""
+
+    structure: Structure
+    cost: cost.Cost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: costs, groups and what is frozen."""
+        return {
+            "cost": asdict(self.cost),
+            "units": int(self.structure.prunable.sum()),
+            "groups": [
+                {"name": g.name, "units": len(g.units), "nodes": list(g.nodes)}
+                for g in self.structure.groups
+            ],
+            "frozen": [asdict(f) for f in self.structure.frozen],
+        }
+
+    def summary(self) -> RenderableType:
+        """Return tables for the terminal."""
+        return inspection_tables(self.cost, self.structure)
+
+
+class _Log:
+    """Clock, warnings and progress of one call."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.timings: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def accuracy(self, model: Model, part: Part, request: Request) -> Accuracy | None:
+        """Measure accuracy on a part of the samples; None if it is empty."""
+        if not len(part):
+            return None
+        return measure_accuracy(
+            model,
+            part.batches(),
+            output=request.output,
+            threads=request.threads,
+            progress=self.progress("evaluate", len(part)),
+        )
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model that was read, observed and traced."""
+
+    original: Model
+    folded: Model
+    shapes: Shapes
+    structure: Structure
+    cost: cost.Cost
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """The values of the weight tensors that may be pruned, by name."""
+        names = {w.tensor for w in self.structure.weights}
+        tensors = self.folded.proto.graph.initializer
+        return {t.name: numpy_helper.to_array(t) for t in tensors if t.name in names}
+
+
+def silent(_: str, __: int) -> Callable[[int], None]:
+    """Report no progress."""
+    return lambda _: None
+
+
+def prune(
+    model: str | Path,
+    data: str | Path,
+    *,
+    sparsity: float,
+    mode: Mode = "channels",
+    metric: str = "f-magnitude",
+    recover: str = "bias",
+    align: int = 8,
+    exclude: Sequence[str] = (),
+    eval_data: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output: str = "",
+    seed: int = 0,
+    threads: int = 0,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> PruneResult:
+    """Prune an ONNX model and prove that the result is right. Writes nothing.
+
+    Args:
+        model: path of the model.
+        data: labelled calibration samples: a folder of class folders with images, or an .npz.
+        sparsity: see :class:`~onnxprune.request.Request`, like the other settings.
+        mode: ``channels`` or ``weights``.
+        metric: the criterion.
+        recover: ``bias`` or ``none``.
+        align: preferred divisor of the channels that stay.
+        exclude: globs over node and initializer names.
+        eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
+        mean: channel means for image folders, on the 0..1 scale.
+        std: channel standard deviations, likewise.
+        output: name of the output with the class scores.
+        seed: of everything that is drawn.
+        threads: onnxruntime threads.
+        batch_size: samples per run.
+        progress: see :data:`~onnxprune.holdout.Progress`.
+
+    Raises:
+        OnnxpruneError: for everything the user can act on (see :mod:`onnxprune.errors`).
+        InternalError: if the result fails verification.
+    """
+    request = Request(
+        sparsity,
+        mode,
+        metric,
+        recover,
+        align,
+        tuple(exclude),
+        output,
+        seed,
+        threads,
+        batch_size,
+    )
+    log = _Log(progress)
+    with log.stage("load"):
+        original = _load(model)
+        class_output(original, output)
+        samples = hold_out(
+            data, eval_data, original, mean=mean, std=std, seed=seed, batch_size=batch_size
+        )
+        feeds = _verification_feeds(original, samples.fit)
+    with log.stage("trace"):
+        subject = _trace(original, feeds, request)
+    classes = _count_classes(subject, samples, request, log)
+    with log.stage("evaluate"):
+        before = log.accuracy(original, samples.report, request)
+    _warn_chance(before, classes, log)
+    with log.stage("calibrate"):
+        stats = _calibrate(subject, samples.fit, request, classes, log)
+    with log.stage("score"):
+        plan = _decide(subject, stats, request)
+    with log.stage("rewrite"):
+        pruned = rewrite(subject.folded, subject.structure, plan)
+    with log.stage("verify"):
+        reference = masked(subject.folded, subject.structure, plan)
+        proof = verify(reference, pruned, feeds, "rewritten model", threads=threads)
+    with log.stage("recover"):
+        recovered, recovery = _recover(subject, pruned, plan, stats, samples, request, log)
+    with log.stage("check"):
+        final = _finish(recovered, original, request)
+        after_cost = cost.measure(final, observe(final, feeds, threads=threads))
+    with log.stage("evaluate"):
+        after = log.accuracy(final, samples.report, request)
+    if samples.skipped:
+        log.warnings.append(
+            f"{len(samples.skipped)} images could not be read and were skipped, the first: "
+            f"{samples.skipped[0]}"
+        )
+    achieved = _achieved(subject.cost, after_cost, request)
+    return PruneResult(
+        final.proto,
+        Report(
+            model={"path": str(model), "sha256": original.sha256},
+            request=request.to_dict(),
+            data=samples.to_dict(),
+            before=Side(subject.cost, before),
+            after=Side(after_cost, after),
+            achieved=achieved,
+            verification=proof,
+            recovery=recovery,
+            groups=_group_changes(subject.structure, plan),
+            frozen=subject.structure.frozen,
+            layers=_layers(subject.structure, original, final),
+            timings=log.timings,
+            warnings=tuple(dict.fromkeys(log.warnings)),
+        ),
+    )
+
+
+def save(result: PruneResult, path: str | Path) -> None:
+    """Write a pruned model; an older file at ``path`` survives until the new one is complete.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    data = graph.serialise(Model(result.model))
+
+    def same(written: bytes) -> None:
+        if written != data:
+            raise InternalError(f"{path}: what was written reads back differently")
+
+    graph.write_file(Path(path), data, same)
+
+
+def inspect(model: str | Path, *, exclude: Sequence[str] = (), threads: int = 0) -> Inspection:
+    """Find out what can be pruned from a model, without data.
+
+    Raises:
+        ModelError: if the model cannot be read, run or traced.
+    """
+    original = _load(model)
+    feeds = synthetic_feeds(original.inputs)
+    shapes = observe(original, feeds, threads=threads)
+    structure = trace(graph.fold(original, shapes), shapes, exclude=exclude)
+    return Inspection(structure, cost.measure(original, shapes))
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output: str = "",
+    threads: int = 0,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> Accuracy:
+    """Measure the top-1 accuracy of a model on labelled samples.
+
+    Raises:
+        OnnxpruneError: if the model or the samples cannot be used.
+    """
+    loaded = _load(model)
+    class_output(loaded, output)
+    dataset = open_dataset(Path(data), loaded.inputs, mean=mean, std=std)
+    size = loaded.fixed_batch or batch_size
+    return measure_accuracy(
+        loaded,
+        dataset.batches(None, size),
+        output=output,
+        threads=threads,
+        progress=progress("evaluate", len(dataset.labels)),
+    )
+
+
+def _load(path: str | Path) -> Model:
+    model = graph.load(path)
+    graph.require_fixed_channels(model)
+    return model
+
+
+def _verification_feeds(model: Model, part: Part) -> Feeds:
+    """Take real samples: at least two, or exactly one batch where the model fixes it."""
+    feeds = part.some_feeds(model.fixed_batch or VERIFY_SAMPLES)
+    rows = len(next(iter(feeds.values())))
+    wanted = model.fixed_batch or max(rows, 2)
+    return {n: np.resize(v, (wanted, *v.shape[1:])) for n, v in feeds.items()}
+
+
+def _trace(original: Model, feeds: Feeds, request: Request) -> _Subject:
+    shapes = observe(original, feeds, threads=request.threads)
+    folded = graph.fold(original, shapes)
+    structure = trace(folded, shapes, exclude=request.exclude)
+    subject = _Subject(original, folded, shapes, structure, cost.measure(original, shapes))
+    if not structure.weights:
+        raise ModelError(
+            "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "
+            "constant weight was found"
+        )
+    if request.mode == "channels" and not structure.groups:
+        first = structure.frozen[0] if structure.frozen else None
+        why = f"; '{first.tensor}' {first.reason} (node {first.node})" if first else ""
+        raise ModelError(
+            f"no channel of the model can be removed{why}; see 'onnxprune inspect', or use "
+            "--mode weights"
+        )
+    return subject
+
+
+def _count_classes(subject: _Subject, samples: Holdout, request: Request, log: _Log) -> int:
+    """Compare the labels with the model's classes; return the number of classes."""
+    name = class_output(subject.original, request.output)
+    shape = subject.shapes.first.get(name, ())
+    known = shape[1] if len(shape) >= 2 else 0
+    if known and samples.labels_end > known:
+        raise CalibrationError(
+            f"label {samples.labels_end - 1} is outside the model's classes: output '{name}' "
+            f"has {known}; check the class folders or y"
+        )
+    if known and len(samples.class_names) != known:
+        log.warnings.append(
+            f"the calibration set has {len(samples.class_names)} classes, the model's output "
+            f"'{name}' has {known}: check that the order of the class folders is the model's"
+        )
+    return max(known, samples.labels_end)
+
+
+def _warn_chance(before: Accuracy | None, classes: int, log: _Log) -> None:
+    if before and before.value - 2 * before.standard_error <= 1 / classes:
+        log.warnings.append(
+            f"the original model scores {100 * before.value:.1f} % on {before.samples} samples, "
+            f"no better than chance for {classes} classes: the class order or the "
+            "preprocessing (--mean, --std) is probably wrong, and so are the statistics"
+        )
+
+
+def _calibrate(
+    subject: _Subject, part: Part, request: Request, classes: int, log: _Log
+) -> dict[Point, ActivationStats]:
+    criterion = CRITERIA[request.metric]
+    if not (criterion.needs_labels or criterion.needs_rms or request.recover != "none"):
+        return {}
+    return calibrate(
+        subject.folded,
+        subject.shapes,
+        weight_points(subject.structure),
+        part.batches(),
+        classes=classes,
+        squares=criterion.needs_rms,
+        threads=request.threads,
+        progress=log.progress("calibrate", len(part)),
+    )
+
+
+def _decide(
+    subject: _Subject, stats: Mapping[Point, ActivationStats], request: Request
+) -> PruningPlan:
+    structure, weights, total = subject.structure, subject.weights, subject.cost.weights
+    scorer = Scorer(structure, weights, stats, metric=request.metric, seed=request.seed)
+    sha256 = subject.original.sha256
+    if request.mode == "channels":
+
+        def reached(kept: Bool) -> float:
+            return cost.weights_removed(structure, structure.units.keep(kept)) / total
+
+        units = allocate_channels(
+            structure, scorer.score_units(), reached, request.sparsity, align=request.align
+        )
+        return plan_from_units(sha256, structure, units)
+    scores = {n: s for n, s in scorer.score_weights().items() if n not in structure.excluded}
+    if not scores:
+        raise BudgetError("every weight is excluded; nothing can be zeroed")
+    nonzero = {n: weights[n] != 0 for n in scores}
+    return PruningPlan(sha256, masks=allocate_weights(scores, nonzero, total, request.sparsity))
+
+
+def _recover(
+    subject: _Subject,
+    pruned: Model,
+    plan: PruningPlan,
+    stats: Mapping[Point, ActivationStats],
+    samples: Holdout,
+    request: Request,
+    log: _Log,
+) -> tuple[Model, dict[str, Any]]:
+    """Compensate biases, unless that makes the loss on the *select* part worse."""
+    if request.recover == "none":
+        return pruned, {"accepted": False}
+    recovered = compensate_bias(subject.folded, pruned, subject.structure, plan, stats)
+    without = log.accuracy(pruned, samples.select, request)
+    with_bias = log.accuracy(recovered, samples.select, request)
+    if without is None or with_bias is None:
+        return recovered, {"accepted": True}
+    losses = {"loss_without": without.loss, "loss_with": with_bias.loss}
+    if with_bias.loss > without.loss:
+        log.warnings.append(
+            "bias compensation was not used: it raises the loss on held-out samples from "
+            f"{without.loss:.4f} to {with_bias.loss:.4f}"
+        )
+        return pruned, {"accepted": False, **losses}
+    return recovered, {"accepted": True, **losses}
+
+
+def _finish(model: Model, original: Model, request: Request) -> Model:
+    """Add provenance and make sure that the result is a valid model with the same interface."""
+    settings = f"{request.mode} {request.sparsity:g} {request.metric} {request.recover}"
+    final = graph.with_metadata(
+        model,
+        {
+            "onnxprune.version": onnxprune.__version__,
+            "onnxprune.source_sha256": original.sha256,
+            "onnxprune.request": f"{settings} seed {request.seed}",
+        },
+    )
+    try:
+        graph.check(final)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InternalError(f"the pruned model is not valid: {error}") from error
+    return final
+
+
+def _achieved(before: cost.Cost, after: cost.Cost, request: Request) -> float:
+    left = after.weights if request.mode == "channels" else after.nonzero_weights
+    achieved = 1 - left / before.weights
+    if achieved < request.sparsity - 1e-9:
+        raise InternalError(
+            f"the pruned model reaches sparsity {achieved}, requested {request.sparsity}"
+        )
+    return achieved
+
+
+def _group_changes(structure: Structure, plan: PruningPlan) -> list[GroupChange]:
+    kept = plan.kept_units(structure)
+    return [
+        GroupChange(g.name, g.nodes, len(g.units), int(kept[g.units].sum()))
+        for g in structure.groups
+    ]
+
+
+def _layers(structure: Structure, before: Model, after: Model) -> list[Layer]:
+    """Compare the weight operands of the nodes that both models have."""
+    tensors = [{t.name: t for t in m.proto.graph.initializer} for m in (before, after)]
+    nodes = {n.output[0]: n for n in after.proto.graph.node}
+    layers = []
+    for weight in structure.weights:
+        node = nodes.get(weight.node) or nodes.get(f"{weight.node}/without_bias")
+        old = tensors[0].get(weight.tensor)
+        new = tensors[1].get(node.input[weight.input]) if node else None
+        if node is None or old is None or new is None:
+            continue
+        zeros = [int(np.count_nonzero(numpy_helper.to_array(t))) for t in (old, new)]
+        layers.append(
+            Layer(
+                node.name or weight.node,
+                weight.op_type,
+                weight.tensor,
+                tuple(old.dims),
+                tuple(new.dims),
+                *zeros,
+            )
+        )
+    return layers

@@ -1,0 +1,194 @@
+"""Report: what was asked, what was done and what it cost, as JSON and for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.cost import Cost
+from onnxprune.evaluate import Accuracy
+from onnxprune.structure import Frozen, Structure
+from onnxprune.verify import Verification
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Side:
+    """Costs and accuracy of one model."""
+
+    cost: Cost
+    accuracy: Accuracy | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of the report's ``before`` and ``after``."""
+        accuracy = self.accuracy
+        return asdict(self.cost) | {
+            "accuracy": accuracy.value if accuracy else None,
+            "accuracy_standard_error": accuracy.standard_error if accuracy else None,
+            "accuracy_samples": accuracy.samples if accuracy else None,
+            "loss": accuracy.loss if accuracy else None,
+            "accuracy_per_class": list(accuracy.per_class) if accuracy else None,
+        }
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with weights, before and after."""
+
+    node: str
+    op_type: str
+    tensor: str
+    shape_before: tuple[int, ...]
+    shape_after: tuple[int, ...]
+    nonzero_before: int
+    nonzero_after: int
+
+
+@dataclass(frozen=True)
+class GroupChange:
+    """How many units of a group stayed."""
+
+    name: str
+    nodes: tuple[str, ...]
+    units: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run reports; :meth:`to_dict` is the public JSON."""
+
+    model: Mapping[str, Any]
+    request: Mapping[str, Any]
+    data: Mapping[str, Any]
+    before: Side
+    after: Side
+    achieved: float
+    verification: Verification
+    recovery: Mapping[str, Any]
+    groups: Sequence[GroupChange]
+    frozen: Sequence[Frozen]
+    layers: Sequence[Layer]
+    timings: Mapping[str, float]
+    warnings: Sequence[str] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values; NaN becomes None."""
+        values = {
+            "model": dict(self.model),
+            "request": dict(self.request),
+            "data": dict(self.data),
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "sparsity": {"requested": self.request["sparsity"], "achieved": self.achieved},
+            "verification": asdict(self.verification),
+            "recovery": dict(self.recovery),
+            "groups": [asdict(g) for g in self.groups],
+            "frozen": [asdict(f) for f in self.frozen],
+            "layers": [asdict(layer) for layer in self.layers],
+            "timings": {k: round(v, 4) for k, v in self.timings.items()},
+            "warnings": list(self.warnings),
+        }
+        result: dict[str, Any] = plain(values)
+        return result
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def summary(self) -> RenderableType:
+        """Return a summary for the terminal."""
+        from rich.console import Group as Lines
+        from rich.text import Text
+
+        parts: list[RenderableType] = [_costs(self.before, self.after)]
+        achieved = (
+            f"sparsity: requested {self.request['sparsity']:g}, achieved {self.achieved:.4f}"
+            f" ({self.request['mode']})"
+        )
+        proof = (
+            f"verified: relative error {self.verification.max_rel_error:.1e} on "
+            f"{self.verification.samples} samples against the masked original"
+        )
+        parts += [Text(achieved), Text(proof)]
+        if self.request["mode"] == "weights":
+            parts.append(Text("zeros do not run faster in onnxruntime; they compress"))
+        if self.frozen:
+            parts.append(frozen_table(self.frozen))
+        return Lines(*parts)
+
+
+def _costs(before: Side, after: Side) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "before", "after", "ratio"):
+        table.add_column(name, justify="left" if not name else "right")
+    for key in ("params", "weights", "nonzero_weights", "macs", "bytes"):
+        old, new = getattr(before.cost, key), getattr(after.cost, key)
+        ratio = f"{new / old:.3f}" if old else "-"
+        table.add_row(key.replace("_", " "), f"{old:,}", f"{new:,}", ratio)
+    if before.accuracy and after.accuracy:
+        table.add_row("accuracy", *(_percent(s.accuracy) for s in (before, after)),
+                      f"{100 * (after.accuracy.value - before.accuracy.value):+.2f}")  # fmt: skip
+    return table
+
+
+def _percent(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "-"
+    return f"{100 * accuracy.value:.2f} ± {100 * accuracy.standard_error:.2f} %"
+
+
+def frozen_table(frozen: Sequence[Frozen], most: int = 12) -> RenderableType:
+    """Return a table of the channels that cannot be pruned, and why."""
+    from rich.table import Table
+
+    title = f"frozen outputs: {len(frozen)}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("tensor", "channels", "because of", "which"):
+        table.add_column(name, overflow="fold")
+    for item in frozen[:most]:
+        table.add_row(item.tensor, str(item.channels), item.node, item.reason)
+    if len(frozen) > most:
+        table.add_row(f"... and {len(frozen) - most} more (see --report)", "", "", "")
+    return table
+
+
+def inspection_tables(cost: Cost, structure: Structure) -> RenderableType:
+    """Return what can be pruned from a model, and what cannot, as tables."""
+    from rich.console import Group as Lines
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="groups", title_justify="left", box=None, pad_edge=False)
+    table.add_column("group", overflow="fold")
+    table.add_column("units", justify="right")
+    table.add_column("coupled layers", overflow="fold")
+    for group in structure.groups:
+        table.add_row(group.name, str(len(group.units)), str(len(group.nodes)))
+    facts = (
+        f"{cost.params:,} parameters, {cost.weights:,} weights, {cost.macs:,} MACs a sample, "
+        f"{cost.bytes:,} bytes; {int(structure.prunable.sum())} units in "
+        f"{len(structure.groups)} groups"
+    )
+    parts: list[RenderableType] = [Text(facts), table]
+    if structure.frozen:
+        parts.append(frozen_table(structure.frozen))
+    return Lines(*parts)
+
+
+def plain(value: Any) -> Any:
+    """Return a value made of what JSON knows; NaN and infinities become None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

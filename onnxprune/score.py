@@ -1,0 +1,199 @@
+"""Score: how much each channel or weight matters. Numpy only.
+
+A criterion is one function of *evidence*: the magnitude of a weight (or of all weights that
+belong to a channel), and the F statistic and the root mean square of the activation it
+multiplies. To add one, write it and register it in :data:`CRITERIA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.errors import CalibrationError
+from onnxprune.graph import Array
+from onnxprune.labels import F64
+from onnxprune.statistics import ActivationStats, f_statistic
+from onnxprune.structure import Structure
+
+Point = tuple[str, int]
+
+F_POWER = 0.5
+"""Power of F in ``f-magnitude``: sqrt(F) is on the scale of an effect size."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at; arrays that broadcast to one shape.
+
+    Attributes:
+        magnitude: absolute weights.
+        f: F statistic of the activation that the weight multiplies, finite.
+        rms: root mean square of that activation; ones unless the criterion asks for it.
+        rng: for criteria that draw.
+    """
+
+    magnitude: F64
+    f: F64
+    rms: F64
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A scoring function (higher = keep) and the statistics it needs."""
+
+    score: Callable[[Evidence], F64]
+    needs_labels: bool = False
+    needs_rms: bool = False
+
+
+def _f_magnitude(e: Evidence) -> F64:
+    return e.f**F_POWER * e.magnitude
+
+
+def _f(e: Evidence) -> F64:
+    return e.f + 0.0 * e.magnitude
+
+
+def _magnitude(e: Evidence) -> F64:
+    return e.magnitude
+
+
+def _activation(e: Evidence) -> F64:
+    return e.magnitude * e.rms
+
+
+def _random(e: Evidence) -> F64:
+    return e.rng.random(e.magnitude.shape)
+
+
+CRITERIA: dict[str, Criterion] = {
+    "f-magnitude": Criterion(_f_magnitude, needs_labels=True),
+    "f": Criterion(_f, needs_labels=True),
+    "magnitude": Criterion(_magnitude),
+    "activation": Criterion(_activation, needs_rms=True),
+    "random": Criterion(_random),
+}
+
+
+class Scorer:
+    """Scores the channels or the weights of one model with one criterion.
+
+    Args:
+        structure: the traced model.
+        weights: values of the weight tensors by name.
+        stats: activation statistics by point.
+        metric: a key of :data:`CRITERIA`.
+        seed: of the random generator.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        weights: Mapping[str, Array],
+        stats: Mapping[Point, ActivationStats],
+        *,
+        metric: str,
+        seed: int,
+    ) -> None:
+        self._structure = structure
+        self._weights = weights
+        self._stats = stats
+        self._criterion = CRITERIA[metric]
+        self._rng = np.random.default_rng(seed)
+
+    def _f(self, point: Point, size: int) -> F64:
+        if not self._criterion.needs_labels or point not in self._stats:
+            return np.ones(size)
+        f = f_statistic(self._stats[point])
+        if np.isnan(f).any():
+            raise CalibrationError(
+                f"the F statistic of '{point[0]}' is undefined: it needs samples of at least two "
+                f"classes and more samples than classes; got {self._stats[point].count.sum()} "
+                f"samples of {np.count_nonzero(self._stats[point].count)} classes"
+            )
+        finite = f[np.isfinite(f)]
+        return np.minimum(f, finite.max() if len(finite) and finite.max() > 0 else 1.0)
+
+    def _rms(self, point: Point, size: int) -> F64:
+        if not self._criterion.needs_rms or point not in self._stats:
+            return np.ones(size)
+        return self._stats[point].rms()
+
+    def score_weights(self) -> dict[str, F64]:
+        """Score every weight, ``float64`` of the tensor's shape, by tensor name.
+
+        Scores of a tensor that several nodes use are added up. Each tensor's scores are
+        divided by their root mean square, which makes layers comparable.
+        """
+        scores: dict[str, F64] = {}
+        for weight in self._structure.weights:
+            size = int(weight.channel_of.max()) + 1
+            evidence = Evidence(
+                np.abs(self._weights[weight.tensor].astype(np.float64)),
+                self._f(weight.point, size)[weight.channel_of],
+                self._rms(weight.point, size)[weight.channel_of],
+                self._rng,
+            )
+            score = np.asarray(self._criterion.score(evidence))
+            scores[weight.tensor] = scores.get(weight.tensor, 0.0) + normalised(score)
+        return scores
+
+    def score_units(self) -> F64:
+        """Score every unit, ``float64 [units]``.
+
+        A unit meets several weight axes: the filters that produce its channels and the
+        weights that consume them. On each axis its magnitude is the root mean square of its
+        slice, its F the largest of its channels where they are consumed; the criterion's scores are divided
+        by their mean over the axis, and averaged over all places where the unit occurs.
+        """
+        structure = self._structure
+        f, rms = self._unit_evidence()
+        total, count = np.zeros(len(structure.units)), np.zeros(len(structure.units))
+        for weight in structure.weights:
+            values = self._weights[weight.tensor].astype(np.float64) ** 2
+            for axis, labels in weight.axes.items():
+                index, unit = structure.units.atoms(labels)
+                if not len(unit):
+                    continue
+                others = tuple(k for k in range(values.ndim) if k != axis)
+                magnitude = np.sqrt(values.mean(axis=others))[index]
+                score = self._criterion.score(Evidence(magnitude, f[unit], rms[unit], self._rng))
+                np.add.at(total, unit, normalised(score))
+                np.add.at(count, unit, 1.0)
+        return total / np.maximum(count, 1.0)
+
+    def _unit_evidence(self) -> tuple[F64, F64]:
+        """Average the F statistic and the rms of a unit's channels over its consumers."""
+        units = self._structure.units
+        f, rms, count = (np.zeros(len(units)) for _ in range(3))
+        seen: set[Point] = set()
+        for weight in self._structure.weights:
+            if weight.data_labels is None or weight.point in seen:
+                continue
+            seen.add(weight.point)
+            index, unit = units.atoms(weight.data_labels)
+            size = len(weight.data_labels)
+            np.add.at(f, unit, self._f(weight.point, size)[index])
+            np.add.at(rms, unit, self._rms(weight.point, size)[index])
+            np.add.at(count, unit, 1.0)
+        unseen = count == 0
+        count[unseen] = 1.0
+        f, rms = f / count, rms / count
+        for values in (f, rms):
+            values[unseen] = np.median(values[~unseen]) if (~unseen).any() else 1.0
+        return f, rms
+
+
+def normalised(scores: F64) -> F64:
+    """Divide scores by their root mean square, so that layers can be ranked together."""
+    scale = float(np.sqrt(np.mean(scores**2))) if scores.size else 0.0
+    return scores / scale if scale > 0 else scores
+
+
+def weight_points(structure: Structure) -> list[Point]:
+    """Return the points whose statistics scoring and recovery need."""
+    return list(dict.fromkeys(w.point for w in structure.weights))

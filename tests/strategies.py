@@ -1,0 +1,333 @@
+"""Builds random multi-branch networks: hypothesis draws the structure, a generator weights.
+
+Blocks take and return a :class:`Maps` (a tensor ``[N, c, size, size]``); each is a network
+part on which pruners are known to break, and any chain of them is a valid model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+Dim = int | str
+BATCH = "N"
+
+
+class Net:
+    """Builds a model node by node; weights come from a seeded generator, none near zero.
+
+    Weights of at most ``shared`` axes that have one shape are one initializer.
+    """
+
+    def __init__(self, opset: int = 17, seed: int = 0, shared: int = 0) -> None:
+        self.shared: dict[tuple[int, ...], str] = {}
+        self.shared_rank = shared
+        self.opset = opset
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, *shape: Dim) -> str:
+        """Add a float input."""
+        name = f"x{len(self.inputs)}"
+        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def const(self, value: Any, dtype: Any = None) -> str:
+        """Add an initializer; integers become int64, other numbers float32."""
+        array = np.asarray(value)
+        if dtype is None and array.dtype.kind in "if":
+            dtype = np.int64 if array.dtype.kind == "i" else np.float32
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(array, dtype), name))
+        return name
+
+    def weight(self, *shape: int) -> str:
+        """Add random weights of both signs, scaled by the number of inputs of a row."""
+        if shape in self.shared:
+            return self.shared[shape]
+        signs = self.rng.choice([-1.0, 1.0], size=shape)
+        scale = np.sqrt(max(int(np.prod(shape)) // max(shape), 1)) if len(shape) > 1 else 1
+        name = self.const(signs * self.positive(*shape) / scale)
+        if 0 < len(shape) <= self.shared_rank:
+            self.shared[shape] = name
+        return name
+
+    def positive(self, *shape: int) -> np.ndarray[Any, Any]:
+        """Random numbers between 0.5 and 1.5."""
+        return self.rng.uniform(0.5, 1.5, size=shape)
+
+    def op(self, op_type: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add a node with one output and return that."""
+        return self.ops(op_type, 1, *inputs, name=name, **attributes)[0]
+
+    def ops(
+        self, op_type: str, outputs: int, *inputs: str, name: str = "", **attributes: Any
+    ) -> list[str]:
+        """Add a node with several outputs."""
+        made = [f"t{len(self.nodes)}_{k}" for k in range(outputs)]
+        name = name or f"{op_type}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, inputs, made, name, **attributes))
+        return made
+
+    def conv(
+        self, x: str, c: int, out: int, kernel: int = 1, *, dims: int = 2, group: int = 1,
+        bias: bool = True, name: str = "", **attributes: Any,
+    ) -> str:  # fmt: skip
+        """Add a convolution from ``c`` to ``out`` channels that keeps the size."""
+        weights = [self.weight(out, c // group, *[kernel] * dims)]
+        weights += [self.weight(out)] if bias else []
+        attributes.setdefault("pads", [kernel // 2] * 2 * dims)
+        return self.op("Conv", x, *weights, group=group, name=name, **attributes)
+
+    def dense(self, x: str, c: int, out: int, name: str = "") -> str:
+        """Add a matrix product of the last axis, ``c`` to ``out``."""
+        return self.op("MatMul", x, self.weight(c, out), name=name)
+
+    def gemm(self, x: str, c: int, out: int, name: str = "") -> str:
+        """Add a Gemm with bias."""
+        return self.op("Gemm", x, self.weight(c, out), self.weight(out), name=name)
+
+    def model(self, *outputs: str) -> ModelProto:
+        """Finish the model; shapes of the outputs are inferred."""
+        values = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs]
+        g = helper.make_graph(self.nodes, "g", self.inputs, values, self.constants)
+        opset = [helper.make_opsetid("", self.opset)]
+        ir_version = 8 if self.opset <= 17 else 10
+        proto = helper.make_model(g, opset_imports=opset, ir_version=ir_version)
+        found = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        onnx.checker.check_model(found, full_check=True)
+        del found.graph.value_info[:]
+        return found
+
+
+# -- parts that cases use too ----------------------------------------------------------------
+
+
+def computed_shape(n: Net, x: str, *rest: int) -> str:
+    """The batch of ``x`` followed by constants, as exporters compute it."""
+    batch = n.op("Unsqueeze", n.op("Gather", n.op("Shape", x), n.const(0)), n.const([0]))
+    return n.op("Concat", batch, n.const(list(rest)), axis=0)
+
+
+def shuffle(n: Net, x: str, c: int, groups: int, size: int) -> str:
+    """Shuffle channels: reshape, transpose, reshape."""
+    x = n.op("Reshape", x, n.const([-1, groups, c // groups, size, size]))
+    x = n.op("Transpose", x, perm=[0, 2, 1, 3, 4])
+    return n.op("Reshape", x, computed_shape(n, x, c, size, size))
+
+
+def attention(
+    n: Net, x: str, c: int, heads: int, width: int, length: int, how: str = "gather"
+) -> str:
+    """Self-attention on ``[N, length, c]`` with one packed projection to q, k and v."""
+    packed = n.op("Add", n.dense(x, c, 3 * heads * width), n.weight(3 * heads * width))
+    if how == "gather":
+        parts = n.op("Reshape", packed, n.const([0, length, 3, heads, width]))
+        parts = n.op("Transpose", parts, perm=[2, 0, 3, 1, 4])
+        q, k, v = (n.op("Gather", parts, n.const(i), axis=0) for i in range(3))
+    else:
+        ends = [heads * width * i for i in range(4)]
+        if how == "split":
+            cut = n.ops("Split", 3, packed, axis=2)
+        else:
+            cut = [
+                n.op("Slice", packed, n.const([a]), n.const([b]), n.const([-1]))
+                for a, b in zip(ends, ends[1:], strict=False)
+            ]
+        shaped = [n.op("Reshape", t, computed_shape(n, t, length, heads, width)) for t in cut]
+        q, k, v = (n.op("Transpose", t, perm=[0, 2, 1, 3]) for t in shaped)
+    scores = n.op("MatMul", q, n.op("Transpose", k, perm=[0, 1, 3, 2]))
+    scale = n.op("Gather", n.op("Shape", q), n.const(-1))
+    scores = n.op("Div", scores, n.op("Sqrt", n.op("Cast", scale, to=TensorProto.FLOAT)))
+    mixed = n.op("Transpose", n.op("MatMul", n.op("Softmax", scores), v), perm=[0, 2, 1, 3])
+    joined = n.op("Reshape", mixed, n.const([0, 0, heads * width]))
+    return n.dense(joined, heads * width, c)
+
+
+def windows(n: Net, x: str) -> str:
+    """Attention inside 2 x 2 windows of ``[N, 16, 4]``: the batch becomes batch x windows."""
+    grid = n.op("Reshape", x, n.const([-1, 2, 2, 2, 2, 4]))
+    parts = n.op("Transpose", grid, perm=[0, 1, 3, 2, 4, 5])
+    inside = attention(n, n.op("Reshape", parts, n.const([-1, 4, 4])), 4, 2, 2, 4)
+    grid = n.op("Reshape", inside, n.const([-1, 2, 2, 2, 2, 4]))
+    return n.op("Reshape", n.op("Transpose", grid, perm=[0, 1, 3, 2, 4, 5]), n.const([-1, 16, 4]))
+
+
+def squeeze_excite(n: Net, x: str, c: int, inner: int) -> str:
+    """Scale channels by gates computed from their means."""
+    mean = n.op("ReduceMean", x, axes=[2, 3], keepdims=1)
+    gates = n.conv(n.op("Relu", n.conv(mean, c, inner)), inner, c)
+    return n.op("Mul", x, n.op("Sigmoid", gates))
+
+
+# -- blocks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A tensor ``[N, c, size, size]``."""
+
+    tensor: str
+    c: int
+    size: int
+
+
+Block = Callable[[st.DrawFn, Net, Maps], Maps]
+BLOCKS: dict[str, Block] = {}
+WIDTHS = st.sampled_from([4, 6, 8])
+
+
+def block(function: Block) -> Block:
+    """Register a block."""
+    BLOCKS[function.__name__] = function
+    return function
+
+
+def even(c: int) -> int:
+    """Return a number of groups for ``c`` channels, 1 where it is odd."""
+    return next((g for g in (2, 3) if c % g == 0), 1)
+
+
+@block
+def convolution(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    c = draw(WIDTHS)
+    return Maps(n.conv(m.tensor, m.c, c, draw(st.sampled_from([1, 3]))), c, m.size)
+
+
+@block
+def depthwise(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    times = draw(st.sampled_from([1, 2])) if m.c <= 8 else 1
+    return Maps(n.conv(m.tensor, m.c, times * m.c, 3, group=m.c), times * m.c, m.size)
+
+
+@block
+def grouped(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    c = even(m.c) * draw(st.sampled_from([2, 3]))
+    return Maps(n.conv(m.tensor, m.c, c, 1, group=even(m.c), bias=False), c, m.size)
+
+
+@block
+def batch_norm(_: st.DrawFn, n: Net, m: Maps) -> Maps:
+    operands = [n.weight(m.c), n.weight(m.c), n.weight(m.c), n.const(n.positive(m.c))]
+    return Maps(n.op("BatchNormalization", m.tensor, *operands), m.c, m.size)
+
+
+@block
+def activation(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    kind = draw(st.sampled_from(["Relu", "Sigmoid", "HardSwish", "Elu", "Softplus", "PRelu"]))
+    slopes = [n.const(n.positive(m.c, 1, 1) / 2)] if kind == "PRelu" else []
+    return Maps(n.op(kind, m.tensor, *slopes), m.c, m.size)
+
+
+@block
+def residual(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    inner = draw(WIDTHS)
+    branch = n.conv(n.op("Relu", n.conv(m.tensor, m.c, inner, 3)), inner, m.c)
+    order = [branch, m.tensor] if draw(st.booleans()) else [m.tensor, branch]
+    return Maps(n.op("Add", *order), m.c, m.size)
+
+
+@block
+def padded_residual(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    """Halve the maps; the shortcut is a strided slice with zero channels around it."""
+    if m.size < 2:
+        return m
+    before, after = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+    c = m.c + before + after
+    bounds = [n.const(v) for v in ([0, 0], [2**31, 2**31], [2, 3], [2, 2])]
+    short = n.op("Slice", m.tensor, *bounds)
+    short = n.op("Pad", short, n.const([0, before, 0, 0, 0, after, 0, 0]))
+    branch = n.conv(m.tensor, m.c, c, 3, strides=[2, 2])
+    return Maps(n.op("Add", branch, short), c, (m.size + 1) // 2)
+
+
+@block
+def dense_concat(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    grown = draw(st.integers(2, 3))
+    parts = [m.tensor, n.op("Relu", n.conv(m.tensor, m.c, grown))]
+    joined = n.op("Concat", *(parts if draw(st.booleans()) else parts[::-1]), axis=1)
+    return Maps(joined, m.c + grown, m.size)
+
+
+@block
+def split_concat(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    first = draw(st.integers(1, m.c - 1))
+    a, b = n.ops("Split", 2, m.tensor, n.const([first, m.c - first]), axis=1)
+    if draw(st.booleans()):
+        a = n.conv(a, first, first, 3)
+    return Maps(n.op("Concat", b, a, axis=1), m.c, m.size)
+
+
+@block
+def channel_shuffle(_: st.DrawFn, n: Net, m: Maps) -> Maps:
+    return Maps(shuffle(n, m.tensor, m.c, even(m.c), m.size), m.c, m.size)
+
+
+@block
+def gated(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    return Maps(squeeze_excite(n, m.tensor, m.c, draw(st.integers(2, 3))), m.c, m.size)
+
+
+@block
+def pool(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    kind = draw(st.sampled_from(["MaxPool", "AveragePool"]))
+    pooled = n.op(kind, m.tensor, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    return Maps(pooled, m.c, m.size)
+
+
+@block
+def upsample(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    if m.size > 4:
+        return m
+    if draw(st.booleans()):
+        scales = n.const([1.0, 1.0, 2.0, 2.0])
+        return Maps(n.op("Resize", m.tensor, "", scales), m.c, 2 * m.size)
+    group = even(m.c) if draw(st.booleans()) else 1
+    weights = [n.weight(m.c, 4 // group if group != 3 else 2, 2, 2)]
+    c = group * (4 // group if group != 3 else 2)
+    up = n.op("ConvTranspose", m.tensor, *weights, group=group, strides=[2, 2])
+    return Maps(up, c, 2 * m.size)
+
+
+@block
+def self_attention(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    how = draw(st.sampled_from(["gather", "split", "slices"]))
+    flat = n.op("Reshape", m.tensor, n.const([0, m.c, -1]))
+    rows = n.op("Transpose", flat, perm=[0, 2, 1])
+    mixed = attention(n, rows, m.c, 2, draw(st.integers(2, 3)), m.size**2, how)
+    if draw(st.booleans()):
+        mixed = n.op("Add", mixed, rows)
+    back = n.op("Transpose", mixed, perm=[0, 2, 1])
+    return Maps(n.op("Reshape", back, n.const([-1, m.c, m.size, m.size])), m.c, m.size)
+
+
+@block
+def affine(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    kind = draw(st.sampled_from(["Mul", "Add", "Sub", "Div"]))
+    operands = [m.tensor, n.const(n.positive(m.c, 1, 1))]
+    if kind != "Div" and draw(st.booleans()):
+        operands.reverse()
+    return Maps(n.op(kind, *operands), m.c, m.size)
+
+
+@st.composite
+def networks(draw: st.DrawFn, max_blocks: int = 6) -> ModelProto:
+    """Draw a network: a convolution, some blocks, a head with Gemm."""
+    n = Net(seed=draw(st.integers(0, 2**16)), shared=draw(st.sampled_from([0, 0, 1, 5])))
+    m = Maps(n.input(BATCH, 2, 4, 4), 2, 4)
+    m = convolution(draw, n, m)
+    for kind in draw(st.lists(st.sampled_from(sorted(BLOCKS)), max_size=max_blocks)):
+        m = BLOCKS[kind](draw, n, m)
+    if draw(st.booleans()):
+        flat, c = n.op("Flatten", m.tensor), m.c * m.size**2
+    else:
+        flat, c = n.op("Flatten", n.op("GlobalAveragePool", m.tensor)), m.c
+    return n.model(n.gemm(n.op("Relu", n.gemm(flat, c, 4)), 4, 3))
