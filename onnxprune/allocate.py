@@ -76,12 +76,16 @@ def allocate_channels(
 
 
 def _floor(structure: Structure, scores: F64) -> Bool:
-    """Return the units that must stay so that no axis becomes empty: the best of each."""
+    """Return the units that must stay so that no axis becomes empty: the best of each.
+
+    Axes made of products come last: mostly what their factors keep suffices.
+    """
     stays = np.zeros(len(structure.units), dtype=np.bool_)
-    for labels in structure.axes:
-        index, unit = structure.units.atoms(labels)
-        if not len(unit) or len(np.unique(index)) < len(labels):
-            continue  # an index that cannot leave keeps the axis alive
+    axes = [(labels, *structure.units.atoms(labels)) for labels in structure.axes]
+    for labels, index, unit in sorted(axes, key=lambda a: len(a[1]) > len(a[0])):
+        leaving = np.bincount(index[~stays[unit]], minlength=len(labels))
+        if not leaving.all():
+            continue  # an index of which everything stays keeps the axis alive
         worst = np.full(len(labels), np.inf)
         np.minimum.at(worst, index, scores[unit])
         stays[unit[index == np.argmax(worst)]] = True

@@ -17,12 +17,15 @@ from onnx import TensorProto, helper
 from onnxprune.data import Batch
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model, Shapes
-from onnxprune.labels import F64
+from onnxprune.labels import F64, I64
 from onnxprune.session import Session
 from onnxprune.statistics import ActivationStats
 
 Point = tuple[str, int]
 """A tensor and the axis that holds its channels."""
+
+ROWS = 256
+"""Samples that are reduced to statistics at once; fewer make many small steps."""
 
 _PREFIX = "onnxprune/mean/"
 _SQUARE = "onnxprune/square/"
@@ -72,27 +75,38 @@ def calibrate(
     session = Session(_extended(model, reductions, squares), threads=threads)
     kinds = [_PREFIX, _SQUARE] if squares else [_PREFIX]
     outputs = [kind + _key(r.point) for kind in kinds for r in reductions]
-    total: ActivationStats | None = None
+    total = ActivationStats.empty(classes, sum(r.channels for r in reductions), squares)
+    pending: list[tuple[F64, F64 | None, I64]] = []
     for batch in batches:
         values = session.run_rows(batch.feeds, len(batch), fixed, outputs)
-        columns = [_per_sample(v, len(batch)) for v in values]
-        means = (
-            np.concatenate(columns[: len(reductions)], axis=1)
-            if columns
-            else np.zeros((len(batch), 0))
-        )
+        columns = [np.empty((len(batch), 0)), *(_per_sample(v, len(batch)) for v in values)]
+        means = np.concatenate(columns[: len(reductions) + 1], axis=1)
         _check_finite(means, reductions)
-        square = np.concatenate(columns[len(reductions) :], axis=1) if squares else None
-        part = ActivationStats.of(means, batch.labels, classes, square)
-        total = part if total is None else total.merge(part)
+        square = np.concatenate(columns[len(reductions) + 1 :], axis=1) if squares else None
+        pending.append((means, square, batch.labels))
+        if sum(len(labels) for _, _, labels in pending) >= ROWS:
+            total = total.merge(_stats(pending, classes))
+            pending = []
         progress(len(batch))
-    if total is None:
+    if pending:
+        total = total.merge(_stats(pending, classes))
+    if not total.count.any():
         raise CalibrationError("there are no calibration samples")
     bounds = np.cumsum([0, *(r.channels for r in reductions)])
     return {
         r.point: total.columns(int(a), int(b))
         for r, a, b in zip(reductions, bounds[:-1], bounds[1:], strict=True)
     }
+
+
+def _stats(parts: Sequence[tuple[F64, F64 | None, I64]], classes: int) -> ActivationStats:
+    squares = [square for _, square, _ in parts if square is not None]
+    return ActivationStats.of(
+        np.concatenate([means for means, _, _ in parts]),
+        np.concatenate([labels for _, _, labels in parts]),
+        classes,
+        np.concatenate(squares) if squares else None,
+    )
 
 
 def _key(point: Point) -> str:

@@ -33,9 +33,9 @@ CHUNK = 1 << 20  # bytes read at once while rows of an npz are passed over
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
-# RuntimeError: encrypted, or an unknown compression; the others: nonsense in zip headers.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, struct.error)
-_DAMAGE += (ValueError, OverflowError)
+# What zipfile and zlib raise on damaged, encrypted or unknown content.
+_DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, struct.error, EOFError)
+_DAMAGE += (OSError, RuntimeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,59 +126,6 @@ def open_dataset(
         return data
 
 
-def split(labels: I64, shares: Sequence[float], seed: int) -> list[I64]:
-    """Divide samples ``int64 [n]`` at random into parts, every class by the same shares.
-
-    Returns:
-        Ascending ``int64`` sample numbers for each (positive, relative) share: disjoint, and
-        covering all. A class with at least ``len(shares)`` samples is in every part.
-
-    Raises:
-        ValueError: if a share is not positive.
-    """
-    if not shares or min(shares) <= 0:
-        raise ValueError(f"shares must be positive, got {list(shares)}")
-    rng = np.random.default_rng(seed)
-    parts: list[list[I64]] = [[np.empty(0, np.int64)] for _ in shares]
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        ends = np.cumsum(_apportion(len(members), shares))
-        for part, rows in zip(parts, np.split(members, ends[:-1]), strict=True):
-            part.append(rows)
-    return [np.sort(np.concatenate(part)) for part in parts]
-
-
-def _apportion(count: int, shares: Sequence[float]) -> list[int]:
-    """Divide ``count`` by largest remainder, leaving no part empty if there is enough."""
-    quotas = [count * share / math.fsum(shares) for share in shares]
-    sizes = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(sizes)), key=lambda k: sizes[k] - quotas[k])
-    for k in by_remainder[: count - sum(sizes)]:
-        sizes[k] += 1
-    while count >= len(sizes) and 0 in sizes:
-        sizes[sizes.index(max(sizes))] -= 1
-        sizes[sizes.index(0)] += 1
-    return sizes
-
-
-def synthetic_feeds(
-    inputs: Sequence[TensorSpec], *, batch: int = 2, seed: int = 0
-) -> dict[str, Array]:
-    """Make inputs for observing shapes without data: normal floats, zeros for the rest.
-
-    A dynamic axis 0 becomes ``batch``; other dynamic axes 224 for images, else 16.
-    """
-    rng = np.random.default_rng(seed)
-    feeds: dict[str, Array] = {}
-    for spec in inputs:
-        is_float = spec.dtype in _FLOATS
-        other = 224 if is_float and len(spec.shape) == 4 else 16
-        shape = [_fixed(n) or (other if k else batch) for k, n in enumerate(spec.shape)]
-        values = rng.standard_normal(shape) if is_float else np.zeros(shape)
-        feeds[spec.name] = np.asarray(values, spec.dtype)
-    return feeds
-
-
 def _fixed(size: int | str) -> int | None:
     # Some exporters write 0 or -1 for a dynamic size.
     return size if isinstance(size, int) and size > 0 else None
@@ -213,7 +160,7 @@ class _Form:
 
     def sample(self, pixels: Array) -> Array:
         """Turn ``uint8 [H, W, C]`` into a sample of the input's layout and dtype."""
-        values: Array = pixels
+        values = pixels
         if self.input.dtype != np.uint8:
             wide = np.result_type(self.input.dtype, np.float32)  # float16 is too coarse here
             values = (pixels / wide.type(255) - self.mean.astype(wide)) / self.std.astype(wide)
@@ -264,8 +211,8 @@ def _images(path: Path, form: _Form) -> Dataset:
     if form.height and form.width:
         return images
     # There is a first image: were all unreadable, this would raise.
-    first = next(images.pixels(np.arange(len(files))))[1]
-    height, width = form.height or first.shape[0], form.width or first.shape[1]
+    _, first = next(images.pixels(np.arange(len(files))))
+    height, width = first.shape[:2]
     return replace(images, form=replace(form, height=height, width=width))
 
 
@@ -276,7 +223,7 @@ def _visible(folder: Path) -> list[Path]:
 def _class_folders(root: Path) -> list[Path]:
     folders = [entry for entry in _visible(root) if entry.is_dir()]
     if not folders and _images_under(root):
-        raise CalibrationError("images without class folders; put each class in its own folder")
+        raise CalibrationError("no class folders; put each class in its own folder")
     numeric = all(f.name.isascii() and f.name.isdigit() for f in folders)
     return sorted(folders, key=lambda folder: int(folder.name)) if numeric else folders
 
@@ -305,21 +252,15 @@ def _form(
             "[N, H, W, C] with C fixed to 1 or 3; use an .npz"
         )
     height, width = map(_fixed, shape[1:3] if channels_last else shape[2:])
-    scale = _per_channel("mean", mean, channels, 0.0), _per_channel("std", std, channels, 1.0)
-    return _Form(spec, int(channels), channels_last, height, width, *scale)
-
-
-def _per_channel(
-    name: str, given: Sequence[float] | None, channels: int | str, default: float
-) -> F64:
-    values = [default] * int(channels) if given is None else list(given)
-    divides_by_0 = name == "std" and 0 in values
-    if len(values) != channels or not np.isfinite(values).all() or divides_by_0:
+    shift = np.array([0.0] * int(channels) if mean is None else mean, np.float64)
+    scale = np.array([1.0] * int(channels) if std is None else std, np.float64)
+    fits = all(v.shape == (channels,) and np.isfinite(v).all() for v in (shift, scale))
+    if not fits or not scale.all():
         raise CalibrationError(
-            f"{name} is {values}, expected one finite number for each channel of the input, "
-            f"{channels} in all, and no 0 in std"
+            f"mean is {shift.tolist()} and std is {scale.tolist()}, expected {channels} finite "
+            "number(s) each, one per channel, and no 0 in std"
         )
-    return np.asarray(values, np.float64)
+    return _Form(spec, int(channels), channels_last, height, width, shift, scale)
 
 
 def _decode(path: Path, form: _Form) -> Array:
@@ -365,7 +306,8 @@ class _Member:
             for part in parts:
                 raw = bytearray()
                 for run in np.split(part, np.flatnonzero(np.diff(part) != 1) + 1):
-                    _pass_over(file, (int(run[0]) - position) * row_bytes)
+                    for left in range((int(run[0]) - position) * row_bytes, 0, -CHUNK):
+                        _exactly(file, min(left, CHUNK))
                     raw += _exactly(file, len(run) * row_bytes)
                     position = int(run[-1]) + 1
                 block: Array = np.ndarray((len(part), *self.shape[1:]), self.dtype, raw)
@@ -491,8 +433,3 @@ def _exactly(file: IO[bytes], count: int) -> bytes:
     if len(data) < count:
         raise EOFError(f"truncated: {count - len(data)} bytes are missing")
     return data
-
-
-def _pass_over(file: IO[bytes], count: int) -> None:
-    while count:
-        count -= len(_exactly(file, min(count, CHUNK)))

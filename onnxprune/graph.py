@@ -160,9 +160,7 @@ def load(path: str | Path) -> Model:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         text = str(error).strip().splitlines()[0]
         raise ModelError(f"{path}: not a valid ONNX model: {text}") from None
-    return Model(
-        normalise(proto).proto, hashlib.sha256(data).hexdigest(), len(data) + external
-    )
+    return Model(normalise(proto).proto, hashlib.sha256(data).hexdigest(), len(data) + external)
 
 
 def normalise(proto: onnx.ModelProto) -> Model:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.data import Batch, Dataset, open_dataset, split
+from onnxprune.data import Batch, Dataset, open_dataset
 from onnxprune.graph import Model
 from onnxprune.labels import I64
 from onnxprune.session import Feeds
@@ -107,3 +108,38 @@ def hold_out(
         fit, select = split(dataset.labels, [share, 1 - share], seed)
         held_out = Part(other, np.arange(len(other.labels)), size)
     return Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out)
+
+
+def split(labels: I64, shares: Sequence[float], seed: int) -> list[I64]:
+    """Divide samples ``int64 [n]`` at random into parts, every class by the same shares.
+
+    Returns:
+        Ascending ``int64`` sample numbers for each (positive, relative) share: disjoint, and
+        covering all. A class with at least ``len(shares)`` samples is in every part.
+
+    Raises:
+        ValueError: if a share is not positive.
+    """
+    if not shares or min(shares) <= 0:
+        raise ValueError(f"shares must be positive, got {list(shares)}")
+    rng = np.random.default_rng(seed)
+    parts: list[list[I64]] = [[np.empty(0, np.int64)] for _ in shares]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        ends = np.cumsum(_apportion(len(members), shares))
+        for part, rows in zip(parts, np.split(members, ends[:-1]), strict=True):
+            part.append(rows)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def _apportion(count: int, shares: Sequence[float]) -> list[int]:
+    """Divide ``count`` by largest remainder, leaving no part empty if there is enough."""
+    quotas = [count * share / math.fsum(shares) for share in shares]
+    sizes = [math.floor(quota) for quota in quotas]
+    by_remainder = sorted(range(len(sizes)), key=lambda k: sizes[k] - quotas[k])
+    for k in by_remainder[: count - sum(sizes)]:
+        sizes[k] += 1
+    while count >= len(sizes) and 0 in sizes:
+        sizes[sizes.index(max(sizes))] -= 1
+        sizes[sizes.index(0)] += 1
+    return sizes

@@ -17,7 +17,7 @@ import onnxprune
 from onnxprune import cost, graph
 from onnxprune.allocate import allocate_channels, allocate_weights
 from onnxprune.calibrate import Point, calibrate
-from onnxprune.data import open_dataset, synthetic_feeds
+from onnxprune.data import open_dataset
 from onnxprune.errors import BudgetError, CalibrationError, InternalError, ModelError
 from onnxprune.evaluate import Accuracy, class_output
 from onnxprune.evaluate import evaluate as measure_accuracy
@@ -34,6 +34,7 @@ from onnxprune.score import CRITERIA, Scorer, weight_points
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure
+from onnxprune.synthetic import synthetic_feeds
 from onnxprune.trace import trace
 from onnxprune.verify import masked, verify
 

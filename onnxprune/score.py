@@ -20,8 +20,9 @@ from onnxprune.structure import Structure
 
 Point = tuple[str, int]
 
-F_POWER = 0.5
-"""Power of F in ``f-magnitude``: sqrt(F) is on the scale of an effect size."""
+F_POWER_WEIGHTS = 0.5
+F_POWER_CHANNELS = 1.0
+"""Powers of F, chosen by measurement on training data (see benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Evidence:
 
     Attributes:
         magnitude: absolute weights.
-        f: F statistic of the activation that the weight multiplies, finite.
+        f: power of the F statistic of the activation that the weight multiplies, finite.
         rms: root mean square of that activation; ones unless the criterion asks for it.
         rng: for criteria that draw.
     """
@@ -43,15 +44,24 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A scoring function (higher = keep) and the statistics it needs."""
+    """A scoring function (higher = keep), and what goes with it.
+
+    Attributes:
+        score: the function.
+        needs_labels: whether it looks at F.
+        needs_rms: whether it looks at the root mean square.
+        per_layer: whether scores have to be normalised before layers are ranked together;
+            ``activation`` is on the scale of the layer's output as it is.
+    """
 
     score: Callable[[Evidence], F64]
     needs_labels: bool = False
     needs_rms: bool = False
+    per_layer: bool = True
 
 
 def _f_magnitude(e: Evidence) -> F64:
-    return e.f**F_POWER * e.magnitude
+    return e.f * e.magnitude
 
 
 def _f(e: Evidence) -> F64:
@@ -74,7 +84,7 @@ CRITERIA: dict[str, Criterion] = {
     "f-magnitude": Criterion(_f_magnitude, needs_labels=True),
     "f": Criterion(_f, needs_labels=True),
     "magnitude": Criterion(_magnitude),
-    "activation": Criterion(_activation, needs_rms=True),
+    "activation": Criterion(_activation, needs_rms=True, per_layer=False),
     "random": Criterion(_random),
 }
 
@@ -105,7 +115,7 @@ class Scorer:
         self._criterion = CRITERIA[metric]
         self._rng = np.random.default_rng(seed)
 
-    def _f(self, point: Point, size: int) -> F64:
+    def _f(self, point: Point, size: int, power: float) -> F64:
         if not self._criterion.needs_labels or point not in self._stats:
             return np.ones(size)
         f = f_statistic(self._stats[point])
@@ -116,7 +126,9 @@ class Scorer:
                 f"samples of {np.count_nonzero(self._stats[point].count)} classes"
             )
         finite = f[np.isfinite(f)]
-        return np.minimum(f, finite.max() if len(finite) and finite.max() > 0 else 1.0)
+        capped = np.minimum(f, finite.max() if len(finite) and finite.max() > 0 else 1.0)
+        result: F64 = capped**power
+        return result
 
     def _rms(self, point: Point, size: int) -> F64:
         if not self._criterion.needs_rms or point not in self._stats:
@@ -126,20 +138,22 @@ class Scorer:
     def score_weights(self) -> dict[str, F64]:
         """Score every weight, ``float64`` of the tensor's shape, by tensor name.
 
-        Scores of a tensor that several nodes use are added up. Each tensor's scores are
-        divided by their root mean square, which makes layers comparable.
+        Scores of a tensor that several nodes use are added up. To make layers comparable, a
+        tensor's scores are divided by their root mean square.
         """
         scores: dict[str, F64] = {}
         for weight in self._structure.weights:
             size = int(weight.channel_of.max()) + 1
             evidence = Evidence(
                 np.abs(self._weights[weight.tensor].astype(np.float64)),
-                self._f(weight.point, size)[weight.channel_of],
+                self._f(weight.point, size, F_POWER_WEIGHTS)[weight.channel_of],
                 self._rms(weight.point, size)[weight.channel_of],
                 self._rng,
             )
             score = np.asarray(self._criterion.score(evidence))
-            scores[weight.tensor] = scores.get(weight.tensor, 0.0) + normalised(score)
+            if self._criterion.per_layer:
+                score = _divided(score, float(np.sqrt(np.mean(score**2))))
+            scores[weight.tensor] = scores.get(weight.tensor, 0.0) + score
         return scores
 
     def score_units(self) -> F64:
@@ -147,8 +161,8 @@ class Scorer:
 
         A unit meets several weight axes: the filters that produce its channels and the
         weights that consume them. On each axis its magnitude is the root mean square of its
-        slice, its F the largest of its channels where they are consumed; the criterion's scores are divided
-        by their mean over the axis, and averaged over all places where the unit occurs.
+        slice, its F the mean over its channels where they are consumed. The criterion's scores
+        are divided by the largest on the axis and averaged over all places of the unit.
         """
         structure = self._structure
         f, rms = self._unit_evidence()
@@ -162,7 +176,9 @@ class Scorer:
                 others = tuple(k for k in range(values.ndim) if k != axis)
                 magnitude = np.sqrt(values.mean(axis=others))[index]
                 score = self._criterion.score(Evidence(magnitude, f[unit], rms[unit], self._rng))
-                np.add.at(total, unit, normalised(score))
+                if self._criterion.per_layer:
+                    score = _divided(score, float(score.max()))
+                np.add.at(total, unit, score)
                 np.add.at(count, unit, 1.0)
         return total / np.maximum(count, 1.0)
 
@@ -177,7 +193,7 @@ class Scorer:
             seen.add(weight.point)
             index, unit = units.atoms(weight.data_labels)
             size = len(weight.data_labels)
-            np.add.at(f, unit, self._f(weight.point, size)[index])
+            np.add.at(f, unit, self._f(weight.point, size, F_POWER_CHANNELS)[index])
             np.add.at(rms, unit, self._rms(weight.point, size)[index])
             np.add.at(count, unit, 1.0)
         unseen = count == 0
@@ -188,9 +204,7 @@ class Scorer:
         return f, rms
 
 
-def normalised(scores: F64) -> F64:
-    """Divide scores by their root mean square, so that layers can be ranked together."""
-    scale = float(np.sqrt(np.mean(scores**2))) if scores.size else 0.0
+def _divided(scores: F64, scale: float) -> F64:
     return scores / scale if scale > 0 else scores
 
 

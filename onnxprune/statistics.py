@@ -34,13 +34,26 @@ class ActivationStats:
         cls, values: F64, labels: I64, classes: int, square: F64 | None = None
     ) -> ActivationStats:
         """Return the statistics of ``values [N, C]`` with ``labels [N]``."""
-        member = np.zeros((classes, len(labels)))
-        member[labels, np.arange(len(labels))] = 1.0
-        count = member.sum(axis=1)
-        mean = (member @ values) / np.maximum(count, 1.0)[:, None]
-        m2 = member @ (values - mean[labels]) ** 2
+        order = np.argsort(labels, kind="stable")
+        present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        result = cls.empty(classes, values.shape[1])
+        if len(present):
+            ordered = values[order]
+            means = np.add.reduceat(ordered, starts, axis=0) / counts[:, None]
+            ordered -= np.repeat(means, counts, axis=0)
+            ordered *= ordered
+            result.count[present] = counts
+            result.mean[present] = means
+            result.m2[present] = np.add.reduceat(ordered, starts, axis=0)
         total = None if square is None else square.sum(axis=0)
-        return cls(count.astype(np.int64), mean, m2, total)
+        return cls(result.count, result.mean, result.m2, total)
+
+    @classmethod
+    def empty(cls, classes: int, channels: int, squares: bool = False) -> ActivationStats:
+        """Return the statistics of no samples."""
+        mean, m2 = np.zeros((2, classes, channels))
+        square = np.zeros(channels) if squares else None
+        return cls(np.zeros(classes, dtype=np.int64), mean, m2, square)
 
     def merge(self, other: ActivationStats) -> ActivationStats:
         """Combine the statistics of disjoint samples; associative (Chan et al., 1979)."""

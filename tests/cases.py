@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto
-from strategies import BATCH, Net, attention, computed_shape, shuffle, windows
+from strategies import (
+    BATCH,
+    Body,
+    Net,
+    apply,
+    attention,
+    both,
+    chain,
+    computed_shape,
+    shuffle,
+    windows,
+)
 
 
 @dataclass(frozen=True)
@@ -23,54 +36,24 @@ class Case:
 CASES: dict[str, list[Case]] = {}
 
 
-def add(op_type: str, variant: str, build: Callable[[], ModelProto], prunable: bool) -> None:
-    """Register a case."""
+def layer(
+    op_type: str, variant: str, body: Body, *, opset: int = 17, c: int = 4, out: int = 4,
+    size: tuple[int, ...] = (4, 4), prunable: bool = True, kind: str = "maps",
+) -> None:  # fmt: skip
+    """Register a case: ``body`` takes ``c`` channels from a layer and gives ``out`` to one."""
+
+    def build() -> ModelProto:
+        n = Net(opset)
+        if kind == "tokens":
+            return n.model(n.dense(body(n, n.dense(n.input(BATCH, *size, 3), 3, c)), out, 2))
+        y = body(n, n.conv(n.input(BATCH, 2, *size), 2, c, dims=len(size)))
+        return n.model(n.gemm(y, out, 2) if kind == "rows" else n.conv(y, out, 3, dims=len(size)))
+
     CASES.setdefault(op_type, []).append(Case(f"{op_type}-{variant}", build, prunable))
 
 
-Body = Callable[[Net, str], str]
-
-
-def layer(
-    op_type: str, variant: str, body: Body, *, opset: int = 17, c: int = 4, out: int = 4,
-    size: Sequence[int] = (4, 4), prunable: bool = True,
-) -> None:  # fmt: skip
-    """Register a case between convolutions: ``c`` channels in, ``out`` out of ``body``."""
-
-    def build() -> ModelProto:
-        net = Net(opset)
-        x = net.conv(net.input(BATCH, 2, *size), 2, c, dims=len(size))
-        return net.model(net.conv(body(net, x), out, 3, dims=len(size)))
-
-    add(op_type, variant, build, prunable)
-
-
-def tokens(
-    op_type: str, variant: str, body: Body, *, opset: int = 17, c: int = 4, out: int = 4,
-    length: int = 4, prunable: bool = True,
-) -> None:  # fmt: skip
-    """Register a case between matrix products: ``[N, length, c]`` in, ``[..., out]`` out."""
-
-    def build() -> ModelProto:
-        net = Net(opset)
-        x = net.dense(net.input(BATCH, length, 3), 3, c)
-        return net.model(net.dense(body(net, x), out, 2))
-
-    add(op_type, variant, build, prunable)
-
-
-def rows(
-    op_type: str, variant: str, body: Body, *, opset: int = 17, c: int = 4, out: int = 4,
-    prunable: bool = True,
-) -> None:  # fmt: skip
-    """Register a case between Conv and Gemm: maps in, ``[N, out]`` out of ``body``."""
-
-    def build() -> ModelProto:
-        net = Net(opset)
-        x = net.conv(net.input(BATCH, 2, 2, 2), 2, c)
-        return net.model(net.gemm(body(net, x), out, 2))
-
-    add(op_type, variant, build, prunable)
+tokens = partial(layer, kind="tokens", size=(4,))
+rows = partial(layer, kind="rows", size=(2, 2))
 
 
 # -- element-wise: one table -----------------------------------------------------------------
@@ -119,22 +102,18 @@ PLAIN = (
     "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
 ).split()
 for _op in PLAIN:
-    layer(
-        _op, "map",
-        lambda n, x, o=_op: leave(n, n.op(o, enter(n, x, DOMAINS.get(o, "")))),
-        opset=OPSETS.get(_op, 17),
-    )  # fmt: skip
-
-layer("Cast", "double", lambda n, x: leave(n, n.op("Cast", x, to=TensorProto.DOUBLE)))
-layer("CastLike", "double", lambda n, x: leave(n, n.op("CastLike", x, n.const(1, np.float64))))
-layer("Clip", "inputs", lambda n, x: n.op("Clip", x, n.const(-0.5), n.const(0.7)))
-layer("Clip", "attributes", lambda n, x: n.op("Clip", x, min=-0.5, max=0.7), opset=10)
-layer("Dropout", "inference", lambda n, x: n.op("Dropout", x, n.const(0.5)))
+    _enter = partial(enter, domain=DOMAINS.get(_op, ""))
+    layer(_op, "map", chain(_enter, apply(_op), leave), opset=OPSETS.get(_op, 17))
+layer("Cast", "double", chain(apply("Cast", to=TensorProto.DOUBLE), leave))
+layer("CastLike", "double", chain(lambda n, x: n.op("CastLike", x, n.const(1, np.float64)), leave))
+layer("Clip", "inputs", apply("Clip", -0.5, 0.7))
+layer("Clip", "attributes", apply("Clip", min=-0.5, max=0.7), opset=10)
+layer("Dropout", "inference", apply("Dropout", 0.5))
 layer("Dropout", "mask", lambda n, x: n.op("Where", *n.ops("Dropout", 2, x)[::-1], x))
-layer("IsNaN", "log", lambda n, x: leave(n, n.op("IsNaN", n.op("Log", x))))
-layer("IsInf", "zero", lambda n, x: leave(n, n.op("IsInf", n.op("Reciprocal", n.op("Relu", x)))))
+layer("IsNaN", "log", chain(apply("Log"), apply("IsNaN"), leave))
+layer("IsInf", "zero", chain(apply("Relu"), apply("Reciprocal"), apply("IsInf"), leave))
 
-# -- broadcasting: one table, four ways to meet ------------------------------------------------
+# -- broadcasting: one table, six ways to meet -----------------------------------------------
 
 MEETINGS: dict[str, tuple[str, dict[str, Any], int]] = {
     **{op: ("", {}, 17) for op in "Add Max Mean Min Mul Sub Sum PRelu".split()},
@@ -146,6 +125,7 @@ MEETINGS: dict[str, tuple[str, dict[str, Any], int]] = {
     "Equal": ("whole", {}, 17),
     "Mod": ("positive", {"fmod": 1}, 17),
 }
+SHAPES = {"channels": (4, 1, 1), "full": (1, 4, 4, 4), "scalar": (), "width": (4,)}
 
 
 def meet(op_type: str, other: str, *, swap: bool = False) -> Body:
@@ -153,14 +133,12 @@ def meet(op_type: str, other: str, *, swap: bool = False) -> Body:
     domain, attributes, _ = MEETINGS[op_type]
 
     def body(n: Net, x: str) -> str:
-        shapes = {"channels": (4, 1, 1), "full": (1, 4, 4, 4), "scalar": (), "width": (4,)}
-        a = enter(n, x, domain)
-        if other == "layer":
-            operands = [a, enter(n, n.conv(x, 4, 4), domain)]
-        elif other == "pooled":
-            operands = [a, enter(n, n.op("GlobalAveragePool", n.conv(x, 4, 4)), domain)]
+        if other in SHAPES:
+            second = constant(n, domain, *SHAPES[other])
         else:
-            operands = [a, constant(n, domain, *shapes[other])]
+            y = n.conv(x, 4, 4)
+            second = enter(n, n.op("GlobalMaxPool", y) if other == "pooled" else y, domain)
+        operands = [enter(n, x, domain), second]
         if op_type in ("Max", "Mean", "Min", "Sum"):
             operands.append(x)
         return leave(n, n.op(op_type, *operands[:: -1 if swap else 1], **attributes))
@@ -168,251 +146,239 @@ def meet(op_type: str, other: str, *, swap: bool = False) -> Body:
     return body
 
 
-for _op, (_, _, _opset) in MEETINGS.items():
-    for _other in ("layer", "pooled", "channels", "full", "scalar", "width"):
-        layer(_op, _other, meet(_op, _other), opset=_opset)
-for _op in ("Sub", "Div", "Pow", "Less"):
-    layer(_op, "swapped", meet(_op, "channels", swap=True))
+def where(other: str) -> Body:
+    """Choose by activations or by channel."""
 
-
-def _where(other: str) -> Body:
     def body(n: Net, x: str) -> str:
-        picks = n.op("Greater", x, n.const(0.0)) if other == "layer" else constant(n, "bool", 4, 1, 1)
+        picks = enter(n, x, "bool") if other == "layer" else constant(n, "bool", 4, 1, 1)
         return n.op("Where", picks, n.conv(x, 4, 4), n.const(n.positive(4, 1, 1)))
 
     return body
 
 
-layer("Where", "layer", _where("layer"))
-layer("Where", "channels", _where("channels"))
+for _op, (_, _, _opset) in MEETINGS.items():
+    for _other in ("layer", "pooled", *SHAPES):
+        layer(_op, _other, meet(_op, _other), opset=_opset)
+for _op in ("Sub", "Div", "Pow", "Less"):
+    layer(_op, "swapped", meet(_op, "channels", swap=True))
+for _other in ("layer", "channels"):
+    layer("Where", _other, where(_other))
 
 # -- layers with weights ---------------------------------------------------------------------
 
-layer("Conv", "plain", lambda n, x: n.conv(x, 4, 4, 3))
-layer("Conv", "no bias", lambda n, x: n.conv(x, 4, 4, 3, bias=False))
-layer("Conv", "strided", lambda n, x: n.conv(x, 4, 4, 3, strides=[2, 2]))
-layer("Conv", "grouped", lambda n, x: n.conv(x, 6, 9, 3, group=3), c=6, out=9)
-layer("Conv", "twice grouped", lambda n, x: n.conv(n.conv(x, 8, 8, group=4), 8, 8, group=2),
-      c=8, out=8)  # fmt: skip
-layer("Conv", "depthwise", lambda n, x: n.conv(x, 4, 4, 3, group=4))
-layer("Conv", "depthwise, two each", lambda n, x: n.conv(x, 4, 8, 3, group=4), out=8)
-layer("Conv", "grouped to one each", lambda n, x: n.conv(x, 6, 3, group=3), c=6, out=3)
-layer("Conv", "1d", lambda n, x: n.conv(x, 4, 4, 3, dims=1), size=(5,))
-layer("Conv", "3d", lambda n, x: n.conv(x, 4, 4, 3, dims=3), size=(3, 2, 2))
-layer("Conv", "to one channel", lambda n, x: n.conv(x, 4, 1), out=1)
+
+def conv(c: int, out: int, kernel: int = 3, **how: Any) -> Body:
+    """A convolution."""
+    return lambda n, x: n.conv(x, c, out, kernel, **how)
 
 
-def transposed(n: Net, x: str, c: int, out: int, group: int = 1, *, bias: bool = True) -> str:
+def transposed(c: int, out: int, group: int = 1, *, bias: bool = True) -> Body:
     """Upsample by two."""
-    weights = [n.weight(c, out // group, 2, 2)] + ([n.weight(out)] if bias else [])
-    return n.op("ConvTranspose", x, *weights, group=group, strides=[2, 2])
+
+    def body(n: Net, x: str) -> str:
+        weights = [n.weight(c, out // group, 2, 2)] + ([n.weight(out)] if bias else [])
+        return n.op("ConvTranspose", x, *weights, group=group, strides=[2, 2])
+
+    return body
 
 
-layer("ConvTranspose", "plain", lambda n, x: transposed(n, x, 4, 6), out=6)
-layer("ConvTranspose", "no bias", lambda n, x: transposed(n, x, 4, 4, bias=False))
-layer("ConvTranspose", "grouped", lambda n, x: transposed(n, x, 6, 9, 3), c=6, out=9)
-layer("ConvTranspose", "depthwise", lambda n, x: transposed(n, x, 4, 4, 4))
-layer("ConvTranspose", "depthwise, two each", lambda n, x: transposed(n, x, 4, 8, 4), out=8)
-
-
-def flat_gemm(*c_shape: int, **attributes: int) -> Body:
+def gemm(*bias: int, **attributes: Any) -> Body:
     """Flatten, then a Gemm 16 -> 4 with a bias of this shape."""
 
     def body(n: Net, x: str) -> str:
         flat = n.op("Transpose" if "transA" in attributes else "Identity", n.op("Flatten", x))
         weight = n.weight(4, 16) if "transB" in attributes else n.weight(16, 4)
-        return n.op("Gemm", flat, weight, n.weight(*c_shape), **attributes)
+        return n.op("Gemm", flat, weight, n.weight(*bias), **attributes)
 
     return body
 
 
-rows("Gemm", "plain", flat_gemm(4))
-rows("Gemm", "bias of two axes", flat_gemm(1, 4, alpha=0.5, beta=2.0))
-rows("Gemm", "scalar bias", flat_gemm())
-rows("Gemm", "bias of one", flat_gemm(1))
-rows("Gemm", "transposed A", flat_gemm(4, transA=1))
-rows("Gemm", "transposed B", flat_gemm(4, transB=1))
-rows("Gemm", "no bias", lambda n, x: n.op("Gemm", n.op("Flatten", x), n.weight(16, 4)))
-rows("Gemm", "addend", lambda n, x: n.op(
-    "Gemm", f := n.op("Flatten", x), n.weight(16, 4), n.gemm(f, 16, 4)))  # fmt: skip
-rows("Gemm", "left weight", lambda n, x: n.op("Transpose", n.op(
-    "Gemm", n.weight(3, 16), n.op("Flatten", x), transB=1)), out=3)  # fmt: skip
+def left(op_type: str, rows: int, c: int, **attributes: Any) -> Body:
+    """A product with the weight on the left."""
+    return lambda n, x: n.op(op_type, n.weight(rows, c), x, **attributes)
 
 
-def gram(n: Net, x: str) -> str:
-    """A Gemm of two activations that sums over the batch."""
-    flat = n.op("Flatten", x)
-    product = n.op("Gemm", n.gemm(flat, 16, 3), n.gemm(flat, 16, 4), transA=1)
-    return n.op("ReduceSum", product, n.const([0]))
+def dense(*widths: int) -> Body:
+    """Matrix products."""
+    return chain(*(partial(Net.dense, c=c, out=out) for c, out in pairwise(widths)))
 
 
-rows("Gemm", "two activations", gram)
-tokens("MatMul", "right weight", lambda n, x: n.dense(x, 4, 5), out=5)
-tokens("MatMul", "left weight", lambda n, x: n.op(
-    "MatMul", n.weight(5, 4), n.op("MatMul", n.weight(4, 4), x)))  # fmt: skip
-tokens("MatMul", "two activations", lambda n, x: n.op(
-    "MatMul", n.dense(x, 4, 6), n.op("Transpose", n.dense(x, 4, 6), perm=[0, 2, 1])))  # fmt: skip
+swap, flat, same = apply("Transpose", perm=[0, 2, 1]), apply("Flatten"), apply("Identity")
+total = apply("ReduceSum", [0])
+layer("Conv", "plain", conv(4, 4))
+layer("Conv", "no bias", conv(4, 4, bias=False))
+layer("Conv", "strided", conv(4, 4, strides=[2, 2]))
+layer("Conv", "grouped", conv(6, 9, group=3), c=6, out=9)
+layer("Conv", "twice grouped", chain(conv(8, 8, group=4), conv(8, 8, group=2)), c=8, out=8)
+layer("Conv", "depthwise", conv(4, 4, group=4))
+layer("Conv", "depthwise, two each", conv(4, 8, group=4), out=8)
+layer("Conv", "grouped to one each", conv(6, 3, group=3), c=6, out=3)
+layer("Conv", "1d", conv(4, 4, dims=1), size=(5,))
+layer("Conv", "3d", conv(4, 4, dims=3), size=(3, 2, 2))
+layer("Conv", "to one channel", conv(4, 1), out=1)
+layer("ConvTranspose", "plain", transposed(4, 6), out=6)
+layer("ConvTranspose", "no bias", transposed(4, 4, bias=False))
+layer("ConvTranspose", "grouped", transposed(6, 9, 3), c=6, out=9)
+layer("ConvTranspose", "depthwise", transposed(4, 4, 4))
+layer("ConvTranspose", "depthwise, two each", transposed(4, 8, 4), out=8)
+rows("Gemm", "plain", gemm(4))
+rows("Gemm", "bias of two axes", gemm(1, 4, alpha=0.5, beta=2.0))
+rows("Gemm", "scalar bias", gemm())
+rows("Gemm", "bias of one", gemm(1))
+rows("Gemm", "transposed A", gemm(4, transA=1))
+rows("Gemm", "transposed B", gemm(4, transB=1))
+rows("Gemm", "no bias", lambda n, x: n.op("Gemm", flat(n, x), n.weight(16, 4)))
+rows("Gemm", "addend", both("Gemm", flat, lambda n, _: n.weight(16, 4), gemm(4)))
+rows("Gemm", "left weight", chain(flat, left("Gemm", 3, 16, transB=1), apply("Transpose")), out=3)
+rows("Gemm", "two activations", chain(both("Gemm", gemm(4), gemm(4), transA=1), total))
+tokens("MatMul", "right weight", dense(4, 4, 5), out=5)
+tokens("MatMul", "left weight", chain(left("MatMul", 4, 4), left("MatMul", 5, 4)))
+tokens("MatMul", "two activations", both("MatMul", dense(4, 6), chain(dense(4, 6), swap)))
 tokens("MatMul", "stacked weight", lambda n, x: n.op("MatMul", x, n.weight(1, 4, 4)))
-tokens("MatMul", "weight of every head", lambda n, x: n.op("ReduceSum", n.op(
-    "MatMul", n.op("Unsqueeze", x, n.const([1])), n.weight(1, 3, 4, 4)), n.const([1])))  # fmt: skip
 
 # -- normalisation and reductions ------------------------------------------------------------
 
 
-def batch_norm(n: Net, x: str, c: int = 4) -> str:
+def batch_norm(n: Net, x: str) -> str:
     """Normalise with statistics far from 0 and 1."""
-    scale, shift, mean = (n.weight(c) for _ in range(3))
-    return n.op("BatchNormalization", x, scale, shift, mean, n.const(n.positive(c)))
+    scale, shift, mean = (n.weight(4) for _ in range(3))
+    return n.op("BatchNormalization", x, scale, shift, mean, n.const(n.positive(4)))
 
 
 layer("BatchNormalization", "maps", batch_norm)
 layer("BatchNormalization", "3d", batch_norm, size=(2, 3, 2))
-rows("BatchNormalization", "rows", lambda n, x: batch_norm(n, n.gemm(n.op("Flatten", x), 16, 4)))
+rows("BatchNormalization", "rows", chain(gemm(4), batch_norm))
 for _op in ("Softmax", "LogSoftmax", "Hardmax"):
-    layer(_op, "over a map axis", lambda n, x, o=_op: n.op(o, x, axis=2))
-    layer(_op, "over the rest", lambda n, x, o=_op: n.op(o, x, axis=2), opset=11)
-    layer(_op, "over channels", lambda n, x, o=_op: n.op(o, x, axis=1), prunable=False)
-    layer(_op, "over all", lambda n, x, o=_op: n.op(o, x), opset=11, prunable=False)
-    tokens(_op, "last axis", lambda n, x, o=_op: n.op("Transpose", n.op(
-        o, n.op("Transpose", x, perm=[0, 2, 1])), perm=[0, 2, 1]))  # fmt: skip
+    layer(_op, "over a map axis", apply(_op, axis=2))
+    layer(_op, "over the rest", apply(_op, axis=2), opset=11)
+    layer(_op, "over channels", apply(_op, axis=1), prunable=False)
+    layer(_op, "over all", apply(_op), opset=11, prunable=False)
+    tokens(_op, "last axis", chain(swap, apply(_op), swap))
 
-REDUCTIONS = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum"]
 SUMS = ["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"]
-for _op in [*REDUCTIONS, *SUMS, "ReduceLogSumExp"]:
-    _op13 = 11 if _op == "ReduceSum" else 17
-
-    def _reduced(n: Net, x: str, o: str = _op, **how: Any) -> str:
-        x = enter(n, x, "positive" if o == "ReduceLogSum" else "")
-        if n.opset < 18 and (o != "ReduceSum" or n.opset < 13):
-            return n.op(o, x, **how)
-        axes = [n.const(how.pop("axes"))] if "axes" in how else []
-        return n.op(o, x, *axes, **how)
-
-    layer(_op, "attribute", lambda n, x, f=_reduced: f(n, x, axes=[2, -1]), opset=_op13)
-    layer(_op, "input", lambda n, x, f=_reduced: f(n, x, axes=[2, -1]), opset=18)
-    rows(_op, "dropped", lambda n, x, f=_reduced: f(n, x, axes=[3, 2], keepdims=0))
-    layer(_op, "nothing", lambda n, x, f=_reduced: f(n, x, noop_with_empty_axes=1), opset=18)
-    layer(_op, "channels", lambda n, x, f=_reduced: f(n, x, axes=[1]), out=1,
-          prunable=_op in SUMS)  # fmt: skip
-    layer(_op, "everything", lambda n, x, f=_reduced: f(n, x), out=1, prunable=_op in SUMS)
+MEANS = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp"]
+for _op in [*SUMS, *MEANS]:
+    _enter = partial(enter, domain="positive" if _op == "ReduceLogSum" else "")
+    _old, _sums = 11 if _op == "ReduceSum" else 17, _op in SUMS
+    layer(_op, "attribute", chain(_enter, apply(_op, axes=[2, -1])), opset=_old)
+    layer(_op, "input", chain(_enter, apply(_op, [2, -1])), opset=18)
+    rows(_op, "dropped", chain(_enter, apply(_op, axes=[3, 2], keepdims=0)), opset=_old)
+    layer(_op, "nothing", chain(_enter, apply(_op, noop_with_empty_axes=1)), opset=18)
+    layer(_op, "channels", chain(_enter, apply(_op, [1])), opset=18, out=1, prunable=_sums)
+    layer(_op, "everything", chain(_enter, apply(_op)), out=1, prunable=_sums)
 
 # -- spatial ---------------------------------------------------------------------------------
 
+
+def positions(n: Net, x: str) -> str:
+    """Where the largest values are."""
+    return leave(n, n.ops("MaxPool", 2, x, kernel_shape=[2, 2])[1])
+
+
+def sized(op_type: str, *operands: str, shape: tuple[int, ...]) -> Body:
+    """Give a shape made of a computed batch and constants."""
+    return lambda n, x: n.op(op_type, x, *operands, computed_shape(n, x, *shape))
+
+
 for _op in ("AveragePool", "MaxPool", "LpPool"):
-    layer(_op, "2d", lambda n, x, o=_op: n.op(o, x, kernel_shape=[2, 2], strides=[2, 2]))
-    layer(_op, "1d", lambda n, x, o=_op: n.op(o, x, kernel_shape=[2]), size=(5,))
-layer("MaxPool", "positions", lambda n, x: leave(n, n.ops(
-    "MaxPool", 2, x, kernel_shape=[2, 2])[1]), prunable=False)  # fmt: skip
+    layer(_op, "2d", apply(_op, kernel_shape=[2, 2], strides=[2, 2]))
+    layer(_op, "1d", apply(_op, kernel_shape=[2]), size=(5,))
+layer("MaxPool", "positions", positions, prunable=False)
 for _op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
-    layer(_op, "map", lambda n, x, o=_op: n.op(o, x))
-layer("Resize", "scales", lambda n, x: n.op("Resize", x, "", n.const([1.0, 1.0, 2.0, 2.0])))
-layer("Resize", "opset 10", lambda n, x: n.op("Resize", x, n.const([1.0, 1.0, 2.0, 2.0])), opset=10)
-layer("Resize", "axes", lambda n, x: n.op(
-    "Resize", x, "", "", n.const([4, 6]), axes=[1, 3]), opset=18)  # fmt: skip
-layer("Resize", "computed sizes", lambda n, x: n.op(
-    "Resize", x, "", "", computed_shape(n, x, 4, 6, 6), mode="nearest"))  # fmt: skip
-layer("Upsample", "scales", lambda n, x: n.op("Upsample", x, n.const([1.0, 1.0, 2.0, 2.0])), opset=9)
+    layer(_op, "map", apply(_op))
+layer("Resize", "scales", apply("Resize", "", [1.0, 1.0, 2.0, 2.0]))
+layer("Resize", "opset 10", apply("Resize", [1.0, 1.0, 2.0, 2.0]), opset=10)
+layer("Resize", "axes", apply("Resize", "", "", [4, 6], axes=[1, 3]), opset=18)
+layer("Resize", "computed sizes", sized("Resize", "", "", shape=(4, 6, 6)))
+layer("Upsample", "scales", apply("Upsample", [1.0, 1.0, 2.0, 2.0]), opset=9)
 
 # -- layout ----------------------------------------------------------------------------------
 
-tokens("Transpose", "to maps and back", lambda n, x: n.op("Transpose", n.conv(
-    n.op("Transpose", x, perm=[0, 2, 1]), 4, 4, dims=1), perm=[0, 2, 1]))  # fmt: skip
-rows("Transpose", "reversed", lambda n, x: n.op("Transpose", n.op(
-    "MatMul", n.weight(4, 16), n.op("Transpose", n.op("Flatten", x)))))  # fmt: skip
-rows("Flatten", "plain", lambda n, x: n.op("Flatten", x), out=16)
-rows("Flatten", "one pixel", lambda n, x: n.op("Flatten", n.op("GlobalMaxPool", x), axis=-3))
-rows("Squeeze", "axes input", lambda n, x: n.op(
-    "Squeeze", n.op("GlobalMaxPool", x), n.const([2, -1])))  # fmt: skip
-rows("Squeeze", "attribute", lambda n, x: n.op(
-    "Squeeze", n.op("GlobalMaxPool", x), axes=[2, 3]), opset=11)  # fmt: skip
-rows("Unsqueeze", "axes input", lambda n, x: n.op("Flatten", n.op("Unsqueeze", x, n.const([2]))),
-     out=16)  # fmt: skip
-rows("Unsqueeze", "attribute", lambda n, x: n.op("Flatten", n.op("Unsqueeze", x, axes=[1])),
-     out=16, opset=11)  # fmt: skip
-
-
-def reshaped(*shape: int) -> Body:
-    """Reshape to constants."""
-    return lambda n, x: n.op("Reshape", x, n.const(shape))
-
-
-rows("Reshape", "flatten", reshaped(-1, 16), out=16)
-rows("Reshape", "flatten, copied batch", reshaped(0, -1), out=16)
-rows("Reshape", "flatten, computed", lambda n, x: n.op("Reshape", x, computed_shape(n, x, 16)), out=16)
-rows("Reshape", "flatten, computed batch", lambda n, x: n.op(
-    "Reshape", x, computed_shape(n, x, -1)), out=16)  # fmt: skip
-layer("Reshape", "pixels", lambda n, x: n.op(
-    "Reshape", n.op("Reshape", x, n.const([0, 4, 16])), n.const([0, 0, 4, 4])))  # fmt: skip
-layer("Reshape", "shuffle", lambda n, x: shuffle(n, n.conv(x, 6, 6, group=2), 6, 2, 4), c=6, out=6)
-layer("Reshape", "shuffle by 3 of 2 groups", lambda n, x: shuffle(
-    n, n.conv(x, 12, 12, group=2), 12, 3, 4), c=12, out=12)  # fmt: skip
+pooled = apply("GlobalMaxPool")
+tokens("Transpose", "to maps and back", chain(swap, conv(4, 4, dims=1), swap))
+tokens("Transpose", "token mixer", chain(swap, dense(4, 4), swap))
+rows(
+    "Transpose",
+    "reversed",
+    chain(flat, apply("Transpose"), left("MatMul", 4, 16), apply("Transpose")),
+)
+rows("Flatten", "plain", flat, out=16)
+rows("Flatten", "one pixel", chain(pooled, apply("Flatten", axis=-3)))
+rows("Squeeze", "axes input", chain(pooled, apply("Squeeze", [2, -1])))
+rows("Squeeze", "attribute", chain(pooled, apply("Squeeze", axes=[2, 3])), opset=11)
+rows("Unsqueeze", "axes input", chain(apply("Unsqueeze", [2]), flat), out=16)
+rows("Unsqueeze", "attribute", chain(apply("Unsqueeze", axes=[1]), flat), out=16, opset=11)
+rows("Reshape", "flatten", apply("Reshape", [-1, 16]), out=16)
+rows("Reshape", "flatten, copied batch", apply("Reshape", [0, -1]), out=16)
+rows("Reshape", "flatten, computed", sized("Reshape", shape=(16,)), out=16)
+rows("Reshape", "flatten, computed batch", sized("Reshape", shape=(-1,)), out=16)
+layer("Reshape", "pixels", chain(apply("Reshape", [0, 4, 16]), apply("Reshape", [0, 0, 4, 4])))
+for _c, _groups in ((6, 2), (12, 3)):
+    _shuffle = partial(shuffle, c=_c, groups=_groups, size=4)
+    layer("Reshape", f"shuffle by {_groups}", chain(conv(_c, _c, group=2), _shuffle), c=_c, out=_c)
 for _how in ("slices", "split", "gather"):
-    tokens("Reshape", f"attention, {_how}", lambda n, x, h=_how: attention(n, x, 4, 2, 3, 4, h), out=4)
-tokens("Reshape", "windows", windows, length=16)
+    _block = partial(attention, c=4, heads=2, width=3, length=4, how=_how)
+    tokens("Reshape", f"attention, {_how}", _block)
+tokens("Reshape", "windows", windows, size=(16,))
 
 
-def pieces(n: Net, x: str, *sizes: int, axis: int = 1) -> list[str]:
-    """Split with sizes."""
-    return n.ops("Split", len(sizes), x, n.const(sizes), axis=axis)
+def swapped(outputs: int, *sizes: list[int], c: int = 4, **attributes: Any) -> Body:
+    """Split what a convolution returns, and concatenate the parts in the other order."""
+
+    def body(n: Net, x: str) -> str:
+        operands = [n.conv(x, 4, c), *(n.const(v) for v in sizes)]
+        return n.op("Concat", *n.ops("Split", outputs, *operands, **attributes)[::-1], axis=1)
+
+    return body
 
 
-layer("Concat", "dense", lambda n, x: n.op("Concat", n.conv(x, 4, 3), x, axis=1), out=7)
-layer("Concat", "with itself", lambda n, x: n.op("Concat", x, x, axis=-3), out=8)
-layer("Concat", "along a map axis", lambda n, x: n.op("Concat", n.conv(x, 4, 4), x, axis=3))
-layer("Concat", "with the input", lambda n, x: n.op("Concat", "x0", x, axis=1), out=6)
-rows("Concat", "flat maps", lambda n, x: n.op(
-    "Concat", n.op("Flatten", x), n.gemm(n.op("Flatten", x), 16, 3), axis=1), out=19)  # fmt: skip
-layer("Split", "with sizes", lambda n, x: n.op(
-    "Concat", *pieces(n, n.conv(x, 4, 7), 3, 4)[::-1], axis=1), out=7)  # fmt: skip
-layer("Split", "equal", lambda n, x: n.op("Mul", *n.ops("Split", 2, x, axis=1)), out=2)
-layer("Split", "num_outputs", lambda n, x: n.op(
-    "Concat", *n.ops("Split", 3, x, axis=-3, num_outputs=3)[::-1], axis=1),
-    c=8, out=8, opset=18)  # fmt: skip
-layer("Split", "attribute", lambda n, x: n.op(
-    "Concat", *n.ops("Split", 2, x, axis=1, split=[1, 3])[::-1], axis=1), opset=11)  # fmt: skip
-layer("Split", "along a map axis", lambda n, x: n.op("Add", *pieces(n, x, 2, 2, axis=2)))
+def parts(op_type: str, **attributes: Any) -> Body:
+    """Let the two halves of an axis meet."""
+    return lambda n, x: n.op(op_type, *n.ops("Split", 2, x, **attributes))
 
 
-def cut(starts: list[int], ends: list[int], axes: list[int], *steps: int) -> Body:
-    """Slice by inputs."""
-    return lambda n, x: n.op("Slice", x, *(n.const(v) for v in (starts, ends, axes, steps) if v))
+layer("Concat", "dense", both("Concat", conv(4, 3), same, axis=1), out=7)
+layer("Concat", "with itself", both("Concat", same, same, axis=-3), out=8)
+layer("Concat", "along a map axis", both("Concat", conv(4, 4), same, axis=3))
+layer("Concat", "with the input", both("Concat", lambda *_: "x0", same, axis=1), out=6)
+rows("Concat", "flat maps", both("Concat", flat, gemm(4), axis=1), out=20)
+layer("Split", "with sizes", swapped(2, [3, 4], c=7, axis=1), out=7)
+layer("Split", "three parts", swapped(3, c=8, axis=-3, num_outputs=3), opset=18, out=8)
+layer("Split", "attribute", swapped(2, axis=1, split=[1, 3]), opset=11)
+layer("Split", "equal", parts("Mul", axis=1), out=2)
+layer("Split", "along a map axis", parts("Add", axis=2))
+layer("Slice", "channels", apply("Slice", [1], [3], [1]), c=6, out=2)
+layer("Slice", "last channels", apply("Slice", [-3], [2**31], [-3]), c=6, out=3)
+layer("Slice", "strided map", apply("Slice", [0, 1], [9, 4], [2, 3], [2, 2]))
+layer("Slice", "all axes", apply("Slice", [0, 1, 0, 1], [2**31, 4, 4, 3]), out=3)
+layer("Slice", "attributes", apply("Slice", starts=[1], ends=[3], axes=[1]), opset=9, out=2)
+layer("Slice", "reversed", apply("Slice", [-1], [-99], [1], [-1]), prunable=False)
 
 
-layer("Slice", "channels", cut([1], [3], [1]), c=6, out=2)
-layer("Slice", "last channels", cut([-3], [2**31], [-3]), c=6, out=3)
-layer("Slice", "strided map", cut([0, 1], [9, 4], [2, 3], 2, 2))
-layer("Slice", "all axes", lambda n, x: n.op(
-    "Slice", x, n.const([0, 1, 0, 1]), n.const([2**31, 4, 4, 3])), out=3)  # fmt: skip
-layer("Slice", "attributes", lambda n, x: n.op(
-    "Slice", x, starts=[0, 1], ends=[2, 9], axes=[1, 2]), opset=9, out=2)  # fmt: skip
-layer("Slice", "reversed", cut([-1], [-99], [1], -1), prunable=False)
-layer("Pad", "channels", lambda n, x: n.op(
-    "Pad", n.conv(x, 4, 4), n.const([0, 1, 0, 0, 0, 2, 1, 1])), out=7)  # fmt: skip
-layer("Pad", "attribute", lambda n, x: n.op("Pad", x, pads=[0, 1, 0, 0, 0, 2, 1, 1]),
-      opset=9, out=7)  # fmt: skip
-layer("Pad", "value", lambda n, x: n.op(
-    "Pad", x, n.const([0, 2, 0, 0, 0, 0, 1, 1]), n.const(0.5)), out=6)  # fmt: skip
-layer("Pad", "axes", lambda n, x: n.op(
-    "Pad", x, n.const([1, 1, 0, 2]), "", n.const([3, 1])), opset=18, out=7)  # fmt: skip
-layer("Pad", "reflected map", lambda n, x: n.op(
-    "Pad", x, n.const([0, 0, 1, 1, 0, 0, 1, 1]), mode="reflect"))  # fmt: skip
-layer("Pad", "reflected channels", lambda n, x: n.op(
-    "Pad", x, n.const([0, 1, 0, 0, 0, 1, 0, 0]), mode="reflect"), out=6, prunable=False)
-layer("Gather", "shuffled", lambda n, x: n.op("Gather", x, n.const([2, 0, -1, 1]), axis=1))
-layer("Gather", "repeated", lambda n, x: n.op("Gather", x, n.const([3, 0, 3]), axis=-3), out=3)
-tokens("Gather", "one channel", lambda n, x: n.op("Mul", x, n.op("Unsqueeze", n.op(
-    "Gather", n.dense(x, 4, 4), n.const(2), axis=2), n.const([2]))))  # fmt: skip
-tokens("Gather", "one token", lambda n, x: n.op("Gather", x, n.const(1), axis=1))
-layer("Expand", "constant", lambda n, x: n.op(
-    "Expand", n.op("GlobalMaxPool", x), n.const([1, 4, 3, 3])))  # fmt: skip
-layer("Expand", "short", lambda n, x: n.op("Expand", n.op("GlobalMaxPool", x), n.const([3, 1])))
-layer("Expand", "computed", lambda n, x: n.op(
-    "Expand", n.op("GlobalMaxPool", n.conv(x, 4, 4)), n.op("Shape", x)))  # fmt: skip
-layer("Tile", "maps", lambda n, x: n.op("Tile", x, n.const([1, 1, 2, 1])))
-layer("Tile", "channels", lambda n, x: n.op("Tile", x, n.const([1, 3, 1, 1])), out=12)
-layer("Shape", "as a number", lambda n, x: n.op("Div", x, leave(n, n.op(
-    "ReduceProd", n.op("Shape", x)))))  # fmt: skip
-layer("Shape", "of some axes", lambda n, x: n.op("Div", x, leave(n, n.op(
-    "ReduceSum", n.op("Shape", x, start=0, end=2)))))  # fmt: skip
-layer("Shape", "head width", lambda n, x: n.op("Div", x, n.op("Sqrt", leave(n, n.op(
-    "Gather", n.op("Shape", x), n.const(1))))))  # fmt: skip
+AROUND = [0, 1, 0, 0, 0, 2, 0, 0]
+layer("Pad", "shortcut", both("Add", apply("Pad", AROUND), conv(4, 7)), out=7)
+layer("Pad", "attribute", both("Add", apply("Pad", pads=AROUND), conv(4, 7)), opset=9, out=7)
+_pad = apply("Pad", [0, 1, 0, 2], "", [3, 1])
+layer("Pad", "axes", both("Add", _pad, conv(4, 7)), opset=18, out=7)
+layer("Pad", "channels and map", apply("Pad", [0, 1, 0, 0, 0, 2, 1, 1]), out=7)
+layer("Pad", "value", apply("Pad", [0, 2, 0, 0, 0, 0, 1, 1], 0.5), out=6)
+layer("Pad", "reflected map", apply("Pad", [0, 0, 1, 1, 0, 0, 1, 1], mode="reflect"))
+layer("Pad", "reflected channels", apply("Pad", AROUND, mode="reflect"), out=7, prunable=False)
+
+
+layer("Gather", "shuffled", apply("Gather", [2, 0, -1, 1], axis=1))
+layer("Gather", "repeated", apply("Gather", [3, 0, 3], axis=-3), out=3)
+_one = chain(conv(4, 4), apply("Gather", 2, axis=1), apply("Unsqueeze", [1]))
+layer("Gather", "one channel", both("Mul", same, _one))
+tokens("Gather", "one token", apply("Gather", 1, axis=1))
+layer("Expand", "constant", chain(pooled, apply("Expand", [1, 4, 3, 3])))
+layer("Expand", "short", chain(pooled, apply("Expand", [3, 1])))
+layer("Expand", "computed", both("Expand", chain(conv(4, 4), pooled), apply("Shape")))
+layer("Tile", "maps", apply("Tile", [1, 1, 2, 1]))
+layer("Tile", "channels", apply("Tile", [1, 3, 1, 1]), out=12)
+_size = chain(apply("Shape"), apply("ReduceProd"), leave)
+_some = chain(apply("Shape", start=0, end=2), apply("ReduceSum"), leave)
+_width = chain(apply("Shape"), apply("Gather", 1), leave)
+layer("Shape", "as a number", both("Div", same, _size))
+layer("Shape", "of some axes", both("Div", same, _some))
+layer("Shape", "width", both("Div", same, _width))

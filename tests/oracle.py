@@ -104,15 +104,22 @@ def has_dynamic_batch(proto: ModelProto) -> bool:
 
 
 def run(proto: ModelProto, inputs: Mapping[str, Array]) -> list[Array]:
-    """Run a model as it stands: one thread, no graph optimisation."""
+    """Run a model as it stands: one thread, no graph optimisation.
+
+    Raises:
+        AssertionError: if onnxruntime refuses it.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    session = ort.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return [np.asarray(v) for v in session.run(None, dict(inputs))]
+    try:
+        session = ort.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return [np.asarray(v) for v in session.run(None, dict(inputs))]
+    except Exception as refusal:  # of many types, which share no base
+        raise AssertionError(f"onnxruntime refuses the model: {refusal}") from None
 
 
 def error(expected: Sequence[Array], got: Sequence[Array]) -> float:
@@ -193,7 +200,7 @@ def permutation(t: Traced, seed: int = 0) -> int:
         index = _index_map(site.labels, sigma)
         assert index is not None
         values[place] = value.take(index, axis=site.axis)
-    for (node, i), value in values.items():
+    for node, i in values:
         nodes[node].input[i] = f"{node}/{i}/permuted"
     made = [numpy_helper.from_array(v, f"{n}/{i}/permuted") for (n, i), v in values.items()]
     model = _with_nodes(t.proto, list(nodes.values()), made)
@@ -224,9 +231,7 @@ def _permuted_labels(t: Traced, rng: np.random.Generator) -> tuple[I64, int]:
         if (attempt == chosen).all():
             continue
         found = _spread(t, attempt, home, blocks)
-        if found is not None and all(
-            _index_map(a, found) is not None for a in t.structure.axes
-        ):
+        if found is not None and all(_index_map(a, found) is not None for a in t.structure.axes):
             chosen, sigma, moved = attempt, found, moved + 1
     return sigma, moved
 

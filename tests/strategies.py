@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import hypothesis.strategies as st
@@ -41,10 +42,10 @@ class Net:
         return name
 
     def const(self, value: Any, dtype: Any = None) -> str:
-        """Add an initializer; integers become int64, other numbers float32."""
+        """Add an initializer; other numbers than integers become float32."""
         array = np.asarray(value)
-        if dtype is None and array.dtype.kind in "if":
-            dtype = np.int64 if array.dtype.kind == "i" else np.float32
+        if dtype is None and array.dtype.kind == "f":
+            dtype = np.float32
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(array, dtype), name))
         return name
@@ -73,7 +74,9 @@ class Net:
     ) -> list[str]:
         """Add a node with several outputs."""
         made = [f"t{len(self.nodes)}_{k}" for k in range(outputs)]
-        name = name or f"{op_type}{len(self.nodes)}"
+        name = name or op_type
+        if any(node.name == name for node in self.nodes):
+            name = f"{name}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, inputs, made, name, **attributes))
         return made
 
@@ -110,6 +113,34 @@ class Net:
 
 # -- parts that cases use too ----------------------------------------------------------------
 
+Body = Callable[[Net, str], str]
+
+
+def apply(op_type: str, *constants: Any, **attributes: Any) -> Body:
+    """A body of one operator with constant operands; an empty string leaves one out."""
+
+    def body(n: Net, x: str) -> str:
+        operands = [c if isinstance(c, str) else n.const(c) for c in constants]
+        return n.op(op_type, x, *operands, **attributes)
+
+    return body
+
+
+def chain(*bodies: Body) -> Body:
+    """One body after the other."""
+
+    def body(n: Net, x: str) -> str:
+        for part in bodies:
+            x = part(n, x)
+        return x
+
+    return body
+
+
+def both(op_type: str, *bodies: Body, **attributes: Any) -> Body:
+    """One operator on what several bodies return."""
+    return lambda n, x: n.op(op_type, *(body(n, x) for body in bodies), **attributes)
+
 
 def computed_shape(n: Net, x: str, *rest: int) -> str:
     """The batch of ``x`` followed by constants, as exporters compute it."""
@@ -128,7 +159,8 @@ def attention(
     n: Net, x: str, c: int, heads: int, width: int, length: int, how: str = "gather"
 ) -> str:
     """Self-attention on ``[N, length, c]`` with one packed projection to q, k and v."""
-    packed = n.op("Add", n.dense(x, c, 3 * heads * width), n.weight(3 * heads * width))
+    inner = 3 * heads * width
+    packed = n.op("Add", n.dense(x, c, inner, name="packed"), n.weight(inner))
     if how == "gather":
         parts = n.op("Reshape", packed, n.const([0, length, 3, heads, width]))
         parts = n.op("Transpose", parts, perm=[2, 0, 3, 1, 4])
@@ -140,7 +172,7 @@ def attention(
         else:
             cut = [
                 n.op("Slice", packed, n.const([a]), n.const([b]), n.const([-1]))
-                for a, b in zip(ends, ends[1:], strict=False)
+                for a, b in pairwise(ends)
             ]
         shaped = [n.op("Reshape", t, computed_shape(n, t, length, heads, width)) for t in cut]
         q, k, v = (n.op("Transpose", t, perm=[0, 2, 1, 3]) for t in shaped)
@@ -149,7 +181,7 @@ def attention(
     scores = n.op("Div", scores, n.op("Sqrt", n.op("Cast", scale, to=TensorProto.FLOAT)))
     mixed = n.op("Transpose", n.op("MatMul", n.op("Softmax", scores), v), perm=[0, 2, 1, 3])
     joined = n.op("Reshape", mixed, n.const([0, 0, heads * width]))
-    return n.dense(joined, heads * width, c)
+    return n.dense(joined, heads * width, c, name="joined")
 
 
 def windows(n: Net, x: str) -> str:
@@ -164,7 +196,8 @@ def windows(n: Net, x: str) -> str:
 def squeeze_excite(n: Net, x: str, c: int, inner: int) -> str:
     """Scale channels by gates computed from their means."""
     mean = n.op("ReduceMean", x, axes=[2, 3], keepdims=1)
-    gates = n.conv(n.op("Relu", n.conv(mean, c, inner)), inner, c)
+    squeezed = n.op("Relu", n.conv(mean, c, inner, name="squeeze"))
+    gates = n.conv(squeezed, inner, c, name="gates")
     return n.op("Mul", x, n.op("Sigmoid", gates))
 
 
@@ -324,10 +357,13 @@ def networks(draw: st.DrawFn, max_blocks: int = 6) -> ModelProto:
     n = Net(seed=draw(st.integers(0, 2**16)), shared=draw(st.sampled_from([0, 0, 1, 5])))
     m = Maps(n.input(BATCH, 2, 4, 4), 2, 4)
     m = convolution(draw, n, m)
-    for kind in draw(st.lists(st.sampled_from(sorted(BLOCKS)), max_size=max_blocks)):
+    kinds = draw(st.lists(st.sampled_from(sorted(BLOCKS)), max_size=max_blocks))
+    for kind in kinds:
         m = BLOCKS[kind](draw, n, m)
     if draw(st.booleans()):
         flat, c = n.op("Flatten", m.tensor), m.c * m.size**2
     else:
         flat, c = n.op("Flatten", n.op("GlobalAveragePool", m.tensor)), m.c
-    return n.model(n.gemm(n.op("Relu", n.gemm(flat, c, 4)), 4, 3))
+    proto = n.model(n.gemm(n.op("Relu", n.gemm(flat, c, 4)), 4, 3))
+    proto.doc_string = " ".join(["convolution", *kinds])
+    return proto

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from onnxprune import data
-from onnxprune.data import open_dataset, split, synthetic_feeds
+from onnxprune.data import open_dataset
+from onnxprune.holdout import split
+from onnxprune.synthetic import synthetic_feeds
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import TensorSpec
 
@@ -103,7 +105,7 @@ def test_batches_fill_up_and_labels_follow(tmp_path):
 
 
 def test_classes_sort_by_name_or_by_number(tmp_path):
-    names = dict.fromkeys(["10", "2", "0"], [0])
+    names = {"10": [0], "2": [0], "0": [0]}
     numeric = open_dataset(folder(tmp_path / "numeric", **names), [GREY])
     assert numeric.class_names == ("0", "2", "10")
     mixed = open_dataset(folder(tmp_path / "mixed", **names, x=[0]), [GREY])
@@ -118,7 +120,7 @@ def test_empty_class_folder_counts(tmp_path):
 
 def test_found_recursively_by_suffix_but_not_hidden(tmp_path):
     folder(tmp_path, a=[], b=[0])
-    suffixes = "png JPG jpeg bmp gif webp tif TIFF ppm pgm".split()
+    suffixes = ["png", "JPG", "jpeg", "bmp", "gif", "webp", "tif", "TIFF", "ppm", "pgm"]
     for suffix in suffixes:
         picture(tmp_path / "a" / "deep" / f"image.{suffix}")
     picture(tmp_path / "a" / ".hidden.png")
@@ -218,9 +220,7 @@ def test_dynamic_size_is_that_of_the_first_image(tmp_path, sizes, expected):
 
 def damage(path, how):
     if how == "bomb":
-        image = io.BytesIO()
-        Image.new("1", (20_000, 10_000)).save(image, "png")
-        path.write_bytes(image.getvalue())
+        picture(path, size=(12, 12))
     elif how == "truncated":
         noise = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
         picture(path, noise)
@@ -233,7 +233,7 @@ def damage(path, how):
 
 @pytest.mark.parametrize("how", ["text", "zero", "truncated", "gone", "bomb"])
 def test_unreadable_images_are_skipped_once(tmp_path, how, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150_000_000)  # a warning, not an error
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns from here
     folder(tmp_path, a=range(10), b=range(10, 20))
     dataset = open_dataset(tmp_path, [spec(np.uint8, "N", 1, 4, 4)])
     bad = tmp_path / "a" / "003.png"
@@ -253,7 +253,7 @@ def test_unreadable_images_are_skipped_once(tmp_path, how, monkeypatch):
 def test_huge_bombs_are_unreadable_too(tmp_path, monkeypatch):
     folder(tmp_path, a=[0] * 10, b=[0])
     dataset = open_dataset(tmp_path, [GREY])
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)  # Pillow raises from twice this
     with pytest.raises(CalibrationError, match="exceeds limit"):
         next(dataset.batches(None, 1))
 
@@ -339,9 +339,9 @@ def test_models_not_fit_for_images(tmp_path, inputs):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mean": [0.5]}, ["mean is [0.5]", "3 in all"]),
-        ({"std": [1, 1, 1, 1]}, ["std is [1, 1, 1, 1]", "3 in all"]),
-        ({"std": [1, 0, 1]}, ["std is [1, 0, 1]", "no 0 in std"]),
+        ({"mean": [0.5]}, ["mean is [0.5]", "expected 3"]),
+        ({"std": [1, 1, 1, 1]}, ["std is [1.0, 1.0, 1.0, 1.0]", "expected 3"]),
+        ({"std": [1, 0, 1]}, ["std is [1.0, 0.0, 1.0]", "no 0 in std"]),
         ({"mean": [0, float("nan"), 0]}, ["mean is", "finite"]),
         ({"std": [1, float("inf"), 1]}, ["std is", "finite"]),
     ],
@@ -402,19 +402,27 @@ def test_batch_sizes_and_row_choices(tmp_path):
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_memory_stays_flat(tmp_path, compressed):
-    values = np.zeros((60, 1 << 18), np.float32)  # 60 MiB
-    values[:, 0] = np.arange(60)
-    path = npz(tmp_path / "a.npz", compressed, x=values, y=np.arange(60) % 3)
-    del values
+    path = npz(tmp_path / "a.npz", y=np.arange(60) % 3)
+    method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    row = np.zeros(1 << 18, np.float32)
+    with (
+        zipfile.ZipFile(path, "a", method, compresslevel=1) as archive,
+        archive.open("x.npy", "w") as member,
+    ):
+        header = {"descr": "<f4", "fortran_order": False, "shape": (60, row.size)}
+        np.lib.format.write_array_header_1_0(member, header)
+        for k in range(60):  # 60 MiB
+            row[0] = k
+            member.write(row.tobytes())
+    rows = np.setdiff1d(np.arange(60), np.arange(10, 40))
     tracemalloc.start()
     try:
-        dataset = open_dataset(path, [spec(np.float32, "N", 1 << 18)])
-        seen = [b.feeds["input"][0, 0] for b in dataset.batches(None, 1)]
-        seen += [b.feeds["input"][0, 0] for b in dataset.batches(np.array([3, 59]), 1)]
+        dataset = open_dataset(path, [spec(np.float32, "N", row.size)])
+        seen = [int(b.feeds["input"][0, 0]) for b in dataset.batches(rows, 1)]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert seen == [*range(60), 3, 59]
+    assert seen == rows.tolist()
     assert peak < 8 << 20
 
 
@@ -594,10 +602,17 @@ def test_truncated_or_damaged_members(tmp_path, name):
     refused(fresh(lambda raw: raw[:40]), inputs, f"'{name}' has a damaged header")
     refused(fresh(lambda _: b""), inputs, f"'{name}' has a damaged header")
     refused(fresh(lambda raw: b"x" + raw[1:]), inputs, f"'{name}' has a damaged header")
-    for shape in (b"(-2,", b"(99,"):
-        change = (lambda raw, s=shape: raw.replace(b"(2,", s).replace(b" " * (len(s) - 3), b"", 1)
-                  if len(s) > 3 else raw)  # fmt: skip
-        refused(fresh(change), inputs, f"'{name}' is truncated")
+    # The blanks that pad the header make room for the longer shape.
+    refused(
+        fresh(lambda raw: raw.replace(b"(2,", b"(-2,").replace(b"  ", b" ", 1)),
+        inputs,
+        f"'{name}' is truncated",
+    )
+    refused(
+        fresh(lambda raw: raw.replace(b"(2,", b"(99,").replace(b"  ", b" ", 1)),
+        inputs,
+        f"'{name}' is truncated",
+    )
 
 
 def test_truncated_file(tmp_path):
@@ -627,7 +642,7 @@ def test_no_other_exception_whatever_the_bytes(tmp_path, compressed):
     raw = path.read_bytes()
     rng = np.random.default_rng(0)
     failed = 0
-    for _ in range(300):
+    for _ in range(60):
         damaged = np.frombuffer(raw, np.uint8).copy()
         damaged[rng.integers(0, len(raw), 3)] = rng.integers(0, 256, 3)
         path.write_bytes(damaged.tobytes())
@@ -635,7 +650,7 @@ def test_no_other_exception_whatever_the_bytes(tmp_path, compressed):
             list(open_dataset(path, [spec("f4", "N", 2)]).batches(None, 2))
         except CalibrationError:
             failed += 1
-    assert failed > 50
+    assert failed > 20
 
 
 def test_errors_of_the_caller_pass_through(tmp_path):
@@ -667,7 +682,7 @@ def test_split_is_seeded_and_random():
     first, again, other = (split(labels, (0.7, 0.3), seed) for seed in (1, 1, 2))
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], other[0])
-    assert not np.array_equal(first[1], np.sort(first[1])[-1] - np.arange(60)[::-1])
+    assert np.diff(first[1]).max() > 4  # not simply the last ones
 
 
 @pytest.mark.parametrize(

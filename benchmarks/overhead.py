@@ -1,0 +1,109 @@
+"""Measure what onnxprune's own work costs on a model.
+
+Usage: python benchmarks/overhead.py MODEL DATA.npz [--rounds 5]
+
+Prints the time of calibration as a ratio to a plain onnxruntime forward over the same batches
+(in alternation), the seconds of tracing and rewriting, and the peak memory of the whole
+command at a tenth and at all of the samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune import graph
+from onnxprune.calibrate import calibrate
+from onnxprune.data import open_dataset
+from onnxprune.observe import observe
+from onnxprune.plan import plan_from_units
+from onnxprune.rewrite import rewrite
+from onnxprune.score import weight_points
+from onnxprune.session import Session
+from onnxprune.trace import trace
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def stages(model_path: Path, data: Path, rounds: int) -> None:
+    """Print the calibration ratio and the seconds of trace and rewrite."""
+    model = graph.load(model_path)
+    dataset = open_dataset(data, model.inputs)
+    batches = list(dataset.batches(np.arange(min(len(dataset.labels), 1024)), 32))
+    shapes = observe(model, batches[0].feeds)
+    folded = graph.fold(model, shapes)
+    structure = trace(folded, shapes)
+    plain = Session(model.proto)
+    points = weight_points(structure)
+
+    def forward() -> None:
+        for batch in batches:
+            plain.run(batch.feeds)
+
+    def gather() -> None:
+        calibrate(folded, shapes, points, batches, classes=len(dataset.class_names))
+
+    gather(), forward()
+    times = np.array([[timed(gather), timed(forward)] for _ in range(rounds)])
+    low, ratio, high = np.percentile(times[:, 0] / times[:, 1], [0, 50, 100])
+    kept = np.ones(len(structure.units), dtype=bool)
+    for group in structure.groups:
+        kept[group.units[: len(group.units) // 2]] = False
+    plan = plan_from_units(model.sha256, structure, kept)
+    tracing = min(timed(lambda: trace(folded, shapes)) for _ in range(rounds))
+    rewriting = min(timed(lambda: rewrite(folded, structure, plan)) for _ in range(rounds))
+    print(f"calibration / plain forward, {len(points)} points: {ratio:.2f} ({low:.2f}-{high:.2f})")
+    print(f"trace: {tracing:.3f} s, rewrite: {rewriting:.3f} s")
+
+
+def peak_memory(model: Path, data: Path, samples: int) -> float:
+    """Return the peak resident megabytes of one run on the first ``samples`` samples."""
+    arrays = np.load(data)
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder, "part.npz")
+        rows = np.random.default_rng(0).permutation(len(arrays["y"]))[:samples]
+        np.savez(part, **{k: arrays[k][rows] for k in arrays.files})
+        del arrays
+        command = [sys.executable, "-m", "onnxprune", str(model), "--calib", str(part)]
+        command += ["--sparsity", "0.3", "-q", "-o", str(Path(folder, "out.onnx"))]
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:
+            return pool.apply(_run, (command,))
+
+
+def _run(command: list[str]) -> float:
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print all measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    a = parser.parse_args()
+    stages(a.model, a.data, a.rounds)
+    total = len(np.load(a.data)["y"])
+    few, many = (peak_memory(a.model, a.data, n) for n in (total // 10, total))
+    print(f"peak memory: {few:.0f} MB at {total // 10} samples, {many:.0f} MB at {total}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Costs against hand-computed numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.cost import measure
+from onnxprune.graph import normalise
+from onnxprune.observe import observe
+
+
+def test_macs_and_weights_by_hand():
+    rng = np.random.default_rng(0)
+
+    def constant(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+
+    zeros = numpy_helper.to_array(constant("dw", 6, 1, 3, 3)).copy()
+    zeros[0] = 0
+    initializers = [
+        constant("c", 6, 3, 3, 3),
+        constant("cb", 6),
+        numpy_helper.from_array(zeros, "dw"),
+        constant("t", 6, 4, 2, 2),
+        constant("g", 5, 4),
+        constant("m", 5, 7),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "c", "cb"], ["1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["1", "dw"], ["2"], pads=[1, 1, 1, 1], group=6),
+        helper.make_node("ConvTranspose", ["2", "t"], ["3"], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["3"], ["4"]),
+        helper.make_node("Flatten", ["4"], ["5"]),
+        helper.make_node("Gemm", ["5", "g"], ["6"], transB=1),
+        helper.make_node("MatMul", ["6", "m"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 7])],
+        initializers,
+    )
+    model = normalise(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    cost = measure(model, observe(model, {"x": np.ones((3, 3, 8, 8), np.float32)}, threads=1))
+    conv, depthwise = 8 * 8 * 6 * 27, 8 * 8 * 6 * 9
+    transposed, dense = 8 * 8 * 6 * 4 * 4, 5 * 4 + 5 * 7
+    assert cost.macs == conv + depthwise + transposed + dense
+    assert cost.weights == 6 * 27 + 54 + 96 + 20 + 35
+    assert cost.nonzero_weights == cost.weights - 9
+    assert cost.params == cost.weights + 6
