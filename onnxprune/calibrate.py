@@ -119,14 +119,10 @@ def _reduction(point: Point, shapes: Shapes) -> _Reduction | None:
     if not shapes.has(tensor):
         return None
     sizes = shapes.first[tensor]
-    others = [k for k in range(len(sizes)) if k != axis and sizes[k] % shapes.batch == 0]
-    dynamic = [k for k in others if shapes.is_dynamic(tensor, k)]
-    if not dynamic and shapes.varied:
+    holders = (k for k in range(len(sizes)) if k != axis and shapes.holds_samples(tensor, k))
+    batch_axis = next(holders, None)
+    if batch_axis is None or (batch_axis and shapes.batch == shapes.other_batch):
         return None
-    candidates = dynamic or [k for k in others if k == 0]
-    if not candidates:
-        return None
-    batch_axis = candidates[0]
     over = tuple(k for k in range(len(sizes)) if k not in (axis, batch_axis))
     return _Reduction(point, batch_axis, over, sizes[axis])
 

@@ -87,15 +87,15 @@ class Model:
 class Shapes:
     """Shapes of all tensors, observed at two sizes of every dynamic axis.
 
-    ``batch`` is the number of samples of the first observation, ``varied`` says whether the
-    second had another one. ``constants`` holds values that both agree on although nodes
+    ``batch`` and ``other_batch`` are the numbers of samples of the two observations (equal
+    where the model fixes it). ``constants`` holds values that both agree on although nodes
     compute them.
     """
 
     first: Mapping[str, tuple[int, ...]]
     second: Mapping[str, tuple[int, ...]]
     batch: int
-    varied: bool
+    other_batch: int
     constants: Mapping[str, Array] = field(default_factory=dict)
 
     def has(self, tensor: str) -> bool:
@@ -105,6 +105,11 @@ class Shapes:
     def sizes(self, tensor: str) -> tuple[int, ...]:
         """Return the shape in the first observation."""
         return self.first[tensor]
+
+    def holds_samples(self, tensor: str, axis: int) -> bool:
+        """Whether the size of an axis is in proportion to the number of samples."""
+        first, second = self.first[tensor][axis], self.second[tensor][axis]
+        return first % self.batch == 0 and first * self.other_batch == second * self.batch
 
     def is_dynamic(self, tensor: str, axis: int) -> bool:
         """Whether an axis differs between the observations."""

@@ -54,7 +54,7 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
         max((shapes[name][0] for name in feeds if shapes[name]), default=1)
         for shapes in (first, second)
     )
-    return Shapes(first, second, batch, batch != other_batch, agreed)
+    return Shapes(first, second, batch, other_batch, agreed)
 
 
 Observed = tuple[dict[str, tuple[int, ...]], dict[str, Array]]

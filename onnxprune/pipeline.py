@@ -191,8 +191,10 @@ def prune(
             data, eval_data, original, mean=mean, std=std, seed=seed, batch_size=batch_size
         )
         feeds = _verification_feeds(original, samples.fit)
+    with log.stage("observe"):
+        shapes = observe(original, feeds, threads=threads)
     with log.stage("trace"):
-        subject = _trace(original, feeds, request)
+        subject = _trace(original, shapes, request)
     classes = _count_classes(subject, samples, request, log)
     with log.stage("evaluate"):
         before = log.accuracy(original, samples.report, request)
@@ -310,8 +312,7 @@ def _verification_feeds(model: Model, part: Part) -> Feeds:
     return {n: np.resize(v, (wanted, *v.shape[1:])) for n, v in feeds.items()}
 
 
-def _trace(original: Model, feeds: Feeds, request: Request) -> _Subject:
-    shapes = observe(original, feeds, threads=request.threads)
+def _trace(original: Model, shapes: Shapes, request: Request) -> _Subject:
     folded = graph.fold(original, shapes)
     structure = trace(folded, shapes, exclude=request.exclude)
     subject = _Subject(original, folded, shapes, structure, cost.measure(original, shapes))

@@ -132,9 +132,14 @@ def _restore_shape(graph: gs.Graph, node: gs.Node, shape: OriginalShape, kept: B
     if not changed.any():
         return
     output = node.outputs[0]
-    readers = [(r, i) for r in output.outputs for i, t in enumerate(r.inputs) if t is output]
+    places = {
+        (id(reader), i): reader
+        for reader in output.outputs
+        for i, tensor in enumerate(reader.inputs)
+        if tensor is output
+    }
     original = _override(graph, f"{output.name}/original", output, changed, shape.values)
-    for reader, i in dict.fromkeys(readers):
+    for (_, i), reader in places.items():
         reader.inputs[i] = original
 
 
