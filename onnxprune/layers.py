@@ -1,0 +1,237 @@
+"""Layers: give every layer with weights a form in which its weights and bias can be replaced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
+from onnxprune.labels import I64, Array, Bool
+from onnxprune.plan import PruningPlan
+from onnxprune.structure import Structure, Weight
+from onnxprune.unfold import MatrixForm
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators that :class:`~onnxprune.unfold.MatrixForm` knows."""
+
+SPARSE = 0.1
+"""Share of zeros from which the zeros of a weight tensor are taken to be meant."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a pruned model whose weights and bias are constants of their own.
+
+    Attributes:
+        node: the node's identity in the original model.
+        form: how it reads as a matrix product.
+        data: name of its input, the same in both models.
+        output: name of its output including the bias, the same in both models.
+        weight: name of its weight constant in the pruned model.
+        bias: name of its bias constant there.
+        bias_shape: shape of that constant.
+        alpha: what the node multiplies its weights by.
+        kept: ``int64``, the original's output channels that stay.
+        support: ``bool`` of the weight's shape, weights that may differ from zero, or None.
+        shared: whether other nodes use the same weight, so that only the bias may change.
+        cut: whether it sums over less than in the original.
+        skip: name of a variable that is added to the output, if there is one.
+    """
+
+    node: str
+    form: MatrixForm
+    data: str
+    output: str
+    weight: str
+    bias: str
+    bias_shape: tuple[int, ...]
+    alpha: float
+    kept: I64
+    support: Bool | None
+    shared: bool
+    cut: bool
+    skip: str | None
+
+
+def prepare(
+    pruned: Model, structure: Structure, plan: PruningPlan, shapes: Shapes
+) -> tuple[Model, list[Layer]]:
+    """Give every layer a bias of its own; return the model and its layers in order.
+
+    The model computes the same as before. Left out are the layers that were excluded and
+    those that do not exist any more or whose shapes are unknown.
+
+    Args:
+        pruned: the pruned model.
+        structure: the result of tracing the original.
+        plan: what was removed from it.
+        shapes: observed shapes of the original.
+    """
+    graph = edit(pruned)
+    nodes = {node_id(node): node for node in graph.nodes}
+    order = {name: k for k, name in enumerate(nodes)}
+    kept = plan.kept_labels(structure)
+    users = Counter(id(t) for n in graph.nodes for t in n.inputs if isinstance(t, gs.Constant))
+    weights = [
+        w
+        for w in structure.weights
+        if w.node in nodes
+        and w.op_type in PRODUCTS
+        and w.output_axis is not None
+        and any(t.name == w.data_tensor for t in nodes[w.node].inputs)
+        and w.tensor not in structure.excluded
+        and shapes.has(w.node)
+        and shapes.has(w.data_tensor)
+        and isinstance(nodes[w.node].inputs[w.input], gs.Constant)
+    ]
+    layers = [
+        _layer(graph, nodes[w.node], w, plan, kept, users, shapes)
+        for w in sorted(weights, key=lambda w: order[w.node])
+    ]
+    return rebuild(graph, pruned), layers
+
+
+def _layer(
+    graph: gs.Graph,
+    node: gs.Node,
+    weight: Weight,
+    plan: PruningPlan,
+    kept: Bool,
+    users: Counter[int],
+    shapes: Shapes,
+) -> Layer:
+    assert weight.output_axis is not None
+    tensor = node.inputs[weight.input]
+    values = np.asarray(tensor.values)
+    form = MatrixForm(
+        node.op,
+        tuple(values.shape),
+        _plain(node.attrs),
+        weight.data_axis,
+        weight.output_axis,
+        outputs_first=weight.output_of.shape[0] > 1 or weight.shape[0] == 1 == weight.shape[1],
+    )
+    outputs = form.outputs * form.groups
+    bias, output = _own_bias(graph, node, weight, outputs, values.dtype)
+    labels = weight.output_labels
+    size = shapes.sizes(weight.node)[weight.output_axis]
+    support = plan.masks.get(weight.tensor)
+    if support is None and np.mean(values == 0) > SPARSE:
+        support = values != 0
+    return Layer(
+        node=weight.node,
+        form=form,
+        data=weight.data_tensor,
+        output=output.name,
+        weight=tensor.name,
+        bias=bias.name,
+        bias_shape=tuple(bias.values.shape),
+        alpha=float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0,
+        kept=np.flatnonzero(kept[labels]) if labels is not None else np.arange(size),
+        support=support,
+        shared=users[id(tensor)] > 1,
+        cut=_is_cut(weight, plan, kept),
+        skip=_skip(graph, output, shapes),
+    )
+
+
+def _is_cut(weight: Weight, plan: PruningPlan, kept: Bool) -> bool:
+    masked = weight.tensor in plan.masks and not plan.masks[weight.tensor].all()
+    return masked or (weight.data_labels is not None and not kept[weight.data_labels].all())
+
+
+def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
+
+
+def _own_bias(
+    graph: gs.Graph, node: gs.Node, weight: Weight, outputs: int, dtype: np.dtype[Any]
+) -> tuple[gs.Constant, gs.Tensor]:
+    """Give a node a bias constant that nothing else uses; return it and the biased output."""
+    name = f"{weight.node}/bias"
+    zeros = np.zeros(outputs, dtype=dtype)
+    addend = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    constant = addend is None or isinstance(addend, gs.Constant)
+    if node.op in ("Conv", "ConvTranspose") and constant:
+        bias = gs.Constant(name, zeros if addend is None else np.array(addend.values))
+        _set_input(node, 2, bias)
+        return bias, node.outputs[0]
+    if node.op == "Gemm" and constant:
+        old = zeros if addend is None else np.asarray(addend.values)
+        beta = float(node.attrs.get("beta", 1.0)) if addend is not None else 1.0
+        if old.size == 1 or old.shape in ((outputs,), (1, outputs)):
+            values = np.broadcast_to(old.reshape(-1), (outputs,)).astype(np.float64) * beta
+            bias = gs.Constant(name, values.astype(dtype))
+            _set_input(node, 2, bias)
+            node.attrs["beta"] = 1.0
+            return bias, node.outputs[0]
+    return _added_bias(graph, node, weight, zeros)
+
+
+def _added_bias(
+    graph: gs.Graph, node: gs.Node, weight: Weight, zeros: Array
+) -> tuple[gs.Constant, gs.Tensor]:
+    """Use the constant addition that follows a node, or put one there."""
+    assert weight.output_axis is not None
+    output, name = node.outputs[0], f"{weight.node}/bias"
+    trailing = -weight.output_axis - 1
+    readers = list(output.outputs)
+    if len(readers) == 1 and readers[0].op == "Add" and not _is_output(graph, output):
+        i = 1 - next(k for k, t in enumerate(readers[0].inputs) if t is output)
+        addend = readers[0].inputs[i]
+        if isinstance(addend, gs.Constant) and addend.values.ndim > trailing:
+            old = np.asarray(addend.values)
+            if old.size == len(zeros) == old.shape[-1 - trailing]:
+                bias = gs.Constant(name, old.copy())
+                readers[0].inputs[i] = bias
+                return bias, readers[0].outputs[0]
+    inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
+    node.outputs[0] = inner
+    bias = gs.Constant(name, zeros.reshape(-1, *[1] * trailing))
+    graph.nodes.append(
+        gs.Node("Add", f"{weight.node}/add_bias", inputs=[inner, bias], outputs=[output])
+    )
+    return bias, output
+
+
+def _set_input(node: gs.Node, i: int, tensor: gs.Tensor) -> None:
+    while len(node.inputs) <= i:
+        node.inputs.append(gs.Variable.empty())
+    node.inputs[i] = tensor
+
+
+def _is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    return any(tensor is t for t in graph.outputs)
+
+
+def _skip(graph: gs.Graph, output: gs.Tensor, shapes: Shapes) -> str | None:
+    """Find the variable of the same shape that is added to a layer's output and nothing else."""
+    readers = list(output.outputs)
+    if len(readers) != 1 or readers[0].op != "Add" or _is_output(graph, output):
+        return None
+    others = [t for t in readers[0].inputs if t is not output]
+    if len(others) != 1 or not isinstance(others[0], gs.Variable):
+        return None
+    name = str(others[0].name)
+    if not (shapes.has(name) and shapes.has(output.name)):
+        return None
+    return name if shapes.sizes(name) == shapes.sizes(output.name) else None
+
+
+def affected(model: Model, layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers whose sums changed, and those that come behind such a layer.
+
+    Args:
+        model: the prepared pruned model.
+        layers: its layers, in order.
+    """
+    changed = {layer.output for layer in layers if layer.cut}
+    for node in model.proto.graph.node:
+        if any(name in changed for name in [*node.input, *captured(node)]):
+            changed.update(node.output)
+    return [layer for layer in layers if layer.cut or layer.output in changed]

@@ -1,0 +1,194 @@
+"""Least squares: fit every layer of a pruned model to what it should compute, in order.
+
+The pass is sequential and asymmetric (He et al., arXiv 1707.06168, section 3.2): a layer sees
+its input in the pruned model as recovered so far, and is fitted to the output it has in the
+original, so that it corrects errors made before it. Where its output is added to a skip
+connection, the target includes the error that the skip connection carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph import Model
+from onnxprune.labels import F64, I64, Array
+from onnxprune.layers import Layer
+from onnxprune.session import Feeds
+from onnxprune.solve import Moments, ridge
+from onnxprune.walk import Walk
+
+ROWS = 24_000
+"""Rows that a layer is fitted on at least, where the samples have so many."""
+
+ROWS_PER_INPUT = 50
+"""Rows for each input of a layer."""
+
+DAMPING = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Choices of lambda (see :func:`onnxprune.solve.ridge`), by the error on the check rows."""
+
+CHECK_EVERY = 5
+"""One sample of so many is a check sample."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The outcome for one layer.
+
+    Attributes:
+        layer: the layer.
+        constants: new values of its weight and bias by name.
+        error_before: mean squared error on the check rows with the old weights and a refitted
+            intercept, relative to the variance of the target.
+        error_after: the same with the new weights.
+        damping: the lambda that was chosen; None where the old weights were kept.
+        note: what is to be told to the user, or empty.
+    """
+
+    layer: Layer
+    constants: dict[str, Array]
+    error_before: float
+    error_after: float
+    damping: float | None
+    note: str = ""
+
+
+def fit_layers(
+    original: Model,
+    pruned: Model,
+    layers: Sequence[Layer],
+    chunks: Sequence[Feeds],
+    *,
+    seed: int = 0,
+    threads: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Iterator[Fit]:
+    """Fit the layers of a pruned model one after the other.
+
+    Args:
+        original: the model that was traced.
+        pruned: its prepared pruned version (see :func:`onnxprune.layers.prepare`).
+        layers: its layers, in order.
+        chunks: inputs of the samples to fit on, in chunks that the models can run.
+        seed: of the drawn positions.
+        threads: onnxruntime threads.
+        progress: called with 1 after each layer.
+    """
+    before, after = (Walk(m, chunks, threads=threads) for m in (original, pruned))
+    samples = sum(_samples(c) for c in chunks)
+    for k, layer in enumerate(layers):
+        rest = layers[k + 1 :]
+        pending = {r.output for r in rest}
+        skip = layer.skip
+        if skip and after.depends_on(skip, pending | {layer.output}):
+            skip = None  # what is added is not recovered yet; it will make up for this layer
+        extra = [skip] if skip else []
+        later = [n for r in rest for n in (r.output, *([r.skip] if r.skip else []))]
+        wanted = before.step([layer.output, *extra], [*later, layer.output])
+        found = after.step([layer.data, *extra], [*later, layer.output, *(r.data for r in rest)])
+        rng = np.random.default_rng([seed, k])
+        parts = _moments(layer, found, wanted, samples, rng)
+        fit = _fit(layer, after, parts)
+        for name, values in fit.constants.items():
+            after.replace(name, values)
+        progress(1)
+        yield fit
+
+
+def _samples(feeds: Feeds) -> int:
+    return max((len(v) for v in feeds.values() if v.ndim), default=1)
+
+
+def _moments(
+    layer: Layer,
+    found: list[list[Array]],
+    wanted: list[list[Array]],
+    samples: int,
+    rng: np.random.Generator,
+) -> list[tuple[Moments, Moments]]:
+    """Gather the moments of the fit rows and of the check rows for each group."""
+    form = layer.form
+    rows_wanted = max(ROWS, ROWS_PER_INPUT * form.width)
+    result: list[tuple[Moments, Moments]] = []
+    seen = 0
+    for (x, *skips), (y, *targets) in zip(found, wanted, strict=True):
+        count = max(1, -(-rows_wanted // samples))
+        kept_y = _kept(y, layer)
+        rows = form.rows(x, kept_y, count, rng)
+        inputs = form.inputs(x, kept_y.shape, rows)
+        outputs = form.targets(kept_y, rows)
+        for ours, theirs in zip(skips, targets, strict=True):
+            outputs = outputs + form.targets(_kept(theirs, layer), rows) - form.targets(ours, rows)
+        check = _check_rows(rows, seen)
+        seen += len(y)
+        if not result:
+            shifts = [inputs.mean(axis=1, dtype=np.float64), outputs.mean(axis=1, dtype=np.float64)]
+            result = [
+                (Moments.shifted(sx, sy), Moments.shifted(sx, sy))
+                for sx, sy in zip(*shifts, strict=True)
+            ]
+        for (fitted, checked), xs, ys in zip(result, inputs, outputs, strict=True):
+            fitted.add(xs[~check], ys[~check])
+            checked.add(xs[check], ys[check])
+    return result
+
+
+def _check_rows(rows: Sequence[I64], seen: int) -> Array:
+    index, flat = rows
+    source = index + seen if index.any() else flat
+    return np.asarray(source % CHECK_EVERY == CHECK_EVERY - 1)
+
+
+def _kept(values: Array, layer: Layer) -> Array:
+    axis = layer.form.output_axis
+    if len(layer.kept) == values.shape[axis]:
+        return values
+    return values.take(layer.kept, axis=axis)
+
+
+def _fit(layer: Layer, walk: Walk, parts: list[tuple[Moments, Moments]]) -> Fit:
+    """Choose lambda on the check rows, then solve on all rows."""
+    form = layer.form
+    old = form.to_matrix(walk.constant(layer.weight)) * layer.alpha
+    support = None if layer.support is None else form.to_matrix(layer.support)
+
+    def solved(g: int, moments: Moments, damping: float) -> F64:
+        return ridge(moments, old[g], damping, None if support is None else support[g])
+
+    def error(weights: Sequence[F64]) -> float:
+        return sum(
+            checked.error(w, fitted.intercept(w))
+            for (fitted, checked), w in zip(parts, weights, strict=True)
+        )
+
+    usable = all(f.finite and c.finite for f, c in parts)
+    if not usable:
+        note = f"'{layer.node}': activations overflow; the layer was left as it is"
+        return Fit(layer, {}, float("nan"), float("nan"), None, note)
+    variance = sum(
+        float(np.maximum(c.yy / max(c.count, 1) - (c.y / max(c.count, 1)) ** 2, 0).sum())
+        for _, c in parts
+    )
+    scale = max(variance, 1e-30)
+    before, best, chosen = error(list(old)), np.inf, None
+    if not layer.shared:
+        for damping in DAMPING:
+            left = error([solved(g, f, damping) for g, (f, _) in enumerate(parts)])
+            if left < best:
+                best, chosen = left, damping
+    note = ""
+    whole = [f.plus(c) for f, c in parts]
+    if chosen is None or not best < before:
+        weights, chosen = list(old), None
+        best = before
+    else:
+        weights = [solved(g, m, chosen) for g, m in enumerate(whole)]
+    bias = np.concatenate([m.intercept(w) for m, w in zip(whole, weights, strict=True)])
+    constants = {layer.bias: bias.reshape(layer.bias_shape)}
+    if chosen is not None:
+        constants[layer.weight] = form.to_tensor(np.stack(weights) / (layer.alpha or 1.0))
+    if not all(np.isfinite(v).all() for v in constants.values()):
+        constants, note = {}, f"'{layer.node}': the fit is not finite; it was left as it is"
+    return Fit(layer, constants, before / scale, best / scale, chosen, note)

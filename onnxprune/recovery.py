@@ -1,0 +1,182 @@
+"""Recovery: run the steps of a recovery, and accept each only if it does no harm.
+
+A step is accepted if the loss on the *select* part does not get worse; so no step ever raises
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxprune.graph import Model, Shapes
+from onnxprune.holdout import Part
+from onnxprune.labels import Array
+from onnxprune.layers import affected, prepare
+from onnxprune.least_squares import Fit, fit_layers
+from onnxprune.plan import PruningPlan
+from onnxprune.session import Feeds
+from onnxprune.structure import Structure
+from onnxprune.walk import live_bytes
+
+MEMORY = 1 << 30
+"""Bytes of activations that recovery may hold; more samples than fit are left out."""
+
+CHUNK = 64
+"""Samples that are run at once where the model leaves it open."""
+
+Loss = Callable[[Model], float | None]
+"""Returns the loss of a model on the select part; None if that is empty."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a recovery: the losses on the select part and whether it was accepted."""
+
+    name: str
+    loss_before: float | None
+    loss_after: float | None
+    accepted: bool
+
+
+@dataclass
+class Ladder:
+    """The best model so far, and the steps that led to it.
+
+    Args:
+        model: the model to start from.
+        loss: measures a model.
+    """
+
+    model: Model
+    loss: Loss
+    steps: list[Step] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.first = self.best = self.loss(self.model)
+
+    def offer(self, name: str, candidate: Model) -> bool:
+        """Accept a model if its loss is not worse; return whether it was."""
+        after = self.loss(candidate)
+        accepted = self.best is None or (after is not None and bool(after <= self.best))
+        self.steps.append(Step(name, self.best, after, accepted))
+        if accepted:
+            self.model, self.best = candidate, after
+        return accepted
+
+    def refuse(self, name: str) -> None:
+        """Warn that the last offer raised the loss."""
+        step = self.steps[-1]
+        assert step.loss_before is not None
+        shown = "not finite" if step.loss_after is None else f"{step.loss_after:.4f}"
+        self.warnings.append(
+            f"{name} was not used: it raises the loss on held-out samples from "
+            f"{step.loss_before:.4f} to {shown}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report's ``recovery``."""
+        accepted = any(step.accepted for step in self.steps)
+        result: dict[str, Any] = {"accepted": accepted}
+        if self.best is not None:
+            result |= {"loss_without": self.first, "loss_with": self.best}
+        return result | {"steps": [asdict(step) for step in self.steps]}
+
+
+def recover_layers(
+    ladder: Ladder,
+    original: Model,
+    pruned: Model,
+    structure: Structure,
+    plan: PruningPlan,
+    shapes: Shapes,
+    part: Part,
+    *,
+    seed: int,
+    threads: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Offer a ladder the pruned model with all its layers refitted (``--recover full``).
+
+    If the loss gets worse, it is offered with the first half of the layers only, and so on.
+
+    Args:
+        ladder: where to offer it.
+        original: the model that was traced.
+        pruned: what rewriting it gave.
+        structure: the result of tracing it.
+        plan: what was removed.
+        shapes: its observed shapes.
+        part: the samples to fit on.
+        seed: of the drawn positions.
+        threads: onnxruntime threads.
+        progress: called with 1 after each layer.
+    """
+    prepared, every = prepare(pruned, structure, plan, shapes)
+    layers = affected(prepared, every)
+    if not layers:
+        return
+    chunks = sample_chunks(original, shapes, part)
+    fits = list(
+        fit_layers(
+            original, prepared, layers, chunks, seed=seed, threads=threads, progress=progress
+        )
+    )
+    ladder.warnings += [fit.note for fit in fits if fit.note]
+    count = len(fits)
+    while count:
+        name = f"least squares, {count} of {len(fits)} layers"
+        if ladder.offer(name, with_constants(prepared, fits[:count])):
+            break
+        if count == len(fits):
+            ladder.refuse("least squares of all layers")
+        count //= 2
+
+
+def with_constants(model: Model, fits: Sequence[Fit]) -> Model:
+    """Return a model with the new constants of these fits."""
+    from onnx import ModelProto, numpy_helper
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    values: Mapping[str, Array] = {n: v for fit in fits for n, v in fit.constants.items()}
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in values:
+            dtype = tensor_dtype_to_np_dtype(tensor.data_type)
+            cast = np.ascontiguousarray(values[tensor.name], dtype=dtype)
+            tensor.CopyFrom(numpy_helper.from_array(cast, tensor.name))
+    return Model(proto, model.sha256)
+
+
+def sample_chunks(model: Model, shapes: Shapes, part: Part, memory: int = MEMORY) -> list[Feeds]:
+    """Read as many samples as a walk of two models may hold in memory, in equal chunks.
+
+    Args:
+        model: the larger of the two.
+        shapes: its observed shapes.
+        part: the samples; they are thinned out evenly if there are too many.
+        memory: bytes of activations.
+    """
+    each = 2 * live_bytes(model, shapes.first) / shapes.batch
+    most = max(int(memory / max(each, 1.0)), model.fixed_batch or 2)
+    rows = part.rows
+    if len(rows) > most:
+        rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+    size = model.fixed_batch or min(CHUNK, len(rows))
+    return list(_full(Part(part.dataset, rows, size), model.fixed_batch))
+
+
+def _full(part: Part, fixed: int | None) -> Iterator[Feeds]:
+    """Stream a part; where the batch is fixed, what does not fill one is left out."""
+    first = True
+    for batch in part.batches():
+        if fixed is None or len(batch) == fixed:
+            yield batch.feeds
+        elif first:
+            yield {n: np.resize(v, (fixed, *v.shape[1:])) for n, v in batch.feeds.items()}
+        first = False

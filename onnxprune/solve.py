@@ -1,0 +1,180 @@
+"""Solve: ridge least squares with an intercept, from moments. Numpy and scipy only.
+
+For inputs ``x`` and targets ``y`` with second moments ``C`` (centred), the weights
+``W = W0 + (C_yx - W0 C_xx) (C_xx + lambda I)^-1`` with intercept ``mean(y) - W mean(x)``
+minimise the squared error plus ``lambda`` times the squared distance from ``W0``. With a
+support per output row the same is solved on each row's inputs (the joint form of the update of
+Optimal Brain Compression, arXiv 2208.11580; for channels see arXiv 1707.06168, section 3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.labels import F64, Bool
+
+Values = np.ndarray[Any, np.dtype[Any]]
+
+ROW_WIDTH = 1024
+"""Support size up to which every row gets an exact solve of its own."""
+
+CG_STEPS = 60
+
+
+@dataclass
+class Moments:
+    """Sums of one group of a layer, shifted so that large offsets do not cost precision.
+
+    Attributes:
+        shift_x: ``float64 [width]``, subtracted from every input.
+        shift_y: ``float64 [outputs]``, likewise.
+        count: number of rows.
+        x: ``float64 [width]``, sum of inputs.
+        y: ``float64 [outputs]``, sum of targets.
+        xx: ``float64 [width, width]``, sum of products.
+        yx: ``float64 [outputs, width]``.
+        yy: ``float64 [outputs]``, sum of squared targets.
+    """
+
+    shift_x: F64
+    shift_y: F64
+    count: int
+    x: F64
+    y: F64
+    xx: F64
+    yx: F64
+    yy: F64
+
+    @classmethod
+    def shifted(cls, x: F64, y: F64) -> Moments:
+        """Return the moments of no rows, with these shifts."""
+        d, o = len(x), len(y)
+        return cls(
+            x, y, 0, np.zeros(d), np.zeros(o), np.zeros((d, d)), np.zeros((o, d)), np.zeros(o)
+        )
+
+    def add(self, x: Values, y: Values) -> None:
+        """Add rows ``x [rows, width]`` with targets ``y [rows, outputs]``.
+
+        Products are formed in the precision of the rows (at least float32), sums in float64.
+        """
+        dtype = np.promote_types(np.promote_types(x.dtype, y.dtype), np.float32)
+        x = x.astype(dtype) - self.shift_x.astype(dtype)
+        y = y.astype(dtype) - self.shift_y.astype(dtype)
+        self.count += len(x)
+        self.x += x.sum(axis=0, dtype=np.float64)
+        self.y += y.sum(axis=0, dtype=np.float64)
+        self.xx += x.T @ x
+        self.yx += y.T @ x
+        self.yy += (y.astype(np.float64) ** 2).sum(axis=0)
+
+    def plus(self, other: Moments) -> Moments:
+        """Return the moments of both; the shifts must be the same."""
+        return Moments(
+            self.shift_x,
+            self.shift_y,
+            self.count + other.count,
+            self.x + other.x,
+            self.y + other.y,
+            self.xx + other.xx,
+            self.yx + other.yx,
+            self.yy + other.yy,
+        )
+
+    @property
+    def finite(self) -> bool:
+        """Whether no sum overflowed."""
+        return bool(np.isfinite(self.xx).all() and np.isfinite(self.yx).all())
+
+    def centred(self) -> tuple[F64, F64]:
+        """Return the covariances ``C_xx`` and ``C_yx``."""
+        n = max(self.count, 1)
+        xx = self.xx / n - np.outer(self.x, self.x) / n**2
+        return xx, self.yx / n - np.outer(self.y, self.x) / n**2
+
+    def intercept(self, weights: F64) -> F64:
+        """Return ``mean(y) - W mean(x)``, ``float64 [outputs]``."""
+        n = max(self.count, 1)
+        result: F64 = self.y / n + self.shift_y - weights @ (self.x / n + self.shift_x)
+        return result
+
+    def error(self, weights: F64, bias: F64) -> float:
+        """Return the mean squared error of ``W x + b``, summed over outputs."""
+        n = max(self.count, 1)
+        offset = weights @ self.shift_x + bias - self.shift_y
+        fitted = np.einsum("od,od->o", weights @ self.xx, weights)
+        cross = np.einsum("od,od->o", weights, self.yx)
+        value = (
+            self.yy + fitted - 2 * cross + 2 * offset * (weights @ self.x - self.y)
+        ) / n + offset**2
+        return float(value.sum())
+
+
+def ridge(moments: Moments, old: F64, relative: float, support: Bool | None = None) -> F64:
+    """Return the weights ``float64 [outputs, width]`` (see the module).
+
+    Args:
+        moments: of the rows.
+        old: ``W0``, ``float64 [outputs, width]``.
+        relative: lambda as a multiple of the mean variance of the inputs.
+        support: ``bool [outputs, width]``, weights that may differ from zero; default all.
+    """
+    xx, yx = moments.centred()
+    variance = np.maximum(np.diagonal(xx), 0.0)
+    live = variance > 0
+    damping = relative * float(variance[live].mean()) if live.any() else 0.0
+    if damping == 0.0:
+        return old.copy() if support is None else old * support
+    if support is None:
+        return old + _solve(xx, yx - old @ xx, damping)
+    old = old * support
+    gap = (yx - old @ xx) * support
+    sizes = support.sum(axis=1)
+    if sizes.max(initial=0) > ROW_WIDTH and len(old) > 8:
+        return old + _descend(xx, gap, support, damping)
+    result = old.copy()
+    for row in np.flatnonzero(sizes):
+        own = np.flatnonzero(support[row])
+        result[row, own] += _solve(xx[np.ix_(own, own)], gap[row, own][None], damping)[0]
+    return result
+
+
+def _solve(xx: F64, gap: F64, damping: float) -> F64:
+    """Return ``gap (xx + damping I)^-1``."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    damped = xx.copy()
+    damped.flat[:: len(xx) + 1] += damping
+    try:
+        result: F64 = cho_solve(cho_factor(damped, overwrite_a=True), gap.T).T
+    except LinAlgError:  # rounding made it indefinite: give up directions without variance
+        values, vectors = np.linalg.eigh(xx)
+        result = gap @ (vectors / (np.maximum(values, 0.0) + damping)) @ vectors.T
+    return result
+
+
+def _descend(xx: F64, gap: F64, support: Bool, damping: float) -> F64:
+    """Solve all rows at once by conjugate gradients on their supports."""
+    scale = 1.0 / (np.diagonal(xx).clip(0.0) + damping)
+    x, r = np.zeros_like(gap), gap.copy()
+    z = r * scale
+    p, rz = z.copy(), np.einsum("od,od->o", r, z)
+    start = rz.copy()
+    for _ in range(CG_STEPS):
+        if not (rz > 1e-12 * start).any():
+            break
+        q = (p @ xx + damping * p) * support
+        curvature = np.einsum("od,od->o", p, q)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = np.where(curvature > 0, rz / curvature, 0.0)[:, None]
+        x += step * p
+        r -= step * q
+        z = r * scale
+        new = np.einsum("od,od->o", r, z)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = z + np.where(rz > 0, new / rz, 0.0)[:, None] * p
+        rz = new
+    return x

@@ -1,0 +1,199 @@
+"""Unfold: write a layer with weights as a matrix product ``y = W x + b``. Numpy only.
+
+Convolutions become products by gathering, for some output positions, the input values that
+each of them sums over (im2col); positions in the zero padding read as zero. Everything is
+arranged by convolution group: ``x`` is ``[groups, rows, width]``, ``y`` is
+``[groups, rows, outputs]`` and ``W`` is ``[groups, outputs, width]``, where width runs over
+(kernel offset, input channel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.labels import I64
+
+Values = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class MatrixForm:
+    """How one layer reads as a matrix product.
+
+    Attributes:
+        op_type: ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``.
+        shape: shape of the weight tensor.
+        attributes: the node's attributes.
+        data_axis: axis of the input's channels.
+        output_axis: axis of the output's channels, negative.
+        outputs_first: for matrices, whether the weight is stored ``[outputs, inputs]``.
+    """
+
+    op_type: str
+    shape: tuple[int, ...]
+    attributes: Mapping[str, Any]
+    data_axis: int
+    output_axis: int
+    outputs_first: bool
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the layer is a convolution."""
+        return self.op_type in ("Conv", "ConvTranspose")
+
+    @property
+    def groups(self) -> int:
+        """Number of convolution groups, 1 for matrices."""
+        return int(self.attributes.get("group", 1)) if self.spatial else 1
+
+    @property
+    def _kernel(self) -> int:
+        return int(np.prod(self.shape[2:], dtype=np.int64))
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of each group."""
+        if self.op_type == "Conv":
+            return self.shape[0] // self.groups
+        return self.shape[1] if self.spatial else self.shape[0 if self.outputs_first else 1]
+
+    @property
+    def width(self) -> int:
+        """Number of inputs of each output: channels of a group times kernel offsets."""
+        if self.op_type == "Conv":
+            return self.shape[1] * self._kernel
+        if self.spatial:
+            return self.shape[0] // self.groups * self._kernel
+        return self.shape[1 if self.outputs_first else 0]
+
+    def to_matrix(self, tensor: Values) -> Values:
+        """Arrange a weight tensor as ``[groups, outputs, width]``."""
+        g, k = self.groups, self._kernel
+        if self.op_type == "Conv":
+            split = tensor.reshape(g, self.outputs, -1, k)
+            return split.swapaxes(2, 3).reshape(g, self.outputs, self.width)
+        if self.spatial:
+            split = tensor.reshape(g, -1, self.outputs, k)
+            return split.transpose(0, 2, 3, 1).reshape(g, self.outputs, self.width)
+        return (tensor if self.outputs_first else tensor.T)[None]
+
+    def to_tensor(self, matrix: Values) -> Values:
+        """Invert :meth:`to_matrix`."""
+        g, k = self.groups, self._kernel
+        split = matrix.reshape(g, self.outputs, k, -1) if self.spatial else matrix
+        if self.op_type == "Conv":
+            return split.swapaxes(2, 3).reshape(self.shape)
+        if self.spatial:
+            return split.transpose(0, 3, 1, 2).reshape(self.shape)
+        result: Values = matrix[0] if self.outputs_first else matrix[0].T
+        return result
+
+    def positions(self, y_shape: Sequence[int]) -> int:
+        """Return how many rows each index of output axis 0 has."""
+        axis = self.output_axis % len(y_shape)
+        return int(np.prod([n for k, n in enumerate(y_shape) if k not in (0, axis)], dtype=int))
+
+    def rows(self, x: Values, y: Values, count: int, rng: np.random.Generator) -> list[I64]:
+        """Draw at most ``count`` positions for each index of output axis 0 of a chunk.
+
+        Returns:
+            Index of axis 0 and flat position, each ``int64 [rows]``.
+        """
+        if not self._batched(x, y):
+            total = y.size // y.shape[self.output_axis]
+            size = min(total, count * len(y))
+            flat = np.sort(rng.choice(total, size, replace=False))
+            return [np.zeros(len(flat), dtype=np.int64), flat]
+        per_sample, samples = self.positions(y.shape), len(y)
+        if count >= per_sample:
+            flat = np.tile(np.arange(per_sample), samples)
+            return [np.repeat(np.arange(samples), per_sample), flat]
+        drawn = rng.random((samples, per_sample)).argpartition(count, axis=1)[:, :count]
+        return [np.repeat(np.arange(samples), count), drawn.ravel()]
+
+    def _batched(self, x: Values, y: Values) -> bool:
+        """Whether axis 0 of input and output holds samples."""
+        axes = (self.data_axis % x.ndim, self.output_axis % y.ndim)
+        return self.spatial or (0 not in axes and len(x) == len(y))
+
+    def inputs(self, x: Values, y_shape: Sequence[int], rows: Sequence[I64]) -> Values:
+        """Return what the drawn rows of the output sum over, ``[groups, rows, width]``."""
+        index, flat = rows
+        if self.spatial:
+            table = self._table(x.shape[2:], y_shape[2:])[flat]  # [rows, kernel]
+            channels = x.reshape(*x.shape[:2], -1)
+            found = channels[index[:, None], :, np.maximum(table, 0)]  # [rows, kernel, channels]
+            found[table < 0] = 0
+            split = found.reshape(len(flat), self._kernel, self.groups, -1)
+            return split.transpose(2, 0, 1, 3).reshape(self.groups, len(flat), -1)
+        return self._matrix_rows(x, self.data_axis, rows)[None]
+
+    def targets(self, y: Values, rows: Sequence[I64]) -> Values:
+        """Return the drawn rows of the output, ``[groups, rows, outputs]``."""
+        index, flat = rows
+        if self.spatial:
+            found = y.reshape(*y.shape[:2], -1)[index, :, flat]
+            return found.reshape(len(flat), self.groups, -1).swapaxes(0, 1)
+        return self._matrix_rows(y, self.output_axis, rows)[None]
+
+    @staticmethod
+    def _matrix_rows(values: Values, axis: int, rows: Sequence[I64]) -> Values:
+        index, flat = rows
+        moved = np.moveaxis(values, axis, -1)
+        per_index = int(np.prod(moved.shape[1:-1], dtype=np.int64))
+        result: Values = moved.reshape(-1, moved.shape[-1])[index * per_index + flat]
+        return result
+
+    def _table(self, inside: Sequence[int], outside: Sequence[int]) -> I64:
+        """Return which flat input position each output position reads with each offset.
+
+        ``int64 [output positions, kernel]``; -1 where that lies outside the input.
+        """
+        rank = len(inside)
+        kernel = self.shape[2:]
+        stride = [int(v) for v in self.attributes.get("strides", [1] * rank)]
+        dilation = [int(v) for v in self.attributes.get("dilations", [1] * rank)]
+        before = self._padding(inside, outside, stride, dilation)
+        table = np.zeros([1, 1], dtype=np.int64)
+        for a in range(rank):
+            out, offset = np.arange(outside[a])[:, None], np.arange(kernel[a]) * dilation[a]
+            if self.op_type == "Conv":
+                at, exact = out * stride[a] + offset - before[a], np.True_
+            else:
+                at, remainder = np.divmod(out + before[a] - offset, stride[a])
+                exact = remainder == 0
+            own = np.where(exact & (at >= 0) & (at < inside[a]), at, -1)
+            joined = table[:, None, :, None] * inside[a] + own[None, :, None, :]
+            outer = (table[:, None, :, None] < 0) | (own[None, :, None, :] < 0)
+            table = np.where(outer, -1, joined).reshape(len(table) * len(own), -1)
+        return table
+
+    def _padding(
+        self, inside: Sequence[int], outside: Sequence[int], stride: list[int], dilation: list[int]
+    ) -> list[int]:
+        """Return the zero padding before each spatial axis."""
+        rank, auto = len(inside), str(self.attributes.get("auto_pad", "NOTSET"))
+        if auto in ("NOTSET", "") and "output_shape" not in self.attributes:
+            return [int(v) for v in self.attributes.get("pads", [0] * 2 * rank)][:rank]
+        if auto == "VALID":
+            return [0] * rank
+        before = []
+        for a in range(rank):
+            extent = (self.shape[2 + a] - 1) * dilation[a] + 1
+            if self.op_type == "Conv":
+                total = max((outside[a] - 1) * stride[a] + extent - inside[a], 0)
+            else:
+                extra = int(self.attributes.get("output_padding", [0] * rank)[a])
+                total = max((inside[a] - 1) * stride[a] + extra + extent - outside[a], 0)
+            less = total // 2
+            # For ConvTranspose the standard swaps the meaning of UPPER and LOWER.
+            upper = auto == "SAME_UPPER" or (self.op_type == "ConvTranspose" and auto == "NOTSET")
+            if self.op_type == "ConvTranspose":
+                before.append(less if auto == "SAME_UPPER" else total - less)
+            else:
+                before.append(less if upper else total - less)
+        return before

@@ -1,0 +1,144 @@
+"""Walk: execute a model step by step, keeping only the activations that are still needed.
+
+A layer-by-layer pass over a network of depth ``L`` would cost ``L**2`` layers if every step ran
+the whole prefix. A :class:`Walk` runs every node once: small sub-models go from the live
+tensors to the next ones that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.graph import Model, captured
+from onnxprune.labels import F64, Array
+from onnxprune.session import Feeds, Session
+
+
+class Walk:
+    """Executes one model on fixed chunks of samples, in any steps along its order.
+
+    Args:
+        model: the model; its constants may be replaced between steps.
+        chunks: inputs of each chunk of samples. They are referenced, not copied.
+        threads: onnxruntime threads.
+    """
+
+    def __init__(self, model: Model, chunks: Sequence[Feeds], *, threads: int = 0) -> None:
+        self._proto = model.proto
+        self._threads = threads
+        self._constants = {t.name: t for t in model.proto.graph.initializer}
+        self._producer = {o: k for k, n in enumerate(model.proto.graph.node) for o in n.output if o}
+        self._inputs = [_read(node) for node in model.proto.graph.node]
+        self._live: list[dict[str, Array]] = [dict(feeds) for feeds in chunks]
+
+    def constant(self, name: str) -> F64:
+        """Return the current value of a constant as float64."""
+        return numpy_helper.to_array(self._constants[name]).astype(np.float64)
+
+    def replace(self, name: str, values: Array) -> None:
+        """Replace the value of a constant; its element type stays."""
+        dtype = helper.tensor_dtype_to_np_dtype(self._constants[name].data_type)
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(values, dtype=dtype)
+        self._constants[name] = numpy_helper.from_array(cast, name)
+
+    def model(self) -> Model:
+        """Return the model with the constants as they are now."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._proto)
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(self._constants.values())
+        return Model(proto)
+
+    def step(self, wanted: Iterable[str], later: Iterable[str]) -> list[list[Array]]:
+        """Compute tensors from what is live, then forget what nothing later needs.
+
+        Args:
+            wanted: names of tensors.
+            later: the tensors that following steps are going to ask for.
+
+        Returns:
+            For each chunk the wanted tensors, in order.
+        """
+        names = list(wanted)
+        missing = [n for n in dict.fromkeys(names) if n not in self._live[0]]
+        if missing:
+            session, feeds = self._session(missing)
+            for live in self._live:
+                values = session.run({n: live[n] for n in feeds}, missing)
+                live.update(zip(missing, values, strict=True))
+        result = [[live[n] for n in names] for live in self._live]
+        needed = self._frontier(later)[0]
+        for live in self._live:
+            for name in set(live) - needed:
+                del live[name]
+        return result
+
+    def depends_on(self, name: str, producers: set[str]) -> bool:
+        """Whether a tensor has any of these tensors among its not yet computed ancestors."""
+        _, nodes = self._frontier([name])
+        outputs = {o for k in nodes for o in self._proto.graph.node[k].output}
+        return bool(outputs & producers)
+
+    def _frontier(self, names: Iterable[str]) -> tuple[set[str], set[int]]:
+        """Find the live tensors that ``names`` are computed from, and the nodes in between."""
+        stack, live = list(names), self._live[0]
+        found: set[str] = set()
+        nodes: set[int] = set()
+        while stack:
+            name = stack.pop()
+            if name in live:
+                found.add(name)
+            elif name in self._producer and self._producer[name] not in nodes:
+                nodes.add(self._producer[name])
+                stack += self._inputs[self._producer[name]]
+        return found, nodes
+
+    def _session(self, wanted: Sequence[str]) -> tuple[Session, list[str]]:
+        found, numbers = self._frontier(wanted)
+        nodes = [self._proto.graph.node[k] for k in sorted(numbers)]
+        read = {name for k in numbers for name in self._inputs[k]}
+        inputs = sorted(found & read)
+        graph = helper.make_graph(
+            nodes,
+            "step",
+            [_declared(n, self._live[0][n]) for n in inputs],
+            [helper.make_empty_tensor_value_info(n) for n in wanted],
+            [self._constants[n] for n in sorted(read & set(self._constants))],
+        )
+        proto = helper.make_model(
+            graph, opset_imports=self._proto.opset_import, ir_version=self._proto.ir_version
+        )
+        return Session(proto, threads=self._threads), inputs
+
+
+def _read(node: onnx.NodeProto) -> list[str]:
+    return [name for name in [*node.input, *captured(node)] if name]
+
+
+def _declared(name: str, value: Array) -> onnx.ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    return helper.make_tensor_value_info(name, kind, [None] * value.ndim)
+
+
+def live_bytes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the most bytes of activations that a walk node by node holds at once.
+
+    Args:
+        model: the model.
+        shapes: the shape of every tensor for the number of samples in question.
+    """
+    last = {n: k for k, node in enumerate(model.proto.graph.node) for n in _read(node)}
+    constants = {t.name for t in model.proto.graph.initializer}
+    size = {n: 4 * int(np.prod(s, dtype=np.int64)) for n, s in shapes.items() if n not in constants}
+    live = {spec.name for spec in model.inputs}
+    most = 0
+    for k, node in enumerate(model.proto.graph.node):
+        live.update(name for name in node.output if name)
+        most = max(most, sum(size.get(n, 0) for n in live))
+        live = {n for n in live if last.get(n, -1) > k}
+    return most
