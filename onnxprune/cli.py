@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune import __version__
-from onnxprune.errors import InternalError, OnnxpruneError, OutputError
+from onnxprune.errors import InternalError, OnnxpruneError
+from onnxprune.targets import check_apart, check_target, write_file
 
 if TYPE_CHECKING:
     from onnxprune.holdout import Progress
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # Repeated here so that --help does not import numpy; a test compares them.
 METRICS = ("f-magnitude", "f", "magnitude", "activation", "random")
 MODES = ("channels", "weights")
-RECOVERIES = ("none", "bias")
+RECOVERIES = ("none", "bias", "full")
 
 PROGRESS_AFTER_S = 1.0
 
@@ -50,18 +51,12 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code)
 
 
-class _Numbers(click.ParamType[tuple[float, ...]]):
-    """Comma-separated numbers, such as 0.485,0.456,0.406."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        try:
-            return tuple(float(v) for v in str(value).split(","))
-        except ValueError:
-            self.fail(f"'{value}' is not a comma-separated list of numbers", param, ctx)
+def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Read comma-separated numbers, such as 0.485,0.456,0.406."""
+    try:
+        return None if value is None else tuple(float(v) for v in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a comma-separated list of numbers") from None
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -84,13 +79,13 @@ _exclude = click.option(
 )
 _threads = click.option(
     "--threads",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 1024),
     default=0,
     help="onnxruntime threads (0: its own choice).",
 )
 _reading = _options(
-    click.option("--mean", type=_Numbers(), metavar="R,G,B", help="Image means, on 0..1."),
-    click.option("--std", type=_Numbers(), metavar="R,G,B", help="Image deviations, on 0..1."),
+    click.option("--mean", callback=_numbers, metavar="R,G,B", help="Image means, on 0..1."),
+    click.option("--std", callback=_numbers, metavar="R,G,B", help="Image deviations, on 0..1."),
     click.option(
         "--output",
         default="",
@@ -192,7 +187,9 @@ def main() -> None:
 )
 @_exclude
 @_reading
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing OUT.")
 @_json
 @_quiet
@@ -208,16 +205,18 @@ def prune(
     """Prune MODEL and write the result, once it is proven right."""
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
     sources = [model, *(p for p in (settings["data"], settings["eval_data"]) if p)]
-    _check_target(out, sources, force=force)
+    check_target(out, sources, force=force)
     if report_path:
-        _check_target(report_path, [*sources, out], force=True)
+        check_target(report_path, sources, force=force or report_path.suffix == ".json")
+        check_apart(report_path, out)
 
     from onnxprune import pipeline
-    from onnxprune.graph import write_file
 
     with _progress(quiet or as_json) as progress:
         result = pipeline.prune(model, progress=progress, **settings)
     report = result.report
+    for target in filter(None, (out, report_path)):
+        check_target(target, result.sources, force=True)
     pipeline.save(result, out)
     if report_path:
         write_file(report_path, report.to_json().encode())
@@ -267,6 +266,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
 
     with _progress(quiet or as_json) as progress:
         result = pipeline.evaluate(model, data, progress=progress, **settings)
+    _warn(result.warnings)
     if as_json:
         click.echo(json.dumps(plain(asdict(result)), indent=2))
     else:
@@ -276,29 +276,10 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
         )
 
 
-def _check_target(target: Path, sources: Sequence[Path], *, force: bool) -> None:
-    """Refuse to write over an input, over an existing file without --force, or into nowhere.
-
-    Raises:
-        OutputError: saying what to do instead.
-    """
-    for source in sources:
-        if target.resolve() == source.resolve() or (
-            target.exists() and source.exists() and target.samefile(source)
-        ):
-            raise OutputError(f"{target}: is an input of this run; choose another output")
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder; give a file name")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target}: the folder {target.parent} does not exist; create it")
-    if target.exists() and not force:
-        raise OutputError(f"{target}: exists already; use --force to overwrite it")
-
-
 def _print(renderable: Any) -> None:
     from rich.console import Console
 
-    console = Console(file=sys.stdout, soft_wrap=False)
+    console = Console(file=sys.stdout, markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 160
     console.print(renderable)

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from onnxprune.errors import CalibrationError
-from onnxprune.graph import Array, TensorSpec
-from onnxprune.labels import F64, I64
+from onnxprune.graph import TensorSpec
+from onnxprune.labels import F64, I64, Array
 
 MAX_UNREADABLE = 0.1
 """Share of unreadable images beyond which a folder is refused."""

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.errors import ModelError, OutputError
+from onnxprune.errors import ModelError
+from onnxprune.labels import Array
 
-Array = npt.NDArray[Any]
-
-SMALL = 4096
-"""Elements up to which a folded constant may be larger than what it was computed from."""
+SMALL = 32768
+"""Bytes up to which a folded constant may be larger than what it was computed from."""
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -52,12 +48,14 @@ class TensorSpec:
 class Model:
     """An ONNX model, and the hash and size in bytes of the file it came from.
 
-    The size is 0 for a model that was not read from a file.
+    The size is 0 for a model that was not read from a file; ``files`` are that file and its
+    external data.
     """
 
     proto: onnx.ModelProto
     sha256: str = ""
     file_bytes: int = 0
+    files: tuple[Path, ...] = ()
 
     @property
     def inputs(self) -> list[TensorSpec]:
@@ -159,13 +157,14 @@ def load(path: str | Path) -> Model:
         ) from None
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes or no outputs")
-    external = _load_external(proto, path)
+    external, files = _load_external(proto, path)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         text = str(error).strip().splitlines()[0]
         raise ModelError(f"{path}: not a valid ONNX model: {text}") from None
-    return Model(normalise(proto).proto, hashlib.sha256(data).hexdigest(), len(data) + external)
+    digest = hashlib.sha256(data).hexdigest()
+    return Model(normalise(proto).proto, digest, len(data) + external, (path, *files))
 
 
 def normalise(proto: onnx.ModelProto) -> Model:
@@ -191,7 +190,8 @@ def require_fixed_channels(model: Model) -> None:
         image = len(spec.shape) in (2, 4) or spec.name in convolved
         if not image or len(spec.shape) < 2 or not np.issubdtype(spec.dtype, np.floating):
             continue
-        channels_last = len(spec.shape) == 4 and spec.shape[3] in (1, 3)
+        last = len(spec.shape) == 4 and spec.shape[3] in (1, 3)
+        channels_last = last and spec.name not in convolved
         if isinstance(spec.shape[1], str) and not channels_last:
             raise ModelError(
                 f"input '{spec.name}' has a dynamic channel dimension: axis 1 is "
@@ -200,8 +200,8 @@ def require_fixed_channels(model: Model) -> None:
             )
 
 
-def _load_external(proto: onnx.ModelProto, path: Path) -> int:
-    """Read external data into the model; return its size in bytes."""
+def _load_external(proto: onnx.ModelProto, path: Path) -> tuple[int, list[Path]]:
+    """Read external data into the model; return its size in bytes and its files."""
     tensors = list(onnx.external_data_helper._get_all_tensors(proto))
     external = [t for t in tensors if t.data_location == TensorProto.EXTERNAL]
     missing = {e.value for t in external for e in t.external_data if e.key == "location"}
@@ -213,7 +213,7 @@ def _load_external(proto: onnx.ModelProto, path: Path) -> int:
             f"{path}: its external data is missing or cannot be read: expected {names} "
             f"in {path.parent}; copy it beside the model"
         ) from None
-    return sum(len(t.raw_data) for t in external)
+    return sum(len(t.raw_data) for t in external), [path.parent / m for m in sorted(missing)]
 
 
 def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -248,42 +248,43 @@ def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
     return tensor
 
 
-def computed_constants(proto: onnx.ModelProto) -> dict[str, int]:
+def computed_constants(proto: onnx.ModelProto) -> dict[str, frozenset[str]]:
     """Find tensors that depend on constants and shapes only, not on the data.
 
     Returns:
-        For each, the number of constant elements it was computed from.
+        For each, the initializers it was computed from.
     """
-    known = {t.name: int(np.prod(t.dims)) for t in proto.graph.initializer}
+    known = {t.name: frozenset([t.name]) for t in proto.graph.initializer}
     outputs = {v.name for v in proto.graph.output}
-    found: dict[str, int] = {}
+    found: dict[str, frozenset[str]] = {}
     for node in proto.graph.node:
         has_graph = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
         if node.op_type in _RANDOM or has_graph:
             continue
         inputs = [name for name in node.input if name]
         if node.op_type in ("Shape", "Size"):
-            source = 0
+            sources = frozenset[str]()
         elif node.input and all(name in known for name in inputs):
-            source = sum(known[name] for name in inputs)
+            sources = frozenset[str]().union(*(known[name] for name in inputs))
         else:
             continue
         for name in node.output:
-            known[name] = source
+            known[name] = sources
             if name and name not in outputs:
-                found[name] = source
+                found[name] = sources
     return found
 
 
 def fold(model: Model, shapes: Shapes) -> Model:
     """Replace nodes whose values both observations agree on by initializers.
 
-    What depends on the batch or on another dynamic size stays computed.
+    What depends on the batch or on another dynamic size stays computed. A folded weight (one
+    that the file holds transposed, say) keeps the name of its initializer.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     graph = proto.graph
-    constants = dict(shapes.constants)
+    constants = shapes.constants
     kept = [n for n in graph.node if not all(o in constants for o in n.output)]
     needed = {v.name for v in graph.output}
     live: list[onnx.NodeProto] = []
@@ -293,16 +294,41 @@ def fold(model: Model, shapes: Shapes) -> Model:
             needed.update(node.input)
             needed.update(captured(node))
     produced = {name for node in live for name in node.output}
-    for name in constants:
-        if name in needed and name not in produced:
-            graph.initializer.append(numpy_helper.from_array(constants[name], name))
-    del graph.node[:]
-    graph.node.extend(reversed(live))
+    folded = [name for name in constants if name in needed and name not in produced]
+    names = _source_names(model.proto, folded, needed, constants)
+    for name in folded:
+        graph.initializer.append(numpy_helper.from_array(constants[name], name))
     inputs = {v.name for v in graph.input}
     used = [t for t in graph.initializer if t.name in needed or t.name in inputs]
+    for node in live:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for tensor in used:
+        tensor.name = names.get(tensor.name, tensor.name)
+    del graph.node[:]
+    graph.node.extend(reversed(live))
     del graph.initializer[:]
     graph.initializer.extend(used)
-    return Model(proto, model.sha256)
+    return replace(model, proto=proto)
+
+
+def _source_names(
+    proto: onnx.ModelProto,
+    folded: Sequence[str],
+    needed: set[str],
+    constants: Mapping[str, Array],
+) -> dict[str, str]:
+    """Name folded tensors after the one initializer they rearrange, where that is free."""
+    elements = {t.name: int(np.prod(t.dims)) for t in proto.graph.initializer}
+    found = computed_constants(proto)
+    inside = {name for node in proto.graph.node for name in captured(node)}
+    names: dict[str, str] = {}
+    for name in folded:
+        large = [s for s in found[name] if elements[s] > 1]
+        if len(large) == 1 and elements[large[0]] == constants[name].size:
+            taken = large[0] in needed or large[0] in names.values() or name in inside
+            if not taken:
+                names[name] = large[0]
+    return names
 
 
 def captured(node: onnx.NodeProto) -> set[str]:
@@ -314,6 +340,18 @@ def captured(node: onnx.NodeProto) -> set[str]:
                 names.update(inner.input)
                 names.update(captured(inner))
             names.update(v.name for v in graph.output)
+    return names
+
+
+def captured_names(node: gs.Node) -> set[str]:
+    """Like :func:`captured`, for a graph that is being edited."""
+    names: set[str] = set()
+    for attribute in node.attrs.values():
+        if isinstance(attribute, gs.Graph):
+            for inner in attribute.nodes:
+                names.update(str(t.name) for t in inner.inputs)
+                names.update(captured_names(inner))
+            names.update(str(t.name) for t in attribute.outputs)
     return names
 
 
@@ -334,7 +372,8 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
     graph.cleanup().toposort()
     proto = gs.export_onnx(graph, do_type_check=False)
     source = original.proto
-    proto.ir_version = source.ir_version
+    # Before IR version 4 every initializer had to be an input as well; ours never are.
+    proto.ir_version = max(source.ir_version, 4)
     proto.producer_name, proto.producer_version = source.producer_name, source.producer_version
     proto.domain, proto.model_version = source.domain, source.model_version
     proto.doc_string = source.doc_string
@@ -381,41 +420,3 @@ def serialise(model: Model) -> bytes:
     """Return the bytes of the model file; the same model gives the same bytes."""
     data: bytes = model.proto.SerializeToString(deterministic=True)
     return data
-
-
-def write_file(path: Path, data: bytes, check: Callable[[bytes], None] = lambda _: None) -> None:
-    """Write a file completely or not at all: beside its place first, then renamed over it.
-
-    Args:
-        path: where to write; an older file there survives until the new one is complete.
-        data: what to write.
-        check: called with what was read back from the disk, before the rename.
-
-    Raises:
-        OutputError: if it cannot be written; nothing was changed then.
-    """
-    try:
-        with _beside(path) as (handle, temporary):
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-            check(Path(temporary).read_bytes())
-            os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written: {error.strerror or error}; nothing was changed"
-        ) from None
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[tuple[Any, str]]:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        mask = os.umask(0)
-        os.umask(mask)
-        os.fchmod(descriptor, 0o666 & ~mask)
-        with os.fdopen(descriptor, "wb") as handle:
-            yield handle, temporary
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data import Batch, Dataset, open_dataset
+from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
 from onnxprune.labels import I64
 from onnxprune.session import Feeds
@@ -26,18 +27,26 @@ Progress = Callable[[str, int], Callable[[int], None]]
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a dataset, streamed in batches of a fixed size."""
+    """Rows of a dataset, streamed in batches of a fixed size.
+
+    ``label_of`` translates the dataset's own labels (``int64 [classes]``), None keeps them.
+    """
 
     dataset: Dataset
     rows: I64
     batch_size: int
+    label_of: I64 | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batches(self) -> Iterator[Batch]:
         """Stream the part once."""
-        return self.dataset.batches(self.rows, self.batch_size)
+        for batch in self.dataset.batches(self.rows, self.batch_size):
+            if self.label_of is None:
+                yield batch
+            else:
+                yield Batch(batch.feeds, self.label_of[batch.labels])
 
     def some_feeds(self, most: int) -> Feeds:
         """Return model inputs of at most ``most`` samples, spread over the part.
@@ -45,7 +54,9 @@ class Part:
         At least two where the part has them; exactly one batch where the model fixes it.
         """
         rows = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(np.int64))
-        return next(iter(self.dataset.batches(self.rows[rows], most))).feeds
+        for batch in self.dataset.batches(self.rows[rows], most):
+            return batch.feeds
+        raise CalibrationError(f"no sample could be read: {', '.join(self.dataset.skipped[:1])}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,10 @@ class Holdout:
     @property
     def labels_end(self) -> int:
         """One more than the largest label."""
-        return max(int(p.dataset.labels.max()) + 1 for p in (self.fit, self.report))
+        own = int(self.fit.dataset.labels.max()) + 1
+        if self.report.label_of is not None:
+            return max(own, int(self.report.label_of.max()) + 1)
+        return max(own, int(self.report.dataset.labels.max()) + 1)
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -106,8 +120,31 @@ def hold_out(
         other = open_dataset(Path(eval_data), model.inputs, mean=mean, std=std)
         share = SHARES["fit"] / (SHARES["fit"] + SHARES["select"])
         fit, select = split(dataset.labels, [share, 1 - share], seed)
-        held_out = Part(other, np.arange(len(other.labels)), size)
+        label_of = None
+        if Path(data).is_dir() and Path(eval_data).is_dir():
+            label_of = _translation(dataset.class_names, other.class_names, Path(eval_data))
+        held_out = Part(other, np.arange(len(other.labels)), size, label_of)
     return Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out)
+
+
+def _translation(names: Sequence[str], others: Sequence[str], path: Path) -> I64 | None:
+    """Give the classes of another dataset the labels that this one's names have."""
+    if list(names) == list(others):
+        return None
+    unknown = [name for name in others if name not in names]
+    if unknown:
+        raise CalibrationError(
+            f"{path}: class '{unknown[0]}' is not a class of the calibration set; expected "
+            f"only {', '.join(names[:12])}"
+        )
+    return np.asarray([names.index(name) for name in others], dtype=np.int64)
+
+
+def skip_warnings(skipped: Sequence[str]) -> list[str]:
+    """Say how many samples could not be read, and name the first."""
+    if not skipped:
+        return []
+    return [f"{len(skipped)} images could not be read and were skipped, the first: {skipped[0]}"]
 
 
 def split(labels: I64, shares: Sequence[float], seed: int) -> list[I64]:

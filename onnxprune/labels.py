@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[Any]
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 F64 = npt.NDArray[np.float64]

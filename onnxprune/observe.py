@@ -9,7 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import SMALL, Array, Model, Shapes, computed_constants
+from onnxprune.graph import SMALL, Model, Shapes, computed_constants
+from onnxprune.labels import Array
 from onnxprune.session import Feeds, Session
 
 _PREFIX = "onnxprune/shape/"
@@ -43,12 +44,14 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
 
     first, constants = run(feeds)
     second, other = _second_run(model, feeds, run)
+    # A large constant stays computed if folding it would make the file larger.
+    sizes = {t.name: t.ByteSize() for t in model.proto.graph.initializer}
     agreed = {
         name: value
         for name, value in constants.items()
         if value.shape == other[name].shape
         and np.array_equal(value, other[name])
-        and value.size <= max(SMALL, candidates[name])
+        and value.nbytes <= max(SMALL, sum(sizes[s] for s in candidates[name]))
     }
     batch, other_batch = (
         max((shapes[name][0] for name in feeds if shapes[name]), default=1)

@@ -23,13 +23,17 @@ from onnxprune.structure import (
 )
 
 MEETS_FIXED = "meets an axis that cannot shrink"
+WHERE_SINCE = 9
+"""Opset that brought Where, with which entries of a computed shape are replaced."""
 
 
 class Trace:
     """The state of one walk over a graph: labels of every tensor and what rules recorded."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: Shapes, *, allow_inexact: bool = False) -> None:
         self.shapes = shapes
+        self.allow_inexact = allow_inexact
+        self.inexact: list[str] = []
         self.labels = Labels()
         self.axes: dict[str, dict[int, I64]] = {}
         self.sites: list[Site] = []
@@ -93,6 +97,10 @@ class Op:
             return [int(v) for v in np.atleast_1d(self.attribute(attribute))]
         value = self.value(i)
         return None if value is None else [int(v) for v in np.atleast_1d(value)]
+
+    def tensor(self, i: int) -> str:
+        """Return the name of input ``i``."""
+        return str(self.node.inputs[i].name)
 
     def shape(self, i: int) -> tuple[int, ...]:
         """Return the observed shape of input ``i``."""
@@ -171,10 +179,15 @@ class Op:
         if size == 1:
             return None
         labels = self.fresh(size) if labels is None else labels
-        tensor = self.node.outputs[0].name
-        self._trace.origins.append(Origin(self.id, tensor, axis, labels))
+        self.begin(axis, labels)
         self.give(axis, labels)
         return labels
+
+    def begin(self, axis: int, labels: I64 | None, o: int = 0) -> None:
+        """Say that labels begin at an output axis: the floor and the report are about those."""
+        if labels is not None:
+            tensor = str(self.node.outputs[o].name)
+            self._trace.origins.append(Origin(self.id, tensor, axis, labels))
 
     def fixed(self, size: int, why: str) -> I64:
         """Return new labels that cannot leave."""
@@ -256,16 +269,39 @@ class Op:
     def sink(self, i: int, axis: int) -> I64 | None:
         """Take an input axis over which the node sums."""
         labels = self.take(i, axis)
+        self.sum_over(i, axis, labels)
+        return labels
+
+    def sum_over(self, i: int, axis: int, labels: I64 | None) -> None:
+        """Say that the node sums over an input axis with these labels."""
         if labels is not None:
             rank = len(self.shape(i))
             self._trace.sinks.append(Sink(self.id, i, axis % rank - rank, labels))
+
+    def normalised(self, i: int, axis: int) -> I64 | None:
+        """Take an input axis across which the node normalises.
+
+        What remains is then normalised with other statistics than with zeros in the removed
+        places: not exact, so the axis is frozen unless the user allows it.
+        """
+        labels = self.take(i, axis)
+        self.normalise(labels)
         return labels
+
+    def normalise(self, labels: I64 | None) -> None:
+        """Say that the node normalises across these labels (see :meth:`normalised`)."""
+        if labels is not None and not self._trace.allow_inexact:
+            self.freeze(labels, f"{self.type} normalises across it (see --allow-inexact)")
+        elif labels is not None and self.id not in self._trace.inexact:
+            self._trace.inexact.append(self.id)
 
     def sizes(self, counted: Mapping[int, I64], place: int | str) -> None:
         """Say which integers of an input or attribute count which labels.
 
         A computed input is taken to hold the last sizes of the output's shape.
         """
+        if not counted:
+            return None
         if isinstance(place, str):
             values = np.atleast_1d(np.asarray(self.attribute(place), dtype=np.int64))
         elif (constant := self.value(place)) is not None:
@@ -275,6 +311,10 @@ class Op:
             values = np.asarray(self.out_shape()[-size:], dtype=np.int64)
             rank = len(self.out_shape())
             dynamic = [self.dynamic(0, k) for k in range(rank - size, rank)]
+            if self.opset < WHERE_SINCE and not (self.type == "Reshape" and sum(dynamic) <= 1):
+                for labels in counted.values():
+                    self.freeze(labels, f"needs opset {WHERE_SINCE} to change a computed size")
+                return None
             return self._add_sizes(place, values, np.asarray(dynamic), counted)
         return self._add_sizes(place, values, np.zeros(len(values), dtype=np.bool_), counted)
 
@@ -282,14 +322,15 @@ class Op:
         self, values: Sequence[int], counted: Mapping[int, I64], place: int | str
     ) -> None:
         """Like :meth:`sizes`, for an input or attribute whose normalised values are known."""
+        if not counted:
+            return
         vector = np.asarray(values, dtype=np.int64)
         self._add_sizes(place, vector, np.zeros(len(vector), dtype=np.bool_), counted)
 
     def _add_sizes(
         self, place: int | str, values: I64, dynamic: Bool, counted: Mapping[int, I64]
     ) -> None:
-        if counted:
-            self._trace.sizes.append(Sizes(self.id, place, values, dynamic, dict(counted)))
+        self._trace.sizes.append(Sizes(self.id, place, values, dynamic, dict(counted)))
 
     def renumber(self, i: int, labels: I64) -> None:
         """Say that constant input ``i`` holds indices into an axis with these labels."""
@@ -313,29 +354,35 @@ class Op:
         self,
         i: int,
         *,
-        data_input: int,
-        data_axis: int,
+        data: tuple[str, int, I64 | None],
         channel_of: I64,
         output_of: I64,
-        output_axis: int,
+        output_axis: int | None = None,
     ) -> None:
-        """Record a weight operand (see :class:`Weight`), after its sites and output labels."""
-        data_axis %= len(self.shape(data_input))
+        """Record a weight operand (see :class:`Weight`), after its sites and output labels.
+
+        Args:
+            i: the input that holds it.
+            data: the tensor that it multiplies, its channel axis and that axis's labels.
+            channel_of: see :class:`Weight`.
+            output_of: see :class:`Weight`.
+            output_axis: axis of output 0; None if the node has no place for an intercept.
+        """
+        rank = len(self.out_shape()) if output_axis is not None else 0
         self._trace.weights.append(
             Weight(
                 node=self.id,
                 op_type=self.type,
                 input=i,
-                tensor=str(self.node.inputs[i].name),
+                tensor=self.tensor(i),
                 shape=self.shape(i),
-                data_input=data_input,
-                data_tensor=str(self.node.inputs[data_input].name),
-                data_axis=data_axis,
+                data_tensor=data[0],
+                data_axis=data[1],
                 channel_of=channel_of,
                 output_of=output_of,
-                output_axis=output_axis - len(self.out_shape()),
-                data_labels=self.labelled(data_input).get(data_axis),
-                output_labels=self.given(output_axis),
+                output_axis=None if output_axis is None else output_axis - rank,
+                data_labels=data[2],
+                output_labels=None if output_axis is None else self.given(output_axis),
                 axes={s.axis: s.labels for s in self._own_sites if s.input == i},
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,18 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import cost, graph
+from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
 from onnxprune.allocate import allocate_channels, allocate_weights
 from onnxprune.calibrate import Point, calibrate
 from onnxprune.data import open_dataset
 from onnxprune.errors import BudgetError, CalibrationError, InternalError, ModelError
-from onnxprune.evaluate import Accuracy, class_output
-from onnxprune.evaluate import evaluate as measure_accuracy
-from onnxprune.graph import Array, Model, Shapes
-from onnxprune.holdout import Holdout, Part, Progress, hold_out
-from onnxprune.labels import Bool
+from onnxprune.graph import Model, Shapes
+from onnxprune.holdout import Holdout, Part, Progress, hold_out, skip_warnings
+from onnxprune.labels import Array, Bool
 from onnxprune.observe import observe
 from onnxprune.plan import Mode, PruningPlan, plan_from_units
 from onnxprune.recover import compensate_bias
+from onnxprune.recovery import Ladder, recover_layers
 from onnxprune.report import GroupChange, Layer, Report, Side, inspection_tables
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
@@ -35,6 +35,7 @@ from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure
 from onnxprune.synthetic import synthetic_feeds
+from onnxprune.targets import write_file
 from onnxprune.trace import trace
 from onnxprune.verify import masked, verify
 
@@ -48,10 +49,11 @@ __all__ = ["Accuracy", "Inspection", "PruneResult", "evaluate", "inspect", "prun
 
 @dataclass(frozen=True)
 class PruneResult:
-    """A pruned model and the report on how it came about."""
+    """A pruned model, the report on how it came about, and the files it was read from."""
 
     model: onnx.ModelProto
     report: Report
+    sources: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -215,11 +217,7 @@ def prune(
         after_cost = cost.measure(final, observe(final, feeds, threads=threads))
     with log.stage("evaluate"):
         after = log.accuracy(final, samples.report, request)
-    if samples.skipped:
-        log.warnings.append(
-            f"{len(samples.skipped)} images could not be read and were skipped, the first: "
-            f"{samples.skipped[0]}"
-        )
+    log.warnings += skip_warnings(samples.skipped)
     achieved = _achieved(subject.cost, after_cost, request)
     return PruneResult(
         final.proto,
@@ -238,6 +236,7 @@ def prune(
             timings=log.timings,
             warnings=tuple(dict.fromkeys(log.warnings)),
         ),
+        original.files,
     )
 
 
@@ -253,7 +252,7 @@ def save(result: PruneResult, path: str | Path) -> None:
         if written != data:
             raise InternalError(f"{path}: what was written reads back differently")
 
-    graph.write_file(Path(path), data, same)
+    write_file(Path(path), data, same)
 
 
 def inspect(model: str | Path, *, exclude: Sequence[str] = (), threads: int = 0) -> Inspection:
@@ -265,8 +264,9 @@ def inspect(model: str | Path, *, exclude: Sequence[str] = (), threads: int = 0)
     original = _load(model)
     feeds = synthetic_feeds(original.inputs)
     shapes = observe(original, feeds, threads=threads)
-    structure = trace(graph.fold(original, shapes), shapes, exclude=exclude)
-    return Inspection(structure, cost.measure(original, shapes))
+    folded = graph.fold(original, shapes)
+    structure = trace(folded, shapes, exclude=exclude)
+    return Inspection(structure, cost.measure(folded, shapes))
 
 
 def evaluate(
@@ -289,13 +289,14 @@ def evaluate(
     class_output(loaded, output)
     dataset = open_dataset(Path(data), loaded.inputs, mean=mean, std=std)
     size = loaded.fixed_batch or batch_size
-    return measure_accuracy(
+    accuracy = measure_accuracy(
         loaded,
         dataset.batches(None, size),
         output=output,
         threads=threads,
         progress=progress("evaluate", len(dataset.labels)),
     )
+    return replace(accuracy, warnings=tuple(skip_warnings(dataset.skipped)))
 
 
 def _load(path: str | Path) -> Model:
@@ -315,7 +316,7 @@ def _verification_feeds(model: Model, part: Part) -> Feeds:
 def _trace(original: Model, shapes: Shapes, request: Request) -> _Subject:
     folded = graph.fold(original, shapes)
     structure = trace(folded, shapes, exclude=request.exclude)
-    subject = _Subject(original, folded, shapes, structure, cost.measure(original, shapes))
+    subject = _Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
     if not structure.weights:
         raise ModelError(
             "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "
@@ -407,22 +408,35 @@ def _recover(
     request: Request,
     log: _Log,
 ) -> tuple[Model, dict[str, Any]]:
-    """Compensate biases, unless that makes the loss on the *select* part worse."""
+    """Run the steps of the recovery; none may raise the loss on the *select* part."""
     if request.recover == "none":
-        return pruned, {"accepted": False}
-    recovered = compensate_bias(subject.folded, pruned, subject.structure, plan, stats)
-    without = log.accuracy(pruned, samples.select, request)
-    with_bias = log.accuracy(recovered, samples.select, request)
-    if without is None or with_bias is None:
-        return recovered, {"accepted": True}
-    losses = {"loss_without": without.loss, "loss_with": with_bias.loss}
-    if with_bias.loss > without.loss:
-        log.warnings.append(
-            "bias compensation was not used: it raises the loss on held-out samples from "
-            f"{without.loss:.4f} to {with_bias.loss:.4f}"
+        return pruned, {"accepted": False, "steps": []}
+
+    def loss(model: Model) -> float | None:
+        try:
+            measured = log.accuracy(model, samples.select, request)
+        except CalibrationError:  # the outputs are not finite
+            return float("inf")
+        return measured.loss if measured else None
+
+    ladder = Ladder(pruned, loss)
+    common = (subject.structure, plan)
+    if not ladder.offer("bias", compensate_bias(subject.folded, pruned, *common, stats)):
+        ladder.refuse("bias compensation")
+    if request.recover == "full":
+        recover_layers(
+            ladder,
+            subject.folded,
+            pruned,
+            *common,
+            subject.shapes,
+            samples.fit,
+            seed=request.seed,
+            threads=request.threads,
+            progress=log.progress("recover", len(subject.structure.weights)),
         )
-        return pruned, {"accepted": False, **losses}
-    return recovered, {"accepted": True, **losses}
+    log.warnings += ladder.warnings
+    return ladder.model, ladder.to_dict()
 
 
 def _finish(model: Model, original: Model, request: Request) -> Model:

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph import Array, Model, edit, node_id, rebuild
-from onnxprune.labels import F64, Bool
+from onnxprune.graph import Model, edit, node_id, rebuild
+from onnxprune.labels import F64, Array, Bool
 from onnxprune.plan import PruningPlan
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure, Weight
 
-RECOVERIES = ("none", "bias")
+RECOVERIES = ("none", "bias", "full")
 
 
 def compensate_bias(
@@ -46,7 +46,7 @@ def compensate_bias(
     kept = plan.kept_labels(structure)
     for weight in structure.weights:
         removed = _removed(weight, plan, kept)
-        if weight.point not in stats or weight.node not in nodes or not removed.any():
+        if weight.output_axis is None or weight.point not in stats or not removed.any():
             continue
         values = np.asarray(constants[weight.tensor].values, dtype=np.float64)
         values *= float(nodes[weight.node].attrs.get("alpha", 1.0))
@@ -120,6 +120,7 @@ def _set_input(node: gs.Node, i: int, tensor: gs.Tensor) -> None:
 def _append_add(graph: gs.Graph, node: gs.Node, weight: Weight, delta: Array) -> None:
     """Put an addition behind a node, or into the constant addition that is there already."""
     output, name = node.outputs[0], f"{weight.node}/bias"
+    assert weight.output_axis is not None
     trailing = -weight.output_axis - 1
     readers = list(output.outputs)
     if len(readers) == 1 and readers[0].op == "Add" and output not in graph.outputs:

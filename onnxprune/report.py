@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.accuracy import Accuracy
 from onnxprune.cost import Cost
-from onnxprune.evaluate import Accuracy
 from onnxprune.structure import Frozen, Structure
 from onnxprune.verify import Verification
 

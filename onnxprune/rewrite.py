@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph import Array, Model, edit, node_id, rebuild
-from onnxprune.labels import Bool
+from onnxprune.graph import Model, captured_names, edit, node_id, rebuild
+from onnxprune.labels import Array, Bool
 from onnxprune.plan import PruningPlan
 from onnxprune.structure import OriginalShape, Renumber, Sizes, Structure
 
@@ -47,6 +47,8 @@ def _slice_constants(nodes: dict[str, gs.Node], structure: Structure, kept: Bool
         for i, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Constant):
                 uses[tensor.name].add(tuple(sorted(wanted.get((node_name, i), []))))
+        for name in captured_names(node):
+            uses[name].add(())
     made: dict[tuple[str, tuple[tuple[int, bytes], ...]], gs.Constant] = {}
     for (node_name, i), cuts in wanted.items():
         node, key = nodes[node_name], tuple(sorted(cuts))

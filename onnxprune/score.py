@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.errors import CalibrationError
-from onnxprune.graph import Array
-from onnxprune.labels import F64
+from onnxprune.labels import F64, Array
 from onnxprune.statistics import ActivationStats, f_statistic
 from onnxprune.structure import Structure
 

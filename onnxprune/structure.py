@@ -93,10 +93,10 @@ class Weight:
     """A constant weight operand of a Conv, ConvTranspose, Gemm, MatMul node.
 
     ``channel_of`` (broadcasts to the weight's shape) is the index along axis ``data_axis`` of
-    input ``data_input`` that each weight multiplies; ``output_of`` the index along
+    ``data_tensor`` that each weight multiplies; ``output_of`` the index along
     ``output_axis`` of the node's output that it adds to. The labels are those of these axes,
     ``axes`` those of the weight's own; None where an axis cannot shrink. ``output_axis`` is
-    negative (counted from the last axis).
+    negative (counted from the last axis), None where no intercept can be added.
     """
 
     node: str
@@ -104,12 +104,11 @@ class Weight:
     input: int
     tensor: str
     shape: tuple[int, ...]
-    data_input: int
     data_tensor: str
     data_axis: int
     channel_of: I64
     output_of: I64
-    output_axis: int
+    output_axis: int | None
     data_labels: I64 | None
     output_labels: I64 | None
     axes: Mapping[int, I64]
@@ -144,7 +143,7 @@ class Structure:
     """The result of tracing one model.
 
     ``axes`` holds every distinct label array, ``excluded`` the weight tensors that the user
-    wants untouched.
+    wants untouched, ``inexact`` the nodes that normalise across axes which may shrink.
     """
 
     units: Units
@@ -159,6 +158,7 @@ class Structure:
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
     excluded: frozenset[str]
+    inexact: tuple[str, ...] = ()
 
     @cached_property
     def prunable(self) -> Bool:

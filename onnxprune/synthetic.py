@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph import Array, TensorSpec
+from onnxprune.graph import TensorSpec
+from onnxprune.labels import Array
 
 
 def synthetic_feeds(

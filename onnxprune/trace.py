@@ -9,25 +9,28 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, Shapes, edit, node_id
+from onnxprune.graph import Model, Shapes, captured_names, edit, node_id
 from onnxprune.labels import I64, Reason, Units
 from onnxprune.op import Op, Trace
 from onnxprune.rules import RULES
 from onnxprune.structure import Frozen, Group, Origin, Structure
 
 
-def trace(model: Model, shapes: Shapes, *, exclude: Sequence[str] = ()) -> Structure:
+def trace(
+    model: Model, shapes: Shapes, *, exclude: Sequence[str] = (), allow_inexact: bool = False
+) -> Structure:
     """Find out which channels of a model can leave together, and which cannot and why.
 
     Args:
         model: a model whose shape arithmetic is folded.
         shapes: its observed shapes.
         exclude: globs over node and initializer names; what matches keeps its size.
+        allow_inexact: let channels leave across which something is normalised.
 
     Raises:
         ModelError: if a glob matches nothing.
     """
-    state = Trace(shapes)
+    state = Trace(shapes, allow_inexact=allow_inexact)
     graph = edit(model)
     unmatched, excluded = set(exclude), set[str]()
     for node in graph.nodes:
@@ -57,11 +60,12 @@ def trace(model: Model, shapes: Shapes, *, exclude: Sequence[str] = ()) -> Struc
 
 
 def _apply(op: Op, node: gs.Node) -> None:
-    subgraphs = [a for a in node.attrs.values() if isinstance(a, gs.Graph)]
-    for subgraph in subgraphs:
-        for inner in subgraph.nodes:
-            _freeze_captured(op, inner)
-    rule = RULES.get(node.op) if not node.domain or node.domain == "ai.onnx" else None
+    subgraphs = any(isinstance(a, gs.Graph) for a in node.attrs.values())
+    for name in captured_names(node):
+        for labels in op.labels_of(name).values():
+            op.freeze(labels, f"is read inside a subgraph of {op.type}")
+    default = not node.domain or node.domain == "ai.onnx"
+    rule = RULES.get(node.op if default else f"{node.domain}::{node.op}")
     if rule is None or subgraphs:
         op.close(f"there is no rule for {node.op}")
     elif not op.known():
@@ -71,21 +75,19 @@ def _apply(op: Op, node: gs.Node) -> None:
         op.close(f"{node.op} works across it")
 
 
-def _freeze_captured(op: Op, inner: gs.Node) -> None:
-    for tensor in inner.inputs:
-        for labels in op.labels_of(tensor.name).values():
-            op.freeze(labels, f"is read inside a subgraph of {op.type}")
-    for attribute in inner.attrs.values():
-        if isinstance(attribute, gs.Graph):
-            for node in attribute.nodes:
-                _freeze_captured(op, node)
-
-
 def _freeze_outputs(graph: gs.Graph, state: Trace) -> None:
     for output in graph.outputs:
-        for labels in state.axes.get(output.name, {}).values():
-            producer = output.inputs[0].name or output.name if output.inputs else output.name
-            state.labels.freeze(labels, Reason(producer, f"'{output.name}' is a model output"))
+        producer = output.inputs[0] if output.inputs else None
+        frozen = [output]
+        if producer is not None and producer.op == "Shape":
+            frozen.append(producer.inputs[0])
+        reason = Reason(
+            producer.name or output.name if producer else output.name,
+            f"'{output.name}' is a model output",
+        )
+        for tensor in frozen:
+            for labels in state.axes.get(tensor.name, {}).values():
+                state.labels.freeze(labels, reason)
 
 
 def _tie_shared_weights(state: Trace) -> None:
@@ -117,6 +119,7 @@ def _structure(state: Trace, excluded: frozenset[str], names: dict[str, str]) ->
         axes=distinct,
         groups=_groups(units, state, distinct, names),
         frozen=_frozen(units, state.origins),
+        inexact=tuple(state.inexact),
         excluded=excluded & {w.tensor for w in state.weights},
     )
 

@@ -16,7 +16,8 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxprune.errors import InternalError
-from onnxprune.graph import Array, Model, edit, node_id, rebuild
+from onnxprune.graph import Model, edit, node_id, rebuild
+from onnxprune.labels import Array
 from onnxprune.plan import PruningPlan
 from onnxprune.session import Feeds, Session
 from onnxprune.structure import Structure
@@ -48,7 +49,8 @@ def masked(model: Model, structure: Structure, plan: PruningPlan) -> Model:
         if not keep.all():
             node = nodes[sink.node]
             source = node.inputs[sink.input]
-            dtype = types.get(source.name, np.dtype(np.float32))
+            constant = isinstance(source, gs.Constant)
+            dtype = source.values.dtype if constant else types.get(source.name, np.float32)
             mask = keep.reshape(-1, *[1] * (-sink.axis - 1)).astype(dtype)
             node.inputs[sink.input] = _times(graph, source, mask)
     for name, stays in plan.masks.items():

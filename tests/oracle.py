@@ -49,8 +49,8 @@ class Recorder(op.Trace):
 
     seen: Recorder
 
-    def __init__(self, shapes: graph.Shapes) -> None:
-        super().__init__(shapes)
+    def __init__(self, shapes: graph.Shapes, *, allow_inexact: bool = False) -> None:
+        super().__init__(shapes, allow_inexact=allow_inexact)
         self.labels: Blocks = Blocks()
         Recorder.seen = self
 

@@ -334,7 +334,8 @@ def upsample(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
 def self_attention(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
     how = draw(st.sampled_from(["gather", "split", "slices"]))
     flat = n.op("Reshape", m.tensor, n.const([0, m.c, -1]))
-    rows = n.op("Transpose", flat, perm=[0, 2, 1])
+    # Bounded, so that no score is large and rounding errors stay small.
+    rows = n.op("Tanh", n.op("Transpose", flat, perm=[0, 2, 1]))
     mixed = attention(n, rows, m.c, 2, draw(st.integers(2, 3)), m.size**2, how)
     if draw(st.booleans()):
         mixed = n.op("Add", mixed, rows)
@@ -349,6 +350,34 @@ def affine(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
     if kind != "Div" and draw(st.booleans()):
         operands.reverse()
     return Maps(n.op(kind, *operands), m.c, m.size)
+
+
+FACTORED: dict[str, Body] = {
+    "scale": lambda n, x: n.op("Mul", x, n.weight(2, 1, 1, 1)),
+    "transpose": apply("Transpose", perm=[0, 2, 1, 3, 4]),
+    "softmax": apply("Softmax", axis=1),
+    "normalise": both("Sub", apply("Identity"), apply("ReduceMean", axes=[2])),
+    "sum rows": apply("ReduceSum", [1]),
+    "sum columns": apply("ReduceSum", [2]),
+    "first row": apply("Gather", 0, axis=1),
+    "last columns": apply("Slice", [1], [2**31], [2]),
+    "pad columns": apply("Pad", [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]),
+    "two of each": both("Concat", apply("Neg"), apply("Sigmoid"), axis=2),
+}
+
+
+@block
+def factored(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
+    """Write the channels as two rows, work on rows or columns, and join them again."""
+    if m.c % 2 or m.c < 4:
+        return m
+    kind = draw(st.sampled_from(sorted(FACTORED)))
+    rows = n.op("Reshape", m.tensor, n.const([-1, 2, m.c // 2, m.size, m.size]))
+    half, done = m.c // 2, FACTORED[kind](n, rows)
+    widths = {"sum rows": half, "sum columns": 2, "first row": half, "last columns": m.c - 2}
+    widths |= {"pad columns": m.c + 2, "two of each": 2 * m.c}
+    c = widths.get(kind, m.c)
+    return Maps(n.op("Reshape", done, n.const([-1, c, m.size, m.size])), c, m.size)
 
 
 @st.composite

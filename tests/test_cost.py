@@ -43,7 +43,9 @@ def test_macs_and_weights_by_hand():
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 7])],
         initializers,
     )
-    model = normalise(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    model = normalise(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
     cost = measure(model, observe(model, {"x": np.ones((3, 3, 8, 8), np.float32)}, threads=1))
     conv, depthwise = 8 * 8 * 6 * 27, 8 * 8 * 6 * 9
     transposed, dense = 8 * 8 * 6 * 4 * 4, 5 * 4 + 5 * 7

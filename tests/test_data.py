@@ -16,10 +16,10 @@ from PIL import Image
 
 from onnxprune import data
 from onnxprune.data import open_dataset
-from onnxprune.holdout import split
-from onnxprune.synthetic import synthetic_feeds
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import TensorSpec
+from onnxprune.holdout import split
+from onnxprune.synthetic import synthetic_feeds
 
 DIGITS = Path(__file__).parent.parent / "calibration" / "digits"
 

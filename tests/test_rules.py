@@ -18,6 +18,7 @@ from oracle import (
     identity,
     mask,
     permutation,
+    pruned,
     random_removal,
     traced,
 )
@@ -204,3 +205,23 @@ def test_a_shuffled_channel_leaves_with_its_row_or_its_column() -> None:
     assert before[0] == rows | columns
     assert len(rows) == len(columns) == 1
     assert after == [before[k] for k in (0, 3, 1, 4, 2, 5)]
+
+
+def test_a_shared_weight_stays_one_tensor_and_a_shared_bias_does_not_tie() -> None:
+    n = Net(shared=5)
+    x = n.conv(n.conv(stem(n, 4), 4, 4), 4, 4)
+    t = traced(n.model(n.conv(x, 4, 2)))
+    (stem_node, one, other, _) = t.model.proto.graph.node
+    assert one.input[1] == other.input[1]
+    assert stem_node.input[2] == one.input[2] == other.input[2]
+    assert len(t.structure.groups) == 1
+    kept = random_removal(t.structure, np.random.default_rng(0), 0.5)
+    _, one, other, _ = pruned(t, kept).graph.node
+    assert one.input[1] == other.input[1]
+
+    n = Net(shared=1)
+    t = traced(n.model(n.conv(n.conv(stem(n, 4), 4, 4), 4, 2)))
+    first, second, _ = t.model.proto.graph.node
+    assert first.input[2] == second.input[2]
+    assert [len(g.units) for g in t.structure.groups] == [4, 4]
+    mask(t, random_removal(t.structure, np.random.default_rng(0), 0.5))

@@ -56,7 +56,7 @@ def two_layers(values: np.ndarray, labels_of: np.ndarray) -> tuple[Structure, di
     ) -> Weight:
         axes = {a: lab for a, lab in ((1, inner), (0, outer)) if lab is not None}
         return Weight(
-            node, "Gemm", 1, f"{node}.w", shape, 0, data, 1,
+            node, "Gemm", 1, f"{node}.w", shape, data, 1,
             index(shape[1]).reshape(1, -1), index(shape[0]).reshape(-1, 1), -1,
             inner, outer, axes,
         )  # fmt: skip

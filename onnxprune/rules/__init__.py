@@ -10,16 +10,29 @@ To add an operator: one rule here (a plain activation is one word in
 :data:`~onnxprune.rules.elementwise.UNARY`), and one case in ``tests/cases.py``.
 """
 
-from onnxprune.rules import elementwise, indexing, layers, normalization, reshape, spatial
+from onnxprune.rules import (
+    contrib,
+    einsum,
+    elementwise,
+    indexing,
+    layers,
+    normalization,
+    recurrent,
+    reshape,
+    spatial,
+)
 from onnxprune.rules.registry import RULES, Rule, rule
 
 __all__ = [
     "RULES",
     "Rule",
+    "contrib",
+    "einsum",
     "elementwise",
     "indexing",
     "layers",
     "normalization",
+    "recurrent",
     "reshape",
     "rule",
     "spatial",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.labels import I64
-from onnxprune.op import MEETS_FIXED, Op
+from onnxprune.op import MEETS_FIXED, WHERE_SINCE, Op
 from onnxprune.rules.elementwise import join
 from onnxprune.rules.registry import rule
 
@@ -106,12 +106,23 @@ def pad(op: Op) -> None:
 
 @rule("Gather")
 def gather(op: Op) -> None:
-    """Constant indices pick labels; a single index keeps its channel for good."""
+    """Constant indices pick labels; computed ones look rows up in a table.
+
+    A single constant index keeps its channel for good. Columns of a constant table that is
+    looked up (an embedding) begin labels.
+    """
     axis = int(op.attribute("axis", 0)) % len(op.shape(0))
     rank = len(op.shape(1))
     for k in range(len(op.shape(0))):
-        if k != axis:
-            op.give(k if k < axis else k + rank - 1, op.take(0, k))
+        place = k if k < axis else k + rank - 1
+        if k == axis:
+            continue
+        if op.is_constant(0):
+            op.site(0, k, op.origin(place))
+        else:
+            op.give(place, op.take(0, k))
+    for k in range(rank):
+        op.give(axis + k, op.take(1, k))
     labels, indices = op.labelled(0).get(axis), op.value(1)
     if labels is None or indices is None or rank > 1:
         return
@@ -124,13 +135,46 @@ def gather(op: Op) -> None:
     op.renumber(1, labels)
 
 
+@rule("GatherND")
+def gather_nd(op: Op) -> None:
+    """Axes behind the indexed ones pass."""
+    depth, rank = op.shape(1)[-1] + int(op.attribute("batch_dims", 0)), len(op.shape(0))
+    for k in range(depth, rank):
+        op.give(k - rank + len(op.out_shape()), op.take(0, k))
+
+
+@rule("ScatterND")
+def scatter_nd(op: Op) -> None:
+    """Axes behind the indexed ones are tied between data and updates."""
+    depth, rank, out = op.shape(1)[-1], len(op.shape(0)), op.out_shape()
+    for k in range(depth, rank):
+        shift = len(op.shape(2)) - rank
+        met = [op.take(0, k), op.take(2, k + shift)]
+        constants = [(i, own) for i, own in ((0, k), (2, k + shift)) if op.is_constant(i)]
+        free = [labels for i, labels in ((0, met[0]), (2, met[1])) if not op.is_constant(i)]
+        labels = free[0] if free else None
+        for other in free[1:]:
+            labels = op.tie(labels, other)
+        for i, own in constants:
+            op.site(i, own, labels)
+        if out[k] > 1:
+            op.give(k, labels)
+
+
 @rule("Expand")
 def expand(op: Op) -> None:
-    """Axes of size 1 are repeated; the others pass, and the shape operand is rewritten."""
+    """Axes of size 1 are repeated; the others pass, and the shape operand is rewritten.
+
+    A constant (a class token that is repeated for every sample) can shrink with what it meets.
+    """
     out = op.out_shape()
     counted: dict[int, I64] = {}
+    behind = len(out) - len(op.shape(0))
     for k in range(len(out)):
         labels = join(op, k, out, [0])
+        if op.is_constant(0) and k >= behind and op.shape(0)[k - behind] == out[k] > 1:
+            labels = op.fresh(out[k])
+            op.site(0, k - behind, labels)
         op.give(k, labels)
         if labels is not None:
             counted[k] = labels
@@ -153,6 +197,19 @@ def tile(op: Op) -> None:
 def shape_of(op: Op) -> None:
     """Its readers go on seeing the original sizes."""
     axes = op.labelled(0)
+    if op.opset < WHERE_SINCE:
+        return
     for axis in axes:
         op.take(0, axis)
     op.keep_original_shape(axes)
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(op: Op) -> None:
+    """One value everywhere: every axis can shrink, by its entry in the shape."""
+    counted: dict[int, I64] = {}
+    for k, size in enumerate(op.out_shape()):
+        if size > 1 and not op.dynamic(0, k):
+            counted[k] = op.fresh(size)
+            op.give(k, counted[k])
+    op.sizes(counted, 0)

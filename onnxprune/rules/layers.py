@@ -80,8 +80,7 @@ def _convolution(
         op.sizes({0: group}, "group")
     op.weight(
         1,
-        data_input=0,
-        data_axis=1,
+        data=(op.tensor(0), 1, labels),
         channel_of=channel_of,
         output_of=output_of,
         output_axis=1,
@@ -135,8 +134,7 @@ def _record_matrix(
     view = (-1, 1) if weight_axis == 0 else (1, -1)
     op.weight(
         weight,
-        data_input=data,
-        data_axis=data_axis,
+        data=(op.tensor(data), data_axis, op.labelled(data).get(data_axis)),
         channel_of=inside.reshape(view),
         output_of=outside.reshape(view[::-1]),
         output_axis=output_axis,
@@ -146,24 +144,29 @@ def _record_matrix(
 @rule("MatMul")
 def matmul(op: Op) -> None:
     """Stacks of matrices; a constant matrix is a layer's weight and begins labels."""
+    multiply(op, 0, 0)
+
+
+def multiply(op: Op, transposed_a: int, transposed_b: int) -> None:
+    """Multiply stacks of matrices, either of them stored transposed in its last two axes."""
     out, ranks = op.out_shape(), [len(op.shape(i)) for i in (0, 1)]
     if min(ranks) < 2:
         return
-    _contract(op, (0, ranks[0] - 1), (1, ranks[1] - 2))
-    rows, columns = len(out) - 2, len(out) - 1
-    for axis in range(rows):
+    inner = (ranks[0] - 1 - transposed_a, ranks[1] - 2 + transposed_b)
+    outer = (ranks[0] - 2 + transposed_a, ranks[1] - 1 - transposed_b)
+    _contract(op, (0, inner[0]), (1, inner[1]))
+    for axis in range(len(out) - 2):
         op.give(axis, join(op, axis, out, [0, 1]))
-    for i, axis, own in ((0, rows, ranks[0] - 2), (1, columns, ranks[1] - 1)):
+    for i, axis in ((0, len(out) - 2), (1, len(out) - 1)):
         if op.is_constant(i) and ranks[i] == 2 and not op.is_constant(1 - i):
-            op.site(i, own, op.origin(axis))
-            inner, data_axis = (1, ranks[1] - 2) if i == 0 else (0, ranks[0] - 1)
+            op.site(i, outer[i], op.origin(axis))
             _record_matrix(
                 op,
                 weight=i,
-                weight_axis=inner,
+                weight_axis=inner[i],
                 data=1 - i,
-                data_axis=data_axis,
+                data_axis=inner[1 - i],
                 output_axis=axis,
             )
         else:
-            op.give(axis, op.take(i, own))
+            op.give(axis, op.take(i, outer[i]))

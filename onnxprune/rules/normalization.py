@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxprune.labels import I64
 from onnxprune.op import Op
 from onnxprune.rules.registry import rule
 
@@ -31,6 +32,91 @@ def softmax(op: Op) -> None:
         op.give(k, op.take(0, k))
 
 
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def layer_normalization(op: Op) -> None:
+    """Normalises over the axes from ``axis`` on, each index with its own scale and bias."""
+    rank = len(op.shape(0))
+    first = int(op.attribute("axis", -1)) % rank
+    for k in range(rank):
+        labels = op.take(0, k) if k < first else op.normalised(0, k)
+        for o in range(len(op.node.outputs)):
+            if o == 0 or k < first:
+                op.give(k, labels, o)
+        parameters(op, (1, 2), k - rank, labels)
+
+
+def parameters(op: Op, inputs: tuple[int, ...], axis: int, labels: I64 | None) -> None:
+    """Slice or tie parameters that are broadcast against ``axis`` (from the last, negative)."""
+    for i in inputs:
+        own = axis + len(op.shape(i)) if op.has(i) else -1
+        if own < 0 or op.shape(i)[own] == 1:
+            continue
+        if op.is_constant(i):
+            op.site(i, own, labels)
+        else:
+            op.tie(labels, op.take(i, own))
+
+
+@rule("InstanceNormalization")
+def instance_normalization(op: Op) -> None:
+    """Each map is normalised alone, with a scale and a bias for each channel."""
+    op.give(0, op.take(0, 0))
+    labels = op.take(0, 1)
+    op.give(1, labels)
+    for i in (1, 2):
+        parameters(op, (i,), -1, labels)
+
+
+@rule("GroupNormalization")
+def group_normalization(op: Op) -> None:
+    """Groups of channels are normalised together: whole groups leave exactly."""
+    channels, groups = op.shape(0)[1], int(op.attribute("num_groups"))
+    op.give(0, op.take(0, 0))
+    labels = op.take(0, 1)
+    group, within = op.factor(labels, groups, channels // groups)
+    op.normalise(within)
+    op.give(1, labels)
+    for i in (1, 2):
+        parameters(op, (i,), -1, labels if op.shape(i)[0] == channels else group)
+    if group is not None:
+        op.sizes({0: group}, "num_groups")
+
+
+@rule("LpNormalization")
+def lp_normalization(op: Op) -> None:
+    """Normalises over one axis."""
+    rank = len(op.shape(0))
+    axis = int(op.attribute("axis", -1)) % rank
+    for k in range(rank):
+        op.give(k, op.normalised(0, k) if k == axis else op.take(0, k))
+
+
+@rule("MeanVarianceNormalization")
+def mean_variance_normalization(op: Op) -> None:
+    """Normalises over the axes it names."""
+    rank = len(op.shape(0))
+    axes = {int(k) % rank for k in op.attribute("axes", (0, 2, 3))}
+    for k in range(rank):
+        op.give(k, op.normalised(0, k) if k in axes else op.take(0, k))
+
+
+@rule("LRN", "CumSum", "TopK", "ArgMax", "ArgMin")
+def along_one_axis(op: Op) -> None:
+    """Values along one axis depend on each other; the other axes pass."""
+    rank = len(op.shape(0))
+    default = {"LRN": 1, "TopK": -1}.get(op.type, 0)
+    axes = op.ints(1, "axis") if op.type == "CumSum" else [int(op.attribute("axis", default))]
+    if axes is None:
+        return
+    axis = axes[0] % rank
+    dropped = op.type in ("ArgMax", "ArgMin") and not op.attribute("keepdims", 1)
+    for k in range(rank):
+        if k != axis:
+            labels = op.take(0, k)
+            for o in range(len(op.node.outputs)):
+                op.give(k - (dropped and k > axis), labels, o)
+
+
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 
 
@@ -48,6 +134,8 @@ def reduce(op: Op) -> None:
     left = [k for k in range(rank) if k not in over]
     for place, k in enumerate(left):
         op.give(k if op.attribute("keepdims", 1) else place, op.take(0, k))
-    if op.type in SUMS:
-        for k in over:
+    for k in over:
+        if op.type in SUMS:
             op.sink(0, k)
+        elif op.type == "ReduceMean":
+            op.normalised(0, k)

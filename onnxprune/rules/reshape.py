@@ -24,8 +24,9 @@ def reshape(op: Op) -> None:
     Input and output axes are cut into the smallest runs with equal products; inside a run the
     sizes of both sides nest (their common factors) or the run's labels are frozen.
     """
-    if not op.labelled(0):
-        return
+    implicit = op.type == "Squeeze" and op.ints(1, "axes") is None
+    if implicit or not op.labelled(0):
+        return  # without axes, Squeeze would also drop an axis that shrinks to one channel
     runs = _reshape_runs(op.shape(0), op.out_shape())
     if runs != _reshape_runs(*op.second_shapes()) and not _same_factors(op):
         return

@@ -32,3 +32,24 @@ def resize(op: Op) -> None:
         if op.has(3) and axis in axes:
             counted[axes.index(axis)] = labels
     op.sizes(counted, 3)
+
+
+@rule("DepthToSpace", "SpaceToDepth")
+def depth_space(op: Op) -> None:
+    """Blocks of positions become channels, or the other way round: whole blocks leave."""
+    op.give(0, op.take(0, 0))
+    block = int(op.attribute("blocksize")) ** 2
+    few = min(op.shape(0)[1], op.out_shape()[1])
+    column_major = op.type == "DepthToSpace" and op.attribute("mode", "DCR") == "CRD"
+    dims, place = ((few, block), 0) if column_major else ((block, few), 1)
+    labels = op.take(0, 1)
+    if labels is None:
+        return
+    if op.type == "SpaceToDepth":
+        op.give(1, op.merge([None, labels], dims))
+        return
+    kept = op.fresh(few) if few > 1 else None
+    spread = [None, kept] if place else [kept, None]
+    merged = op.merge(spread, dims)
+    op.tie(labels, merged)
+    op.give(1, kept)

@@ -1,4 +1,4 @@
-"""Evaluate: accuracy and loss of a model on labelled samples."""
+"""Accuracy and loss of a model on labelled samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from onnxprune.data import Batch
 from onnxprune.errors import CalibrationError, ModelError
-from onnxprune.graph import Array, Model
-from onnxprune.labels import F64, I64
+from onnxprune.graph import Model
+from onnxprune.labels import F64, I64, Array
 from onnxprune.session import Session
 
 
@@ -24,6 +24,7 @@ class Accuracy:
         loss: mean cross-entropy in nats.
         samples: number of samples.
         per_class: accuracy of each class, NaN where it has no samples, ``float64 [K]``.
+        warnings: what the user should know about the samples.
     """
 
     value: float
@@ -31,9 +32,10 @@ class Accuracy:
     loss: float
     samples: int
     per_class: tuple[float, ...]
+    warnings: tuple[str, ...] = ()
 
 
-def evaluate(
+def measure_accuracy(
     model: Model,
     batches: Iterable[Batch],
     *,
