@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune import graph
-from onnxprune.synthetic import synthetic_feeds
 from onnxprune.session import Feeds
+from onnxprune.synthetic import synthetic_feeds
 
 
 def session(path: Path, threads: int) -> ort.InferenceSession:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=200)
     a = parser.parse_args()
-    feeds = synthetic_feeds(graph.load(a.original).inputs, batch=a.batch)
+    feeds = synthetic_feeds(graph.load(a.original), batch=a.batch)
     models = [session(path, a.threads) for path in (a.original, a.pruned)]
     for model in models:
         for _ in range(10):

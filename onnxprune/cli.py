@@ -77,6 +77,12 @@ _exclude = click.option(
     multiple=True,
     help="Leave nodes or initializers with matching names as they are. Repeatable.",
 )
+_inexact = click.option(
+    "--allow-inexact",
+    is_flag=True,
+    help="Let channels leave across which something is normalised (LayerNorm); what remains "
+    "is normalised over the kept channels.",
+)
 _threads = click.option(
     "--threads",
     type=click.IntRange(0, 1024),
@@ -122,10 +128,14 @@ def main() -> None:
 @click.option(
     "--calib",
     "data",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="DATA",
     help="Labelled samples: a folder of class folders with images, or an .npz with y.",
+)
+@click.option(
+    "--random-inputs",
+    is_flag=True,
+    help="Work without samples: only with a --metric that needs none, and --recover none.",
 )
 @click.option(
     "--sparsity",
@@ -186,6 +196,7 @@ def main() -> None:
     help="Prefer channel counts that are multiples of N.",
 )
 @_exclude
+@_inexact
 @_reading
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
@@ -203,6 +214,8 @@ def prune(
     **settings: Any,
 ) -> None:
     """Prune MODEL and write the result, once it is proven right."""
+    if (settings["data"] is None) != settings["random_inputs"]:
+        raise click.UsageError("give either --calib DATA or --random-inputs")
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
     sources = [model, *(p for p in (settings["data"], settings["eval_data"]) if p)]
     check_target(out, sources, force=force)
@@ -231,13 +244,14 @@ def prune(
 @main.command()
 @_model
 @_exclude
+@_inexact
 @_threads
 @_json
-def inspect(model: Path, exclude: tuple[str, ...], threads: int, as_json: bool) -> None:
+def inspect(model: Path, as_json: bool, **settings: Any) -> None:
     """Show what can be pruned from MODEL and what cannot, and why. Needs no data."""
     from onnxprune import pipeline
 
-    result = pipeline.inspect(model, exclude=exclude, threads=threads)
+    result = pipeline.inspect(model, **settings)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from onnxprune.graph import Model, Shapes
 from onnxprune.labels import Bool
-from onnxprune.structure import Structure
+from onnxprune.structure import Structure, Weight
 
 WEIGHT_INPUTS = {
     "Conv": (1,),
@@ -67,16 +67,24 @@ def measure(model: Model, shapes: Shapes) -> Cost:
         for i in WEIGHT_INPUTS.get(node.op_type, ())
         if i < len(node.input) and node.input[i] in constants
     }
-    macs = sum(_macs(node, constants, shapes) for node in graph.node)
     return Cost(
         params=sum(_size(t) for t in graph.initializer if t.data_type in _FLOATS),
         weights=sum(_size(constants[name]) for name in weights),
         nonzero_weights=sum(
             int(np.count_nonzero(numpy_helper.to_array(constants[name]))) for name in weights
         ),
-        macs=round(macs / shapes.batch),
+        macs=round(sum(node_macs(model, shapes).values())),
         bytes=model.file_bytes or model.proto.ByteSize(),
     )
+
+
+def node_macs(model: Model, shapes: Shapes) -> dict[str, float]:
+    """Return the multiply-accumulates of each node for one sample, by its first output."""
+    constants = {t.name: t for t in model.proto.graph.initializer}
+    return {
+        next(o for o in node.output if o): _macs(node, constants, shapes) / shapes.batch
+        for node in model.proto.graph.node
+    }
 
 
 def _size(tensor: onnx.TensorProto) -> int:
@@ -87,9 +95,10 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(constants[name].dims) if name in constants else shapes.first[name]
 
-    if node.op_type not in WEIGHT_INPUTS or not shapes.has(node.output[0]):
+    if node.op_type not in WEIGHT_INPUTS or not all(shapes.has(o) for o in node.output if o):
         return 0
-    first, second, out = shape(node.input[0]), shape(node.input[1]), shape(node.output[0])
+    first, second = shape(node.input[0]), shape(node.input[1])
+    out = shape(next(o for o in node.output if o))
     elements = int(np.prod(out, dtype=np.int64))
     if node.op_type == "Conv":
         return elements * int(np.prod(second[1:]))
@@ -104,12 +113,15 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))
 
 
+def weights_kept(weight: Weight, kept: Bool) -> int:
+    """Count the elements of a weight that stay when only these labels do (``bool [labels]``)."""
+    shape = list(weight.shape)
+    for axis, labels in weight.axes.items():
+        shape[axis] = int(kept[labels].sum())
+    return int(np.prod(shape))
+
+
 def weights_removed(structure: Structure, kept: Bool) -> int:
     """Count the weights that leave when only these labels stay (``bool [labels]``)."""
-    removed = 0
-    for weight in {w.tensor: w for w in structure.weights}.values():
-        shape = list(weight.shape)
-        for axis, labels in weight.axes.items():
-            shape[axis] = int(kept[labels].sum())
-        removed += int(np.prod(weight.shape)) - int(np.prod(shape))
-    return removed
+    tensors = {w.tensor: w for w in structure.weights}.values()
+    return sum(int(np.prod(w.shape)) - weights_kept(w, kept) for w in tensors)

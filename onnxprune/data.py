@@ -85,6 +85,18 @@ class Dataset(ABC):
         """Stream ascending rows."""
 
 
+@dataclass(frozen=True, eq=False)
+class NoSamples(Dataset):
+    """What there is when a model is pruned without samples."""
+
+    path: Path = Path()
+    labels: I64 = field(default_factory=lambda: np.empty(0, np.int64))
+    class_names: tuple[str, ...] = ()
+
+    def _read(self, rows: I64, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002
+        return iter(())
+
+
 def open_dataset(
     path: Path,
     inputs: Sequence[TensorSpec],

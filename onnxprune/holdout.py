@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.data import Batch, Dataset, open_dataset
+from onnxprune.data import Batch, Dataset, NoSamples, open_dataset
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
 from onnxprune.labels import I64
@@ -70,10 +70,10 @@ class Holdout:
     @property
     def labels_end(self) -> int:
         """One more than the largest label."""
-        own = int(self.fit.dataset.labels.max()) + 1
+        own = int(self.fit.dataset.labels.max(initial=-1)) + 1
         if self.report.label_of is not None:
             return max(own, int(self.report.label_of.max()) + 1)
-        return max(own, int(self.report.dataset.labels.max()) + 1)
+        return max(own, int(self.report.dataset.labels.max(initial=-1)) + 1)
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -95,7 +95,7 @@ class Holdout:
 
 
 def hold_out(
-    data: str | Path,
+    data: str | Path | None,
     eval_data: str | Path | None,
     model: Model,
     *,
@@ -107,11 +107,15 @@ def hold_out(
     """Open the samples of a run and split them, stratified by class and seeded.
 
     With ``eval_data``, that is the *report* part, and the calibration set is split in two.
+    Without ``data`` all parts are empty.
 
     Raises:
         CalibrationError: if samples cannot be used.
     """
     size = model.fixed_batch or batch_size
+    if data is None:
+        nothing = Part(NoSamples(), np.empty(0, dtype=np.int64), size)
+        return Holdout(nothing, nothing, nothing)
     dataset = open_dataset(Path(data), model.inputs, mean=mean, std=std)
     if eval_data is None:
         fit, select, report = split(dataset.labels, list(SHARES.values()), seed)

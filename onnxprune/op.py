@@ -13,6 +13,7 @@ from onnxprune.errors import InternalError
 from onnxprune.graph import Shapes, node_id
 from onnxprune.labels import I64, Bool, Labels, Reason
 from onnxprune.structure import (
+    Inexact,
     Origin,
     OriginalShape,
     Renumber,
@@ -33,7 +34,7 @@ class Trace:
     def __init__(self, shapes: Shapes, *, allow_inexact: bool = False) -> None:
         self.shapes = shapes
         self.allow_inexact = allow_inexact
-        self.inexact: list[str] = []
+        self.inexact: list[Inexact] = []
         self.labels = Labels()
         self.axes: dict[str, dict[int, I64]] = {}
         self.sites: list[Site] = []
@@ -58,6 +59,7 @@ class Op:
         self._trace = trace
         self._taken: set[tuple[int, int]] = set()
         self._own_sites: list[Site] = []
+        self._inexact = False
         self.id = node_id(node)
 
     # -- facts -----------------------------------------------------------------------------
@@ -292,8 +294,8 @@ class Op:
         """Say that the node normalises across these labels (see :meth:`normalised`)."""
         if labels is not None and not self._trace.allow_inexact:
             self.freeze(labels, f"{self.type} normalises across it (see --allow-inexact)")
-        elif labels is not None and self.id not in self._trace.inexact:
-            self._trace.inexact.append(self.id)
+        elif labels is not None:
+            self._inexact = True
 
     def sizes(self, counted: Mapping[int, I64], place: int | str) -> None:
         """Say which integers of an input or attribute count which labels.
@@ -388,8 +390,22 @@ class Op:
         )
 
     def close(self, why: str) -> None:
-        """Freeze every labelled input axis that the rule did not take."""
+        """Freeze every labelled input axis that the rule did not take; note inexactness."""
+        if self._inexact:
+            self._trace.inexact.append(self._as_inexact())
         for i in self.inputs:
             for axis, labels in self.labelled(i).items():
                 if (i, axis) not in self._taken:
                     self.freeze(labels, f"{why} (axis {axis} of '{self.node.inputs[i].name}')")
+
+    def _as_inexact(self) -> Inexact:
+        inputs = {
+            (i, k - len(self.shape(i))): v for i in self.inputs for k, v in self.labelled(i).items()
+        }
+        sites = {(s.input, s.axis - len(self.shape(s.input))): s.labels for s in self._own_sites}
+        outputs = {
+            (o, k - len(self.out_shape(o))): v
+            for o, tensor in enumerate(self.node.outputs)
+            for k, v in self.labels_of(tensor.name).items()
+        }
+        return Inexact(self.id, inputs | sites, outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,25 +22,26 @@ from onnxprune.data import open_dataset
 from onnxprune.errors import BudgetError, CalibrationError, InternalError, ModelError
 from onnxprune.graph import Model, Shapes
 from onnxprune.holdout import Holdout, Part, Progress, hold_out, skip_warnings
+from onnxprune.inspection import Inspection
 from onnxprune.labels import Array, Bool
 from onnxprune.observe import observe
 from onnxprune.plan import Mode, PruningPlan, plan_from_units
 from onnxprune.recover import compensate_bias
 from onnxprune.recovery import Ladder, recover_layers
-from onnxprune.report import GroupChange, Layer, Report, Side, inspection_tables
+from onnxprune.report import GroupChange, Layer, Report, Side
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
 from onnxprune.score import CRITERIA, Scorer, weight_points
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure
-from onnxprune.synthetic import synthetic_feeds
+from onnxprune.synthetic import SIZES, has_free_sizes, synthetic_feeds
 from onnxprune.targets import write_file
 from onnxprune.trace import trace
 from onnxprune.verify import masked, verify
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    pass
 
 VERIFY_SAMPLES = 32
 
@@ -54,30 +55,6 @@ class PruneResult:
     model: onnx.ModelProto
     report: Report
     sources: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What can be pruned from a model, found without data."""
-
-    structure: Structure
-    cost: cost.Cost
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values: costs, groups and what is frozen."""
-        return {
-            "cost": asdict(self.cost),
-            "units": int(self.structure.prunable.sum()),
-            "groups": [
-                {"name": g.name, "units": len(g.units), "nodes": list(g.nodes)}
-                for g in self.structure.groups
-            ],
-            "frozen": [asdict(f) for f in self.structure.frozen],
-        }
-
-    def summary(self) -> RenderableType:
-        """Return tables for the terminal."""
-        return inspection_tables(self.cost, self.structure)
 
 
 class _Log:
@@ -132,7 +109,7 @@ def silent(_: str, __: int) -> Callable[[int], None]:
 
 def prune(
     model: str | Path,
-    data: str | Path,
+    data: str | Path | None = None,
     *,
     sparsity: float,
     mode: Mode = "channels",
@@ -147,13 +124,16 @@ def prune(
     seed: int = 0,
     threads: int = 0,
     batch_size: int = 32,
+    allow_inexact: bool = False,
+    random_inputs: bool = False,
     progress: Progress = silent,
 ) -> PruneResult:
     """Prune an ONNX model and prove that the result is right. Writes nothing.
 
     Args:
         model: path of the model.
-        data: labelled calibration samples: a folder of class folders with images, or an .npz.
+        data: labelled calibration samples: a folder of class folders with images, or an .npz;
+            None with ``random_inputs``.
         sparsity: see :class:`~onnxprune.request.Request`, like the other settings.
         mode: ``channels`` or ``weights``.
         metric: the criterion.
@@ -167,6 +147,8 @@ def prune(
         seed: of everything that is drawn.
         threads: onnxruntime threads.
         batch_size: samples per run.
+        allow_inexact: let channels leave across which something is normalised.
+        random_inputs: work without samples.
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:
@@ -184,7 +166,11 @@ def prune(
         seed,
         threads,
         batch_size,
+        allow_inexact,
+        random_inputs,
     )
+    if (data is None) != random_inputs:
+        raise CalibrationError("give either calibration samples or random_inputs")
     log = _Log(progress)
     with log.stage("load"):
         original = _load(model)
@@ -192,9 +178,8 @@ def prune(
         samples = hold_out(
             data, eval_data, original, mean=mean, std=std, seed=seed, batch_size=batch_size
         )
-        feeds = _verification_feeds(original, samples.fit)
     with log.stage("observe"):
-        shapes = observe(original, feeds, threads=threads)
+        feeds, shapes = _observe(original, samples, seed=seed, threads=threads)
     with log.stage("trace"):
         subject = _trace(original, shapes, request)
     classes = _count_classes(subject, samples, request, log)
@@ -255,18 +240,23 @@ def save(result: PruneResult, path: str | Path) -> None:
     write_file(Path(path), data, same)
 
 
-def inspect(model: str | Path, *, exclude: Sequence[str] = (), threads: int = 0) -> Inspection:
+def inspect(
+    model: str | Path,
+    *,
+    exclude: Sequence[str] = (),
+    allow_inexact: bool = False,
+    threads: int = 0,
+) -> Inspection:
     """Find out what can be pruned from a model, without data.
 
     Raises:
         ModelError: if the model cannot be read, run or traced.
     """
     original = _load(model)
-    feeds = synthetic_feeds(original.inputs)
-    shapes = observe(original, feeds, threads=threads)
+    _, shapes = _observe(original, None, seed=0, threads=threads)
     folded = graph.fold(original, shapes)
-    structure = trace(folded, shapes, exclude=exclude)
-    return Inspection(structure, cost.measure(folded, shapes))
+    structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
+    return Inspection(structure, cost.measure(folded, shapes), cost.node_macs(folded, shapes))
 
 
 def evaluate(
@@ -305,6 +295,23 @@ def _load(path: str | Path) -> Model:
     return model
 
 
+def _observe(
+    model: Model, samples: Holdout | None, *, seed: int, threads: int
+) -> tuple[Feeds, Shapes]:
+    """Observe the shapes on real samples, else on the first synthetic ones that work."""
+    if samples is not None and len(samples.fit):
+        feeds = _verification_feeds(model, samples.fit)
+        return feeds, observe(model, feeds, threads=threads)
+    failure = ModelError("no size of its dynamic axes was tried")
+    for size in SIZES if has_free_sizes(model) else SIZES[:1]:
+        feeds = synthetic_feeds(model, size=size, seed=seed)
+        try:
+            return feeds, observe(model, feeds, threads=threads)
+        except ModelError as error:
+            failure = error
+    raise failure
+
+
 def _verification_feeds(model: Model, part: Part) -> Feeds:
     """Take real samples: at least two, or exactly one batch where the model fixes it."""
     feeds = part.some_feeds(model.fixed_batch or VERIFY_SAMPLES)
@@ -315,7 +322,7 @@ def _verification_feeds(model: Model, part: Part) -> Feeds:
 
 def _trace(original: Model, shapes: Shapes, request: Request) -> _Subject:
     folded = graph.fold(original, shapes)
-    structure = trace(folded, shapes, exclude=request.exclude)
+    structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
     subject = _Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
     if not structure.weights:
         raise ModelError(
@@ -342,7 +349,7 @@ def _count_classes(subject: _Subject, samples: Holdout, request: Request, log: _
             f"label {samples.labels_end - 1} is outside the model's classes: output '{name}' "
             f"has {known}; check the class folders or y"
         )
-    if known and len(samples.class_names) != known:
+    if known and len(samples.class_names) not in (0, known):
         log.warnings.append(
             f"the calibration set has {len(samples.class_names)} classes, the model's output "
             f"'{name}' has {known}: check that the order of the class folders is the model's"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.accuracy import Accuracy
 from onnxprune.cost import Cost
-from onnxprune.structure import Frozen, Structure
+from onnxprune.structure import Frozen
 from onnxprune.verify import Verification
 
 if TYPE_CHECKING:
@@ -158,29 +158,6 @@ def frozen_table(frozen: Sequence[Frozen], most: int = 12) -> RenderableType:
     if len(frozen) > most:
         table.add_row(f"... and {len(frozen) - most} more (see --report)", "", "", "")
     return table
-
-
-def inspection_tables(cost: Cost, structure: Structure) -> RenderableType:
-    """Return what can be pruned from a model, and what cannot, as tables."""
-    from rich.console import Group as Lines
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="groups", title_justify="left", box=None, pad_edge=False)
-    table.add_column("group", overflow="fold")
-    table.add_column("units", justify="right")
-    table.add_column("coupled layers", overflow="fold")
-    for group in structure.groups:
-        table.add_row(group.name, str(len(group.units)), str(len(group.nodes)))
-    facts = (
-        f"{cost.params:,} parameters, {cost.weights:,} weights, {cost.macs:,} MACs a sample, "
-        f"{cost.bytes:,} bytes; {int(structure.prunable.sum())} units in "
-        f"{len(structure.groups)} groups"
-    )
-    parts: list[RenderableType] = [Text(facts), table]
-    if structure.frozen:
-        parts.append(frozen_table(structure.frozen))
-    return Lines(*parts)
 
 
 def plain(value: Any) -> Any:

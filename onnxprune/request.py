@@ -22,6 +22,9 @@ class Request:
         recover: ``bias`` moves the mean of what is removed into biases, ``none`` does not.
         align: preferred divisor of the channels that stay.
         exclude: globs over node and initializer names that keep their size and values.
+        allow_inexact: let channels leave across which something is normalised; what remains is
+            then normalised over the kept channels.
+        random_inputs: there are no samples; made-up inputs serve for shapes and verification.
         output: name of the output with the class scores; empty for the first.
         seed: of everything that is drawn.
         threads: onnxruntime threads; 0 lets it choose.
@@ -41,6 +44,8 @@ class Request:
     seed: int = 0
     threads: int = 0
     batch_size: int = 32
+    allow_inexact: bool = False
+    random_inputs: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.sparsity < 1.0:
@@ -53,6 +58,16 @@ class Request:
         for name, least in (("align", 1), ("seed", 0), ("threads", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise OnnxpruneError(f"{name} must be at least {least}; got {getattr(self, name)}")
+
+        criterion = CRITERIA[self.metric]
+        statistics = criterion.needs_labels or criterion.needs_rms
+        if self.random_inputs and (statistics or self.recover != "none"):
+            usable = [n for n, c in CRITERIA.items() if not (c.needs_labels or c.needs_rms)]
+            raise OnnxpruneError(
+                "random inputs have no statistics: use one of the metrics "
+                f"{', '.join(usable)} and recover none; got metric {self.metric}, recover "
+                f"{self.recover}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""

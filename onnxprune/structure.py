@@ -120,6 +120,19 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Inexact:
+    """A node that normalises across axes which may shrink.
+
+    ``inputs`` and ``outputs`` hold the labels of its operands and results by index and axis
+    (negative, counted from the last).
+    """
+
+    node: str
+    inputs: Mapping[tuple[int, int], I64]
+    outputs: Mapping[tuple[int, int], I64]
+
+
+@dataclass(frozen=True)
 class Group:
     """Units that live side by side on the same axes and are ranked together."""
 
@@ -158,7 +171,7 @@ class Structure:
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
     excluded: frozenset[str]
-    inexact: tuple[str, ...] = ()
+    inexact: tuple[Inexact, ...] = ()
 
     @cached_property
     def prunable(self) -> Bool:

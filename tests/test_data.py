@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import re
-import shutil
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -19,7 +18,6 @@ from onnxprune.data import open_dataset
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import TensorSpec
 from onnxprune.holdout import split
-from onnxprune.synthetic import synthetic_feeds
 
 DIGITS = Path(__file__).parent.parent / "calibration" / "digits"
 
@@ -706,44 +704,3 @@ def test_split_uses_largest_remainders_but_leaves_none_out(count, shares, sizes)
 def test_split_needs_positive_shares(shares):
     with pytest.raises(ValueError, match="positive"):
         split(np.arange(4), shares, 0)
-
-
-def test_synthetic_feeds():
-    inputs = [
-        spec(np.float32, "N", 3, "H", "", name="image"),
-        spec(np.float16, 4, "seq", name="half"),
-        spec(np.int64, "N", "seq", 7, 2, name="tokens"),
-        spec(np.bool_, "N", name="mask"),
-        spec(np.float64, name="scalar"),
-    ]
-    feeds = synthetic_feeds(inputs, batch=5)
-    shapes = {name: value.shape for name, value in feeds.items()}
-    assert shapes == {
-        "image": (5, 3, 224, 224),
-        "half": (4, 16),
-        "tokens": (5, 16, 7, 2),
-        "mask": (5,),
-        "scalar": (),
-    }
-    assert all(feeds[s.name].dtype == s.dtype for s in inputs)
-    assert not feeds["tokens"].any()
-    assert not feeds["mask"].any()
-    assert abs(feeds["image"].mean()) < 0.01
-    assert abs(feeds["image"].std() - 1) < 0.01
-    again, other = (synthetic_feeds(inputs, batch=5, seed=s)["half"] for s in (0, 1))
-    assert np.array_equal(again, feeds["half"])
-    assert not np.array_equal(other, feeds["half"])
-
-
-def test_digits_copy_as_npz_gives_the_same(tmp_path):
-    small = tmp_path / "digits"
-    for label in (0, 1):
-        (small / str(label)).mkdir(parents=True)
-        for file in sorted((DIGITS / str(label)).iterdir())[:5]:
-            shutil.copy(file, small / str(label))
-    inputs = [spec(np.float32, "N", 1, 8, 8)]
-    images = open_dataset(small, inputs)
-    feeds, labels = read(images)
-    arrays = open_dataset(npz(tmp_path / "a.npz", x=feeds["input"], y=labels), inputs)
-    np.testing.assert_array_equal(read(arrays)[0]["input"], feeds["input"])
-    np.testing.assert_array_equal(arrays.labels, images.labels)

@@ -1,0 +1,150 @@
+"""Inspection: what of a model can be pruned, and what each reason for freezing costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.cost import Cost, weights_kept
+from onnxprune.structure import Structure, Weight
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class FrozenReason:
+    """All layers whose channels are frozen for one reason.
+
+    ``weights`` counts the weights that produce these channels, ``nodes`` names where the
+    reason was found.
+    """
+
+    reason: str
+    layers: int
+    channels: int
+    weights: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be pruned from a model, found without data.
+
+    Attributes:
+        structure: the traced model.
+        cost: what it costs.
+        node_macs: multiply-accumulates of each node for one sample.
+    """
+
+    structure: Structure
+    cost: Cost
+    node_macs: Mapping[str, float]
+
+    @property
+    def prunable_weights(self) -> float:
+        """The share of the weights that would leave with all prunable channels."""
+        total = max(self.cost.weights, 1)
+        weights = {w.tensor: w for w in self.structure.weights}.values()
+        return sum(_size(w) * self._leaving(w) for w in weights) / total
+
+    @property
+    def prunable_macs(self) -> float:
+        """The share of the multiply-accumulates that would leave with them."""
+        total = max(self.cost.macs, 1)
+        macs = (self.node_macs.get(w.node, 0.0) * self._leaving(w) for w in self.structure.weights)
+        return float(sum(macs)) / total
+
+    def _leaving(self, weight: Weight) -> float:
+        kept = self.structure.units.keep(~self.structure.prunable)
+        return 1 - weights_kept(weight, kept) / max(_size(weight), 1)
+
+    def frozen_by_reason(self) -> list[FrozenReason]:
+        """Group what is frozen by its reason, the most expensive first."""
+        produced: dict[str, int] = defaultdict(int)
+        for weight in self.structure.weights:
+            produced[weight.node] += _size(weight)
+        origins = {o.tensor: o for o in self.structure.origins}
+        found: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for item in self.structure.frozen:
+            origin = origins[item.tensor]
+            share = item.channels / max(len(origin.labels), 1)
+            weights = round(share * produced[origin.node])
+            found[item.reason].append((item.channels, weights, item.node))
+        reasons = [
+            FrozenReason(
+                reason,
+                len(items),
+                sum(channels for channels, _, _ in items),
+                sum(weights for _, weights, _ in items),
+                tuple(dict.fromkeys(node for _, _, node in items)),
+            )
+            for reason, items in found.items()
+        ]
+        return sorted(reasons, key=lambda r: (-r.weights, r.reason))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: costs, what is prunable, groups, and what is frozen."""
+        return {
+            "cost": asdict(self.cost),
+            "prunable": {"weights": self.prunable_weights, "macs": self.prunable_macs},
+            "units": int(self.structure.prunable.sum()),
+            "groups": [
+                {"name": g.name, "units": len(g.units), "nodes": list(g.nodes)}
+                for g in self.structure.groups
+            ],
+            "frozen": [asdict(f) for f in self.structure.frozen],
+            "frozen_by_reason": [asdict(r) for r in self.frozen_by_reason()],
+        }
+
+    def summary(self) -> RenderableType:
+        """Return tables for the terminal."""
+        from rich.console import Group as Lines
+        from rich.text import Text
+
+        cost, structure = self.cost, self.structure
+        facts = (
+            f"{cost.params:,} parameters, {cost.weights:,} weights, {cost.macs:,} MACs a sample, "
+            f"{cost.bytes:,} bytes\n{int(structure.prunable.sum())} units in "
+            f"{len(structure.groups)} groups can leave; with them would leave "
+            f"{100 * self.prunable_weights:.1f} % of the weights and "
+            f"{100 * self.prunable_macs:.1f} % of the MACs"
+        )
+        parts: list[RenderableType] = [Text(facts), self._groups()]
+        if structure.frozen:
+            parts.append(self._frozen())
+        return Lines(*parts)
+
+    def _groups(self) -> RenderableType:
+        from rich.table import Table
+
+        table = Table(title="\ngroups", title_justify="left", box=None, pad_edge=False)
+        table.add_column("group", overflow="fold")
+        table.add_column("units", justify="right")
+        table.add_column("coupled layers", justify="right")
+        for group in self.structure.groups:
+            table.add_row(group.name, str(len(group.units)), str(len(group.nodes)))
+        return table
+
+    def _frozen(self) -> RenderableType:
+        from rich.table import Table
+
+        table = Table(title="\nfrozen", title_justify="left", box=None, pad_edge=False)
+        for name in ("layers", "channels", "weights"):
+            table.add_column(name, justify="right")
+        table.add_column("because it", overflow="fold")
+        table.add_column("at", overflow="fold")
+        for r in self.frozen_by_reason():
+            more = f" and {len(r.nodes) - 1} more" if len(r.nodes) > 1 else ""
+            table.add_row(
+                str(r.layers), f"{r.channels:,}", f"{r.weights:,}", r.reason, r.nodes[0] + more
+            )
+        return table
+
+
+def _size(weight: Weight) -> int:
+    return int(np.prod(weight.shape))
