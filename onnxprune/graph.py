@@ -26,6 +26,9 @@ from onnxprune.labels import Array
 SMALL = 32768
 """Bytes up to which a folded constant may be larger than what it was computed from."""
 
+MOST_BYTES = 2**31
+"""Size from which protobuf cannot hold a model as one message."""
+
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
     | {"Multinomial", "Bernoulli", "Dropout"}
@@ -160,9 +163,14 @@ def load(path: str | Path) -> Model:
     external, files = _load_external(proto, path)
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        text = str(error).strip().splitlines()[0]
+    except Exception as error:  # damaged names make the checker's binding raise anything
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path}: not a valid ONNX model: {text}") from None
+    if proto.ByteSize() >= MOST_BYTES:
+        raise ModelError(
+            f"{path}: has {proto.ByteSize():,} bytes with its external data; models of 2 GiB and "
+            "more are not supported"
+        )
     digest = hashlib.sha256(data).hexdigest()
     return Model(normalise(proto).proto, digest, len(data) + external, (path, *files))
 

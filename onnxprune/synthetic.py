@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune.errors import ModelError
 from onnxprune.graph import Model, TensorSpec
 from onnxprune.labels import Array
 
 SIZES = (224, 32, 64, 16, 128, 256, 299, 384, 512, 8)
 """Sizes to try for dynamic axes other than the batch, until the model runs."""
+
+MOST_ELEMENTS = 2**28
 
 _CARRIERS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
@@ -24,6 +29,9 @@ def synthetic_feeds(
         batch: size of a dynamic axis 0.
         size: size of other dynamic axes.
         seed: of the draws.
+
+    Raises:
+        ModelError: if an input declares a size that no machine could feed.
     """
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
@@ -32,6 +40,11 @@ def synthetic_feeds(
             n if isinstance(n, int) and n > 0 else size if k else batch
             for k, n in enumerate(spec.shape)
         ]
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise ModelError(
+                f"input '{spec.name}' declares shape {list(spec.shape)}: that is too large to "
+                "be made up; give samples, or export the model with the sizes it is used with"
+            )
         values: Array
         if np.issubdtype(spec.dtype, np.floating):
             values = rng.standard_normal(shape)
