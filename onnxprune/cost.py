@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from onnxprune.graph import Model, Shapes
-from onnxprune.labels import Bool
+from onnxprune.graph import Model, Shapes, weight_values
+from onnxprune.labels import F64, Bool
 from onnxprune.structure import Structure, Weight
 
 WEIGHT_INPUTS = {
@@ -61,21 +61,33 @@ def measure(model: Model, shapes: Shapes) -> Cost:
     """
     graph = model.proto.graph
     constants = {t.name: t for t in graph.initializer}
-    weights = {
-        node.input[i]
+    source = quantized_weights(model)
+    operands = (
+        source.get(node.input[i], node.input[i])
         for node in graph.node
         for i in WEIGHT_INPUTS.get(node.op_type, ())
-        if i < len(node.input) and node.input[i] in constants
-    }
+        if i < len(node.input)
+    )
+    weights = {name for name in operands if name in constants}
     return Cost(
         params=sum(_size(t) for t in graph.initializer if t.data_type in _FLOATS),
         weights=sum(_size(constants[name]) for name in weights),
         nonzero_weights=sum(
-            int(np.count_nonzero(numpy_helper.to_array(constants[name]))) for name in weights
+            int(np.count_nonzero(values)) for values in weight_values(model, weights).values()
         ),
         macs=round(sum(node_macs(model, shapes).values())),
         bytes=model.file_bytes or model.proto.ByteSize(),
     )
+
+
+def quantized_weights(model: Model) -> dict[str, str]:
+    """Return the initializers that are dequantised, by the name of the result."""
+    constants = {t.name for t in model.proto.graph.initializer}
+    return {
+        node.output[0]: node.input[0]
+        for node in model.proto.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
 
 
 def node_macs(model: Model, shapes: Shapes) -> dict[str, float]:
@@ -125,3 +137,53 @@ def weights_removed(structure: Structure, kept: Bool) -> int:
     """Count the weights that leave when only these labels stay (``bool [labels]``)."""
     tensors = {w.tensor: w for w in structure.weights}.values()
     return sum(int(np.prod(w.shape)) - weights_kept(w, kept) for w in tensors)
+
+
+def predicted_macs(structure: Structure, macs: Mapping[str, float], kept: Bool) -> float:
+    """Predict the multiply-accumulates when only these labels stay (``bool [labels]``).
+
+    Those of a node with weights go with the size of its weights. Those of a product of two
+    activations are taken not to change.
+
+    Args:
+        structure: the traced model.
+        macs: of each node (see :func:`node_macs`).
+        kept: the labels that stay.
+    """
+    own = _macs_of_weights(structure, macs)
+    before = [int(np.prod(w.shape)) for w in structure.weights]
+    left = [
+        m * weights_kept(w, kept) / n
+        for w, m, n in zip(structure.weights, own, before, strict=True)
+    ]
+    return sum(macs.values()) - sum(own) + sum(left)
+
+
+def _macs_of_weights(structure: Structure, macs: Mapping[str, float]) -> list[float]:
+    """Divide the MACs of each node among its weights by their sizes."""
+    sizes: dict[str, int] = {}
+    for weight in structure.weights:
+        sizes[weight.node] = sizes.get(weight.node, 0) + int(np.prod(weight.shape))
+    return [
+        macs.get(w.node, 0.0) * int(np.prod(w.shape)) / max(sizes[w.node], 1)
+        for w in structure.weights
+    ]
+
+
+def unit_costs(structure: Structure, macs: Mapping[str, float] | None = None) -> F64:
+    """Return what removing each unit alone would save, ``float64 [units]``.
+
+    Multiply-accumulates if those of the nodes are given, else weights.
+    """
+    result = np.zeros(len(structure.units))
+    amounts = None if macs is None else _macs_of_weights(structure, macs)
+    seen: set[str] = set()
+    for k, weight in enumerate(structure.weights):
+        if amounts is None and weight.tensor in seen:
+            continue
+        seen.add(weight.tensor)
+        amount = float(np.prod(weight.shape)) if amounts is None else amounts[k]
+        for labels in weight.axes.values():
+            unit = structure.units.atoms(labels)[1]
+            np.add.at(result, unit, amount / len(labels))
+    return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -267,8 +267,8 @@ def computed_constants(proto: onnx.ModelProto) -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for node in proto.graph.node:
         has_graph = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
-        if node.op_type in _RANDOM or has_graph:
-            continue
+        if node.op_type in _RANDOM or has_graph or node.op_type == "DequantizeLinear":
+            continue  # dequantised weights are to stay small
         inputs = [name for name in node.input if name]
         if node.op_type in ("Shape", "Size"):
             sources = frozenset[str]()
@@ -337,6 +337,26 @@ def _source_names(
             if not taken:
                 names[name] = large[0]
     return names
+
+
+def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
+    """Return the values of initializers; those that the model dequantises, dequantised."""
+    tensors = {t.name: t for t in model.proto.graph.initializer}
+    values = {name: numpy_helper.to_array(tensors[name]) for name in names if name in tensors}
+    for node in model.proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in values:
+            name = node.input[0]
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            scale, zero = (
+                numpy_helper.to_array(tensors[i]) if i in tensors else np.zeros(())
+                for i in (*node.input[1:], "")[:2]
+            )
+            view = [1] * values[name].ndim
+            if scale.ndim:
+                view[axis] = -1
+            difference = values[name].astype(np.float32) - zero.astype(np.float32).reshape(view)
+            values[name] = difference * scale.reshape(view)
+    return values
 
 
 def captured(node: onnx.NodeProto) -> set[str]:

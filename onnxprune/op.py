@@ -35,6 +35,7 @@ class Trace:
         self.shapes = shapes
         self.allow_inexact = allow_inexact
         self.inexact: list[Inexact] = []
+        self.parameters: dict[str, str] = {}
         self.labels = Labels()
         self.axes: dict[str, dict[int, I64]] = {}
         self.sites: list[Site] = []
@@ -85,6 +86,10 @@ class Op:
     def is_constant(self, i: int) -> bool:
         """Whether input ``i`` is an initializer."""
         return self.has(i) and isinstance(self.node.inputs[i], gs.Constant)
+
+    def is_parameter(self, i: int) -> bool:
+        """Whether input ``i`` is an initializer, or one that is dequantised."""
+        return self.is_constant(i) or (self.has(i) and self.tensor(i) in self._trace.parameters)
 
     def value(self, i: int) -> npt.NDArray[Any] | None:
         """Return the value of input ``i`` if it is an initializer, else None."""
@@ -260,13 +265,22 @@ class Op:
     # -- records ---------------------------------------------------------------------------
 
     def site(self, i: int, axis: int, labels: I64 | None) -> None:
-        """Say that axis ``axis`` of constant input ``i`` is sliced along with ``labels``."""
-        if labels is None or not self.has(i):
+        """Say that axis ``axis`` of parameter ``i`` is sliced along with ``labels``."""
+        if not self.has(i):
             return
         axis %= len(self.shape(i))
-        name = self.node.inputs[i].name
-        self._own_sites.append(Site(self.id, i, name, axis, labels))
-        self._trace.sites.append(self._own_sites[-1])
+        if not self.is_constant(i):
+            labels = self.tie(self.take(i, axis), labels)
+        if labels is None:
+            return
+        site = Site(self.id, i, self.tensor(i), axis, labels)
+        self._own_sites.append(site)
+        if self.is_constant(i):
+            self._trace.sites.append(site)
+
+    def parameter(self, source: int) -> None:
+        """Say that output 0 is computed from initializer ``source`` alone, index by index."""
+        self._trace.parameters[self.node.outputs[0].name] = self.tensor(source)
 
     def sink(self, i: int, axis: int) -> I64 | None:
         """Take an input axis over which the node sums."""
@@ -370,13 +384,15 @@ class Op:
             output_of: see :class:`Weight`.
             output_axis: axis of output 0; None if the node has no place for an intercept.
         """
+        if not self.is_constant(i):
+            output_axis = None  # what is quantised is left as it is
         rank = len(self.out_shape()) if output_axis is not None else 0
         self._trace.weights.append(
             Weight(
                 node=self.id,
                 op_type=self.type,
                 input=i,
-                tensor=self.tensor(i),
+                tensor=self._trace.parameters.get(self.tensor(i), self.tensor(i)),
                 shape=self.shape(i),
                 data_tensor=data[0],
                 data_axis=data[1],

@@ -149,4 +149,16 @@ def _zero(graph: gs.Graph, plan: PruningPlan) -> None:
     tensors: dict[str, Any] = graph.tensors()
     for name, mask in plan.masks.items():
         values = np.asarray(tensors[name].values)
-        tensors[name].values = np.where(mask, values, np.zeros((), dtype=values.dtype))
+        tensors[name].values = np.where(mask, values, _zero_point(tensors[name], values))
+
+
+def _zero_point(tensor: gs.Constant, values: Array) -> Array:
+    """Return what stands for zero in a tensor, in a shape that broadcasts to it."""
+    for node in tensor.outputs:
+        if node.op == "DequantizeLinear" and len(node.inputs) > 2:
+            point = np.asarray(node.inputs[2].values)
+            view = [1] * values.ndim
+            if point.ndim:
+                view[int(node.attrs.get("axis", 1))] = -1
+            return point.reshape(view)
+    return np.zeros((), dtype=values.dtype)

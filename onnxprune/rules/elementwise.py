@@ -47,13 +47,15 @@ def join(op: Op, axis: int, out: tuple[int, ...], inputs: list[int]) -> I64 | No
         labels = op.take(i, own)
         if op.shape(i)[own] != out[axis]:
             op.freeze(labels, "is spread over another axis by broadcasting")
-        elif op.is_constant(i):
+        elif op.is_parameter(i):
             constants.append((i, own))
         elif out[axis] != 1:
             met.append(labels)
         else:
             op.freeze(labels, "has size 1")
     if not any(labels is not None for labels in met):
+        for i, own in constants:
+            op.site(i, own, None)
         return None
     first = met[0]
     for labels in met[1:]:

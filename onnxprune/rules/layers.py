@@ -61,7 +61,7 @@ def _convolution(
     channels, and their number per group. The full channel axis lies on weight axis 0.
     """
     op.give(0, op.take(0, 0))
-    if not op.is_constant(1):
+    if not op.is_parameter(1):
         return op.close("its weights are computed in the graph")
     labels = op.sink(0, 1) if inside[1] > 1 else op.take(0, 1)
     group, within = op.factor(labels, groups, inside[1])
@@ -92,7 +92,7 @@ def _convolution(
 def gemm(op: Op) -> None:
     """``A B + C`` of matrices, either of them stored transposed."""
     a, b = int(op.attribute("transA", 0)), int(op.attribute("transB", 0))
-    if not op.is_constant(1) or op.is_constant(0):
+    if not op.is_parameter(1) or op.is_parameter(0):
         _contract(op, (0, 1 - a), (1, b))
         op.give(0, op.take(0, a))
         op.give(1, op.take(1, 1 - b))
@@ -110,7 +110,7 @@ def gemm(op: Op) -> None:
         addend = op.take(2, own)
         if op.shape(2)[own] != out[axis]:
             op.freeze(addend, "is spread over another axis by broadcasting")
-        elif op.is_constant(2):
+        elif op.is_parameter(2):
             op.site(2, own, labels)
         else:
             op.tie(labels, addend)
@@ -118,8 +118,8 @@ def gemm(op: Op) -> None:
 
 def _contract(op: Op, left: tuple[int, int], right: tuple[int, int]) -> None:
     """Sum over an axis of two operands; a constant one is sliced along."""
-    if op.is_constant(left[0]) or op.is_constant(right[0]):
-        constant, other = (left, right) if op.is_constant(left[0]) else (right, left)
+    if op.is_parameter(left[0]) or op.is_parameter(right[0]):
+        constant, other = (left, right) if op.is_parameter(left[0]) else (right, left)
         op.site(*constant, op.sink(*other))
     else:
         op.tie(op.sink(*left), op.sink(*right))
@@ -158,7 +158,7 @@ def multiply(op: Op, transposed_a: int, transposed_b: int) -> None:
     for axis in range(len(out) - 2):
         op.give(axis, join(op, axis, out, [0, 1]))
     for i, axis in ((0, len(out) - 2), (1, len(out) - 1)):
-        if op.is_constant(i) and ranks[i] == 2 and not op.is_constant(1 - i):
+        if op.is_parameter(i) and ranks[i] == 2 and not op.is_parameter(1 - i):
             op.site(i, outer[i], op.origin(axis))
             _record_matrix(
                 op,
