@@ -1,83 +1,51 @@
-"""One tiny model or more for every operator that has a rule, between layers that prune."""
+"""One tiny model or more for every operator that has a rule, between layers that prune.
+
+Here are the common operators; families with more to say have files of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
+import cases_contrib
+import cases_indexing
+import cases_normalization
+import cases_quantization
+import cases_recurrent
 import numpy as np
-from onnx import ModelProto, TensorProto
-from strategies import (
-    BATCH,
-    Body,
-    Net,
-    apply,
-    attention,
-    both,
-    chain,
-    computed_shape,
-    shuffle,
-    windows,
+from case import (
+    CASES,
+    Case,
+    conv,
+    dense,
+    enter,
+    flat,
+    layer,
+    leave,
+    left,
+    pooled,
+    rows,
+    same,
+    sized,
+    swap,
+    tokens,
+    total,
 )
+from onnx import TensorProto
+from strategies import Body, Net, apply, attention, both, chain, shuffle, windows
 
-
-@dataclass(frozen=True)
-class Case:
-    """A model for a rule, and whether some of its channels must be prunable."""
-
-    name: str
-    build: Callable[[], ModelProto]
-    prunable: bool = True
-
-
-CASES: dict[str, list[Case]] = {}
-
-
-def layer(
-    op_type: str, variant: str, body: Body, *, opset: int = 17, c: int = 4, out: int = 4,
-    size: tuple[int, ...] = (4, 4), prunable: bool = True, kind: str = "maps",
-) -> None:  # fmt: skip
-    """Register a case: ``body`` takes ``c`` channels from a layer and gives ``out`` to one."""
-
-    def build() -> ModelProto:
-        n = Net(opset)
-        if kind == "tokens":
-            return n.model(n.dense(body(n, n.dense(n.input(BATCH, *size, 3), 3, c)), out, 2))
-        y = body(n, n.conv(n.input(BATCH, 2, *size), 2, c, dims=len(size)))
-        return n.model(n.gemm(y, out, 2) if kind == "rows" else n.conv(y, out, 3, dims=len(size)))
-
-    CASES.setdefault(op_type, []).append(Case(f"{op_type}-{variant}", build, prunable))
-
-
-tokens = partial(layer, kind="tokens", size=(4,))
-rows = partial(layer, kind="rows", size=(2, 2))
-
+__all__ = [
+    "CASES",
+    "Case",
+    "cases_contrib",
+    "cases_indexing",
+    "cases_normalization",
+    "cases_quantization",
+    "cases_recurrent",
+]
 
 # -- element-wise: one table -----------------------------------------------------------------
-
-
-def enter(n: Net, x: str, domain: str) -> str:
-    """Bring float activations into the domain of an operator."""
-    if domain == "unit":
-        return n.op("Mul", n.op("Tanh", x), n.const(0.9))
-    if domain in ("positive", "above 1"):
-        return n.op("Add", n.op("Abs", x), n.const(1.1 if domain == "above 1" else 0.5))
-    if domain == "wide":
-        return n.op("Mul", x, n.const(3.0))
-    if domain == "bool":
-        return n.op("Greater", x, n.const(0.0))
-    if domain in ("int32", "uint32"):
-        whole = n.op("Mul", n.op("Abs", x), n.const(8.0))
-        return n.op("Cast", whole, to=getattr(TensorProto, domain.upper()))
-    return n.op("Round", x) if domain == "whole" else x
-
-
-def leave(n: Net, x: str) -> str:
-    """Go back to float."""
-    return n.op("Cast", x, to=TensorProto.FLOAT)
 
 
 def constant(n: Net, domain: str, *shape: int) -> str:
@@ -167,11 +135,6 @@ for _other in ("layer", "channels"):
 # -- layers with weights ---------------------------------------------------------------------
 
 
-def conv(c: int, out: int, kernel: int = 3, **how: Any) -> Body:
-    """A convolution."""
-    return lambda n, x: n.conv(x, c, out, kernel, **how)
-
-
 def transposed(c: int, out: int, group: int = 1, *, bias: bool = True) -> Body:
     """Upsample by two."""
 
@@ -193,18 +156,6 @@ def gemm(*bias: int, **attributes: Any) -> Body:
     return body
 
 
-def left(op_type: str, rows: int, c: int, **attributes: Any) -> Body:
-    """A product with the weight on the left."""
-    return lambda n, x: n.op(op_type, n.weight(rows, c), x, **attributes)
-
-
-def dense(*widths: int) -> Body:
-    """Matrix products."""
-    return chain(*(partial(Net.dense, c=c, out=out) for c, out in pairwise(widths)))
-
-
-swap, flat, same = apply("Transpose", perm=[0, 2, 1]), apply("Flatten"), apply("Identity")
-total = apply("ReduceSum", [0])
 layer("Conv", "plain", conv(4, 4))
 layer("Conv", "no bias", conv(4, 4, bias=False))
 layer("Conv", "strided", conv(4, 4, strides=[2, 2]))
@@ -275,11 +226,6 @@ def positions(n: Net, x: str) -> str:
     return leave(n, n.ops("MaxPool", 2, x, kernel_shape=[2, 2])[1])
 
 
-def sized(op_type: str, *operands: str, shape: tuple[int, ...]) -> Body:
-    """Give a shape made of a computed batch and constants."""
-    return lambda n, x: n.op(op_type, x, *operands, computed_shape(n, x, *shape))
-
-
 for _op in ("AveragePool", "MaxPool", "LpPool"):
     layer(_op, "2d", apply(_op, kernel_shape=[2, 2], strides=[2, 2]))
     layer(_op, "1d", apply(_op, kernel_shape=[2]), size=(5,))
@@ -294,7 +240,6 @@ layer("Upsample", "scales", apply("Upsample", [1.0, 1.0, 2.0, 2.0]), opset=9)
 
 # -- layout ----------------------------------------------------------------------------------
 
-pooled = apply("GlobalMaxPool")
 tokens("Transpose", "to maps and back", chain(swap, conv(4, 4, dims=1), swap))
 tokens("Transpose", "token mixer", chain(swap, dense(4, 4), swap))
 rows(
@@ -370,7 +315,7 @@ layer("Gather", "shuffled", apply("Gather", [2, 0, -1, 1], axis=1))
 layer("Gather", "repeated", apply("Gather", [3, 0, 3], axis=-3), out=3)
 _one = chain(conv(4, 4), apply("Gather", 2, axis=1), apply("Unsqueeze", [1]))
 layer("Gather", "one channel", both("Mul", same, _one))
-tokens("Gather", "one token", apply("Gather", 1, axis=1))
+tokens("Gather", "one token", chain(apply("Gather", 1, axis=1), apply("Unsqueeze", [1])))
 layer("Expand", "constant", chain(pooled, apply("Expand", [1, 4, 3, 3])))
 layer("Expand", "short", chain(pooled, apply("Expand", [3, 1])))
 layer("Expand", "computed", both("Expand", chain(conv(4, 4), pooled), apply("Shape")))

@@ -12,7 +12,7 @@ of the tracer only the labels, the sites and the groups are used.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -20,7 +20,9 @@ from unittest import mock
 import numpy as np
 import onnx
 import onnxruntime as ort
+import validity
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+from reference import summed_axes
 
 from onnxprune import graph, observe, op, plan, rewrite, trace
 from onnxprune.labels import I64, Bool, Labels
@@ -67,6 +69,11 @@ class Traced:
     block: I64
     constants: Mapping[str, Array]
 
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """The shape of a constant or the first shape of any other tensor."""
+        given = self.constants.get(tensor)
+        return self.shapes.first[tensor] if given is None else given.shape
+
     def nodes(self) -> dict[str, NodeProto]:
         """Nodes of a fresh copy by the name of their first output."""
         copy = ModelProto()
@@ -74,13 +81,13 @@ class Traced:
         return {next(o for o in n.output if o): n for n in copy.graph.node}
 
 
-def traced(proto: ModelProto) -> Traced:
+def traced(proto: ModelProto, *, allow_inexact: bool = False) -> Traced:
     """Run the tracer on a model."""
     whole = graph.normalise(proto)
     shapes = observe.observe(whole, feeds(proto, 2), threads=1)
     model = graph.fold(whole, shapes)
     with mock.patch.object(trace, "Trace", Recorder):
-        structure = trace.trace(model, shapes)
+        structure = trace.trace(model, shapes, allow_inexact=allow_inexact)
     state = Recorder.seen
     ids = np.arange(len(structure.units.component))
     block = np.searchsorted(np.asarray(state.labels.starts), ids, side="right")
@@ -170,7 +177,7 @@ def pruned(t: Traced, kept: Bool) -> ModelProto:
 def identity(t: Traced) -> None:
     """Assert that an empty plan changes no bit."""
     same = pruned(t, np.ones(len(t.structure.units), dtype=np.bool_))
-    onnx.checker.check_model(same, full_check=True)
+    validity.check(same)
     inputs = feeds(t.proto, 2)
     for one, other in zip(run(t.proto, inputs), run(same, inputs), strict=True):
         assert one.dtype == other.dtype
@@ -203,7 +210,7 @@ def permutation(t: Traced, seed: int = 0) -> int:
     for node, i in values:
         nodes[node].input[i] = f"{node}/{i}/permuted"
     made = [numpy_helper.from_array(v, f"{n}/{i}/permuted") for (n, i), v in values.items()]
-    model = _with_nodes(t.proto, list(nodes.values()), made)
+    model = with_nodes(t.proto, list(nodes.values()), made)
     inputs = feeds(t.proto, 2)
     found = error(run(t.proto, inputs), run(model, inputs))
     assert found <= TOLERANCE, f"permuted units change the function: error {found:.2g}"
@@ -282,13 +289,17 @@ def _index_map(labels: I64, sigma: I64) -> I64 | None:
 
 # -- mask ----------------------------------------------------------------------------------
 
-SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+
+Reference = tuple[ModelProto, set[tuple[str, int, int]]]
 
 
-def mask(t: Traced, kept: Bool) -> bool:
-    """Assert that pruning equals masking; return whether the masks change the function."""
+def mask(t: Traced, kept: Bool, refer: Callable[[Traced, Bool], Reference] | None = None) -> bool:
+    """Assert that pruning equals masking; return whether the masks change the function.
+
+    ``refer`` builds another reference than :func:`masked`.
+    """
     small = pruned(t, kept)
-    onnx.checker.check_model(small, full_check=True)
+    validity.check(small)
     for ours, theirs in (
         (small.graph.input, t.proto.graph.input),
         (small.graph.output, t.proto.graph.output),
@@ -296,7 +307,7 @@ def mask(t: Traced, kept: Bool) -> bool:
         assert [v.SerializeToString() for v in ours] == [v.SerializeToString() for v in theirs]
     if not kept.all():
         assert weight_elements(small) < weight_elements(t.model.proto), "nothing shrank"
-    reference, places = _masked(t, t.structure.units.keep(kept))
+    reference, places = (refer or masked)(t, t.structure.units.keep(kept))
     sinks = {(s.node, s.input, s.axis) for s in t.structure.sinks}
     assert places <= sinks, f"not recorded as sinks: {places - sinks}"
     visible = False
@@ -310,48 +321,28 @@ def mask(t: Traced, kept: Bool) -> bool:
 
 
 def weight_elements(proto: ModelProto) -> int:
-    """Number of elements of all float constant operands, a shared one counted at every use."""
-    floats = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-    sizes = {t.name: int(np.prod(t.dims)) for t in floats}
+    """Number of elements of constant operands but shapes, a shared one counted at every use."""
+    others = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+    weights = [t for t in proto.graph.initializer if t.data_type not in others]
+    sizes = {t.name: int(np.prod(t.dims)) for t in weights}
     return sum(sizes.get(name, 0) for node in proto.graph.node for name in node.input)
 
 
-def summed_axes(t: Traced, node: NodeProto) -> list[tuple[int, int]]:
-    """Return ``(input, axis)`` over which a node sums, decided by its type alone."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type in ("Conv", "ConvTranspose"):
-        given = t.constants.get(node.input[1])
-        weight = t.shapes.first[node.input[1]] if given is None else given.shape
-        groups = attributes.get("group", 1)
-        per_group = weight[1] if node.op_type == "Conv" else weight[0] // groups
-        return [(0, 1)] if per_group > 1 else []
-    if node.op_type == "Gemm":
-        return [(0, 1 - attributes.get("transA", 0)), (1, attributes.get("transB", 0))]
-    if node.op_type == "MatMul":
-        return [(0, -1), (1, -2)]
-    if node.op_type in SUMS:
-        axes = attributes.get("axes")
-        if axes is None and len(node.input) > 1 and node.input[1]:
-            axes = t.constants[node.input[1]].tolist()
-        if not axes:
-            empty = attributes.get("noop_with_empty_axes", 0)
-            axes = [] if empty else range(len(t.shapes.first[node.input[0]]))
-        return [(0, axis) for axis in axes]
-    return []
-
-
-def _masked(t: Traced, stays: Bool) -> tuple[ModelProto, set[tuple[str, int, int]]]:
+def masked(t: Traced, stays: Bool) -> Reference:
     """Return the original with the removed channels times zero, and where it is masked."""
     nodes: list[NodeProto] = []
     made, places = [], set[tuple[str, int, int]]()
+    parameters = set[str]()
     for name, node in t.nodes().items():
         operands = list(node.input)
-        for i, axis in summed_axes(t, node):
-            tensor = operands[i]
-            rank = len(t.shapes.first.get(tensor, ()))
-            labels = t.axes.get(tensor, {}).get(axis % rank) if rank else None
-            if labels is None or stays[labels].all():
-                continue
+        if node.op_type == "DequantizeLinear" and operands[0] in t.constants:
+            parameters.add(name)
+        for summed in summed_axes(node, t.shape, t.constants):
+            i, axis, rank = summed.input, summed.axis, len(t.shape(operands[summed.input]))
+            named = t.axes.get(summed.tensor, {})
+            labels = named.get(summed.tensor_axis % len(t.shape(summed.tensor)))
+            if labels is None or stays[labels].all() or summed.tensor in parameters:
+                continue  # a weight meets activations that are masked
             factor = stays[labels].astype(np.float32).reshape(-1, *[1] * (rank - 1 - axis % rank))
             times = f"{name}/{i}/{axis % rank}"
             made.append(numpy_helper.from_array(factor, f"{times}/kept"))
@@ -361,10 +352,10 @@ def _masked(t: Traced, stays: Bool) -> tuple[ModelProto, set[tuple[str, int, int
             node.input[i] = f"{times}/masked"
             places.add((name, i, axis % rank - rank))
         nodes.append(node)
-    return _with_nodes(t.proto, nodes, made), places
+    return with_nodes(t.proto, nodes, made), places
 
 
-def _with_nodes(
+def with_nodes(
     proto: ModelProto, nodes: Sequence[NodeProto], made: Sequence[onnx.TensorProto]
 ) -> ModelProto:
     result = ModelProto()

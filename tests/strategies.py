@@ -14,6 +14,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import onnx
+import validity
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 Dim = int | str
@@ -74,9 +75,8 @@ class Net:
     ) -> list[str]:
         """Add a node with several outputs."""
         made = [f"t{len(self.nodes)}_{k}" for k in range(outputs)]
-        name = name or op_type
-        if any(node.name == name for node in self.nodes):
-            name = f"{name}{len(self.nodes)}"
+        taken = any(node.name == (name or op_type) for node in self.nodes)
+        name = f"{name or op_type}{len(self.nodes) if taken else ''}"
         self.nodes.append(helper.make_node(op_type, inputs, made, name, **attributes))
         return made
 
@@ -98,15 +98,17 @@ class Net:
         """Add a Gemm with bias."""
         return self.op("Gemm", x, self.weight(c, out), self.weight(out), name=name)
 
-    def model(self, *outputs: str) -> ModelProto:
-        """Finish the model; shapes of the outputs are inferred."""
-        values = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs]
+    def model(self, *outputs: str, rank: int | None = None) -> ModelProto:
+        """Finish the model; shapes of the outputs are inferred (or only have a rank)."""
+        dims = rank and [None] * rank
+        values = [helper.make_tensor_value_info(o, TensorProto.FLOAT, dims) for o in outputs]
         g = helper.make_graph(self.nodes, "g", self.inputs, values, self.constants)
-        opset = [helper.make_opsetid("", self.opset)]
+        domains = sorted({"", *(node.domain for node in self.nodes)})
+        opset = [helper.make_opsetid(d, 1 if d else self.opset) for d in domains]
         ir_version = 8 if self.opset <= 17 else 10
         proto = helper.make_model(g, opset_imports=opset, ir_version=ir_version)
         found = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        onnx.checker.check_model(found, full_check=True)
+        validity.check(found)
         del found.graph.value_info[:]
         return found
 

@@ -39,7 +39,8 @@ def test_every_rule_has_a_case() -> None:
     assert set(CASES) == set(RULES)
     for op_type, cases in CASES.items():
         for case in cases:
-            assert op_type in {n.op_type for n in traced_case(case).proto.graph.node}
+            nodes = traced_case(case).proto.graph.node
+            assert op_type in {f"{n.domain}::{n.op_type}".removeprefix("::") for n in nodes}
     assert len({case.name for case in ALL}) == len(ALL)
 
 
@@ -62,6 +63,15 @@ def test_case_equals_its_masked_original(case: Case) -> None:
         assert kept.all() != case.prunable
         visible |= mask(t, kept)
     assert visible == case.prunable, "the masks change nothing: the test has no teeth"
+
+
+@pytest.mark.parametrize("op_type", ["LSTM", "GRU", "RNN", "Einsum"])
+def test_channels_that_an_operator_begins_can_leave(op_type: str) -> None:
+    """Also where the channels of the layer before could."""
+    for case in CASES[op_type]:
+        frozen = {f.tensor for f in traced_case(case).structure.frozen}
+        nodes = [n for n in traced_case(case).model.proto.graph.node if n.op_type == op_type]
+        assert not case.prunable or not frozen & {o for n in nodes for o in n.output}
 
 
 @pytest.mark.parametrize("case", [c for c in ALL if not c.prunable], ids=lambda c: c.name)

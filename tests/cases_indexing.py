@@ -1,0 +1,211 @@
+"""Cases of lookups, of operators on blocks of maps, and of Einsum."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from case import conv, dense, flat, layer, rows, same, swap, tokens
+from onnx import numpy_helper
+from strategies import Body, Net, apply, both, chain, computed_shape
+
+time_first = apply("Transpose", perm=[1, 0, 2])
+
+# -- lookups ---------------------------------------------------------------------------------
+
+
+def places(n: Net, _: str) -> str:
+    """Computed integers ``[N, 3]`` below 4: the tokens where the input is largest."""
+    return n.op("ArgMax", "x0", axis=1, keepdims=0)
+
+
+def embedded(*shape: int, axis: int = 0) -> Body:
+    """Rows of a table."""
+    return lambda n, x: n.op("Gather", n.weight(*shape), places(n, x), axis=axis)
+
+
+def picked(n: Net, x: str) -> str:
+    """An embedding of which channel is largest: indices that carry labels of another axis."""
+    return n.op("Gather", n.weight(4, 3), n.op("ArgMax", x, axis=1, keepdims=0))
+
+
+_joined = partial(both, "Concat", axis=1)
+tokens("Gather", "embedding alone", embedded(7, 4))
+tokens("Gather", "embedding beside tokens", _joined(same, embedded(7, 4)))
+_added = chain(_joined(same, embedded(5, 4)), lambda n, x: n.op("Add", x, n.weight(1, 7, 4)))
+tokens("Gather", "embedding and positions", chain(_added, dense(4, 4)))
+_columns = chain(embedded(4, 7, axis=1), apply("Transpose", perm=[1, 2, 0]))
+tokens("Gather", "columns of a table", _columns)
+_both = chain(embedded(7, 2, 3), apply("Reshape", [0, 0, 6]))
+tokens("Gather", "embedding of two axes", _both, out=6)
+tokens("Gather", "labelled indices", chain(picked, apply("Transpose", perm=[0, 2, 1])))
+
+
+def gather_nd(n: Net, x: str) -> str:
+    """Pick tokens for each sample."""
+    where = n.op("Unsqueeze", places(n, x), n.const([-1]))
+    return n.op("GatherND", x, where, batch_dims=1)
+
+
+_where = apply("GatherND", [[2], [0], [3]])
+tokens("GatherND", "tokens of each sample", gather_nd)
+tokens("GatherND", "tokens", chain(time_first, _where, time_first))
+_pixels = chain(apply("Transpose", perm=[2, 3, 0, 1]), apply("GatherND", [[0, 1], [3, 2]]))
+layer("GatherND", "pixels", chain(_pixels, apply("Transpose", perm=[1, 2, 0]),
+                                  apply("Unsqueeze", [3])))  # fmt: skip
+_channels = chain(apply("Transpose", perm=[1, 0, 2, 3]), apply("GatherND", [[1], [3]]),
+                  apply("Transpose", perm=[1, 0, 2, 3]))  # fmt: skip
+layer("GatherND", "channels", _channels, out=2, prunable=False)
+
+
+def scatter_nd(data: str, updates: str, **attributes: str) -> Body:
+    """Write two tokens; each side is this layer's, another layer's, or constant."""
+
+    def body(n: Net, x: str) -> str:
+        rows = time_first(n, x)
+        made = {
+            "same": lambda _: rows,
+            "layer": lambda _: time_first(n, n.dense("x0", 3, 4)),
+            "constant": lambda length: n.weight(length, 2, 4),
+        }
+        new = made[updates](2)
+        if updates != "constant":
+            new = n.op("Slice", new, n.const([1]), n.const([3]), n.const([0]))
+        where = n.const([[3], [1]])
+        done = n.op("ScatterND", made[data](4), where, new, **attributes)
+        return n.op("Add", time_first(n, done), x)
+
+    return body
+
+
+for _data, _updates in (
+    ("same", "layer"), ("layer", "same"), ("layer", "layer"),
+    ("constant", "same"), ("same", "constant"),
+):  # fmt: skip
+    _batch = {"batch": 2} if "constant" in (_data, _updates) else {}
+    tokens("ScatterND", f"{_updates} into {_data}", scatter_nd(_data, _updates), **_batch)
+tokens("ScatterND", "added", scatter_nd("same", "layer", reduction="add"), opset=18)
+_into = apply("ScatterND", [[0, 1, 2]], [1.5])
+tokens("ScatterND", "single values", _into, prunable=False, batch=2)
+
+# -- constants of a computed shape -----------------------------------------------------------
+
+
+def filled(*shape: int, value: float = 0.5) -> Body:
+    """One value in the shape of a computed batch and constants."""
+
+    def body(n: Net, x: str) -> str:
+        tensor = numpy_helper.from_array(np.asarray([value], np.float32))
+        return n.op("ConstantOfShape", computed_shape(n, x, *shape), value=tensor)
+
+    return body
+
+
+layer("ConstantOfShape", "added", both("Add", same, filled(4, 4, 4)))
+layer("ConstantOfShape", "beside", both("Concat", same, filled(3, 4, 4), axis=1), out=7)
+tokens("ConstantOfShape", "token", both("Concat", filled(1, 4), same, axis=1))
+layer("ConstantOfShape", "gates", both("Mul", conv(4, 4), filled(4, 1, 1)))
+
+
+ONE = numpy_helper.from_array(np.asarray([1]))
+
+
+def positions(n: Net, x: str) -> str:
+    """Learnt positions of 5 tokens."""
+    return n.op("Add", x, n.weight(1, 5, 4))
+
+
+def class_token(how: str) -> Body:
+    """Put a learnt token before the others of every sample."""
+
+    def body(n: Net, x: str) -> str:
+        token = n.weight(1, 1, 4)
+        if how == "computed":
+            shape = computed_shape(n, x, 1, 4)
+        elif how == "short":
+            shape = computed_shape(n, x, 1, 1)
+        else:  # expand(batch, -1, -1), as PyTorch writes it
+            given = computed_shape(n, x, -1, -1)
+            minus = n.op("Mul", n.op("ConstantOfShape", n.const([3]), value=ONE), n.const(-1))
+            ones = n.op("ConstantOfShape", n.const([3]), value=ONE)
+            shape = n.op("Where", n.op("Equal", given, minus), ones, given)
+        return n.op("Concat", n.op("Expand", token, shape), x, axis=1)
+
+    return body
+
+
+for _how in ("computed", "short", "PyTorch"):
+    tokens("Expand", f"class token, {_how}", chain(class_token(_how), positions, dense(4, 4)))
+
+# -- blocks of maps --------------------------------------------------------------------------
+
+for _op, _wide, _modes in (("DepthToSpace", 12, ("DCR", "CRD", "")), ("SpaceToDepth", 4, ("",))):
+    for _mode in _modes:
+        _attributes = {"mode": _mode} if _mode else {}
+        _shift = apply(_op, blocksize=2, **_attributes)
+        _out = 3 if _op == "DepthToSpace" else 16
+        layer(_op, _mode or "default", _shift, c=_wide, out=_out)
+        layer(_op, f"{_mode}, behind groups", chain(conv(_wide, _wide, group=2), _shift), c=_wide,
+              out=_out)  # fmt: skip
+    layer(_op, "three by three", apply(_op, blocksize=3), c=18 if _wide > 4 else 2,
+          out=2 if _wide > 4 else 18, size=(3, 3))  # fmt: skip
+layer("DepthToSpace", "to one channel", apply("DepthToSpace", blocksize=2), out=1, prunable=False)
+_there = apply("SpaceToDepth", blocksize=2)
+for _mode in ("DCR", "CRD"):
+    _round = chain(_there, apply("DepthToSpace", blocksize=2, mode=_mode))
+    layer("SpaceToDepth", f"and back, {_mode}", _round, c=8, out=8)
+    layer("DepthToSpace", f"residual, {_mode}", both("Add", conv(8, 8), _round), c=8, out=8)
+
+# -- Einsum ----------------------------------------------------------------------------------
+
+
+def einsum(equation: str, *weights: tuple[int, ...], at: int = 0) -> Body:
+    """An Einsum with constants before and behind the activations."""
+
+    def body(n: Net, x: str) -> str:
+        constants = [n.weight(*w) for w in weights]
+        return n.op("Einsum", *constants[:at], x, *constants[at:], equation=equation)
+
+    return body
+
+
+def two(equation: str, *bodies: Body) -> Body:
+    """An Einsum of what bodies return."""
+    return both("Einsum", *bodies, equation=equation)
+
+
+def einsum_attention(n: Net, x: str) -> str:
+    """Attention with 2 heads of width 3, written in letters."""
+    q, k, v = (einsum("bnd,dhk->bhnk", (4, 2, 3))(n, x) for _ in range(3))
+    scores = n.op("Softmax", n.op("Einsum", q, k, equation="bhik,bhjk->bhij"))
+    mixed = n.op("Einsum", scores, v, equation="bhij,bhjk->bihk")
+    return n.op("Einsum", mixed, n.weight(2, 3, 4), equation="bihk, hkd -> bid")
+
+
+tokens("Einsum", "two activations", two("bid,bjd->bij", dense(4, 6), dense(4, 6)))
+_outer = two("bid,bie->bide", dense(4, 3), dense(4, 2))
+tokens("Einsum", "outer product", chain(_outer, apply("Reshape", [0, 0, 6])), out=6)
+tokens("Einsum", "element by element", two("bnd,bnd->bnd", dense(4, 4), same))
+tokens("Einsum", "constant behind", einsum("bnd,dk->bnk", (4, 5)), out=5)
+tokens("Einsum", "constant in front", einsum("kd,bnd->bnk", (5, 4), at=1), out=5)
+tokens("Einsum", "constant of one axis", einsum("bnd,d->bnd", (4,)))
+tokens("Einsum", "square constant", einsum("bnd,kd->bnk", (4, 4)))
+_heads = chain(einsum("bnd,dhk->bnhk", (4, 2, 3)), apply("Reshape", [0, 0, 6]))
+tokens("Einsum", "heads", _heads, out=6)
+tokens("Einsum", "two constants", einsum("bnd,dk,km->bnm", (4, 3), (3, 5)), out=5)
+tokens("Einsum", "attention", einsum_attention)
+tokens("Einsum", "transposed", chain(einsum("bnd->bdn"), swap))
+tokens("Einsum", "sum", chain(einsum("bnd->bn"), apply("Unsqueeze", [1])))
+tokens("Einsum", "tokens summed", chain(einsum("bnd->bd"), apply("Unsqueeze", [1])))
+tokens("Einsum", "implicit output", chain(einsum("bnd,dk", (4, 4)), swap))
+_reversed = chain(einsum("zya,ak", (4, 5)), apply("Transpose", perm=[2, 1, 0]))
+tokens("Einsum", "implicit, letters out of order", _reversed, out=5)
+tokens("Einsum", "capital letters", einsum("NHd,dK->NHK", (4, 5)), out=5)
+layer("Einsum", "maps", einsum("nchw,oc->nohw", (5, 4)), out=5)
+rows("Einsum", "rows", chain(flat, einsum("nc,co->no", (16, 4))))
+_grid = chain(apply("Reshape", [0, 2, 3, 4, 4]), einsum("nabhw,bc->nachw", (3, 2)),
+              apply("Reshape", [0, 4, 4, 4]))  # fmt: skip
+layer("Einsum", "factors", _grid, c=6)
+tokens("Einsum", "ellipsis", einsum("...d,dk->...k", (4, 5)), out=5, prunable=False)
+tokens("Einsum", "diagonal", chain(einsum("bii->bi"), apply("Unsqueeze", [1])), prunable=False)
+tokens("Einsum", "spread", two("bnd,bnd->bnd", same, dense(4, 1)), prunable=False)

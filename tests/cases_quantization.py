@@ -1,0 +1,111 @@
+"""Cases of quantised activations and weights, for a tensor or for each channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from case import layer, rows, tokens
+from strategies import Body, Net, both, chain
+
+
+def scales(n: Net, count: int, small: float) -> str:
+    """One scale, or one for each of ``count`` channels."""
+    return n.const(n.positive(*[count] * (count > 0)) * small)
+
+
+def points(n: Net, count: int, dtype: str) -> str:
+    """One zero point, or one for each channel, far from each other."""
+    low, high = (90, 160) if dtype == "uint8" else (-20, 20)
+    return n.const(n.rng.integers(low, high, size=[count] * (count > 0)), dtype)
+
+
+def there_and_back(count: int = 0, dtype: str = "uint8", *, zero: bool = True, **how: Any) -> Body:
+    """Quantise activations and dequantise them."""
+
+    def body(n: Net, x: str) -> str:
+        operands = [scales(n, count, 0.02), *([points(n, count, dtype)] if zero else [])]
+        whole = n.op("QuantizeLinear", x, *operands, **how)
+        return n.op("DequantizeLinear", whole, *operands, **how)
+
+    return body
+
+
+def integers(
+    n: Net, *shape: int, axis: int | None = None, zero: bool = False, dtype: str = "int8"
+) -> str:
+    """Weights held as integers."""
+    signs = n.rng.choice([-1, 1], size=shape)
+    values = n.const(signs * n.rng.integers(40, 120, size=shape), dtype)
+    count = 0 if axis is None else shape[axis]
+    operands = [values, scales(n, count, 0.01 / np.sqrt(shape[-1]))]
+    operands += [points(n, count, dtype)] if zero else []
+    how = {} if axis is None else {"axis": axis}
+    return n.op("DequantizeLinear", *operands, **how)
+
+
+def quantised_conv(
+    c: int, out: int, *, group: int = 1, axis: int | None = 0, zero: bool = False,
+    bias: bool = True, op_type: str = "Conv",
+) -> Body:  # fmt: skip
+    """A convolution with quantised weights, and perhaps a quantised bias."""
+
+    def body(n: Net, x: str) -> str:
+        shape = (out, c // group) if op_type == "Conv" else (c, out // group)
+        operands = [x, integers(n, *shape, 1, 1, axis=axis, zero=zero)]
+        operands += [integers(n, out, axis=0, dtype="int32")] if bias else []
+        return n.op(op_type, *operands, group=group)
+
+    return body
+
+
+def matrix(op_type: str, c: int, out: int, axis: int | None, **how: Any) -> Body:
+    """A product with a quantised matrix."""
+
+    def body(n: Net, x: str) -> str:
+        shape = (out, c) if how.get("transB") else (c, out)
+        x = n.op("Flatten", x) if op_type == "Gemm" else x
+        return n.op(op_type, x, integers(n, *shape, axis=axis, zero=True), **how)
+
+    return body
+
+
+def scaled(n: Net, x: str) -> str:
+    """A quantised factor for each channel."""
+    return n.op("Mul", x, integers(n, 4, 1, 1, axis=0, zero=True))
+
+
+def shared(n: Net, x: str) -> str:
+    """Two convolutions with the same quantised weights."""
+    weight = integers(n, 4, 4, 1, 1, axis=0)
+    return n.op("Conv", n.op("Relu", n.op("Conv", x, weight)), weight)
+
+
+for _op in ("QuantizeLinear", "DequantizeLinear"):
+    layer(_op, "one scale", there_and_back())
+    layer(_op, "no zero point", there_and_back(zero=False))
+    layer(_op, "each channel", there_and_back(4, axis=1))
+    layer(_op, "default axis", there_and_back(4, "int8"))
+    layer(_op, "map axis", there_and_back(4, axis=-1))
+    tokens(_op, "last axis", there_and_back(4, axis=-1))
+_dequantised = {
+    "weights": quantised_conv(4, 5),
+    "weights, no bias": quantised_conv(4, 5, bias=False),
+    "weights, zero points": quantised_conv(4, 5, zero=True),
+    "weights, one scale": quantised_conv(4, 5, axis=None),
+    "weights, input axis": quantised_conv(4, 5, axis=1, zero=True),
+    "everything": chain(there_and_back(), quantised_conv(4, 5), there_and_back(dtype="int8")),
+    "residual": both("Add", quantised_conv(4, 5), quantised_conv(4, 5)),
+    "transposed": quantised_conv(4, 5, axis=1, op_type="ConvTranspose"),
+}
+for _name, _body in _dequantised.items():
+    layer("DequantizeLinear", _name, _body, out=5)
+layer("DequantizeLinear", "grouped", quantised_conv(6, 9, group=3, zero=True), c=6, out=9)
+layer("DequantizeLinear", "depthwise", quantised_conv(4, 4, group=4))
+layer("DequantizeLinear", "factor", scaled)
+layer("DequantizeLinear", "shared weights", shared)
+rows("DequantizeLinear", "Gemm", matrix("Gemm", 16, 5, 1), out=5)
+rows("DequantizeLinear", "Gemm, transposed", matrix("Gemm", 16, 5, 0, transB=1), out=5)
+tokens("DequantizeLinear", "MatMul", matrix("MatMul", 4, 5, 1), out=5)
+tokens("DequantizeLinear", "MatMul, one scale", matrix("MatMul", 4, 5, None), out=5)
+tokens("DequantizeLinear", "MatMul, input axis", matrix("MatMul", 4, 5, 0), out=5)
