@@ -6,7 +6,7 @@ Everything is ranked globally: scores are comparable across layers (see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,19 +24,27 @@ def allocate_channels(
     removed: Callable[[Bool], float],
     sparsity: float,
     *,
-    align: int = 1,
+    align: int | None = 1,
+    costs: F64 | None = None,
+    goal: str = "",
 ) -> Bool:
     """Choose the units that stay.
 
     Units leave in steps, worst mean score first. A step takes a group down to a multiple of
     ``align``; only where such steps do not reach the request, single units follow.
 
+    With ``costs``, scores are errors that add up, and the steps that leave first are those
+    with the least error for what they save. The worst unit of a group still leaves first.
+
     Args:
         structure: the traced model.
         scores: ``float64 [units]``, higher = keep.
         removed: the sparsity reached when only these units (``bool [units]``) stay.
         sparsity: the least sparsity to reach.
-        align: preferred divisor of the number of units that stay in a group.
+        align: preferred divisor of the number of units that stay in a group; None takes an
+            eighth of its units, at most 8.
+        costs: ``float64 [units]``, what removing each unit saves, or None.
+        goal: what the request is called in messages; default the sparsity.
 
     Returns:
         ``bool [units]``.
@@ -45,12 +53,12 @@ def allocate_channels(
         BudgetError: if the request cannot be reached; names the best achievable.
     """
     free = structure.prunable & ~_floor(structure, scores)
-    steps = _steps(structure, scores, free, max(align, 1))
-    if align > 1:
+    steps = _steps(structure, scores, free, align, costs)
+    if align != 1:
         aligned = np.concatenate([np.empty(0, dtype=np.int64), *steps])
         rest = free.copy()
         rest[aligned] = False
-        steps += _steps(structure, scores, rest, 1)
+        steps += _steps(structure, scores, rest, 1, costs)
     order = np.concatenate([np.empty(0, dtype=np.int64), *steps])
     bounds = np.cumsum([0, *(len(s) for s in steps)])
 
@@ -62,8 +70,8 @@ def allocate_channels(
     best = removed(keep(len(steps)))
     if best < sparsity:
         raise BudgetError(
-            f"sparsity {sparsity:g} cannot be reached by removing channels: the best achievable "
-            f"is {np.floor(best * 1e4) / 1e4:.4f}; ask for less, or use --mode weights"
+            f"{goal or f'sparsity {sparsity:g}'} cannot be reached by removing channels: the "
+            f"best achievable is {_shown(best, goal)}; ask for less, or use --mode weights"
         )
     low, high = 0, len(steps)
     while low < high:
@@ -92,34 +100,57 @@ def _floor(structure: Structure, scores: F64) -> Bool:
     return stays
 
 
-def _steps(structure: Structure, scores: F64, free: Bool, align: int) -> list[I64]:
+def _shown(best: float, goal: str) -> str:
+    """Round what can be reached so that it still can be."""
+    if goal:
+        return f"{np.ceil((1 - best) * 1e4) / 1e4:.4f}"
+    return f"{np.floor(best * 1e4) / 1e4:.4f}"
+
+
+def _steps(
+    structure: Structure, scores: F64, free: Bool, align: int | None, costs: F64 | None
+) -> list[I64]:
     """Cut every group's free units into aligned steps; return all steps, worst first."""
     found: list[tuple[float, int, I64]] = []
     for group in structure.groups:
-        found += _group_steps(group, scores, free, align, first=len(found))
+        own = _eighth(len(group.units)) if align is None else align
+        steps = _group_steps(group, scores, free, own)
+        values = _priorities(steps, scores, costs)
+        found += [
+            (v, len(found) + k, s) for k, (v, s) in enumerate(zip(values, steps, strict=True))
+        ]
     return [units for _, _, units in sorted(found, key=lambda s: s[:2])]
 
 
-def _group_steps(
-    group: Group, scores: F64, free: Bool, align: int, first: int
-) -> list[tuple[float, int, I64]]:
-    """Return ``(priority, serial, units)`` steps of one group, worst first.
+def _eighth(size: int) -> int:
+    """Return the largest power of two that is at most an eighth of a group, and at most 8."""
+    return int(2 ** np.clip(np.floor(np.log2(max(size, 1) / 8)), 0, 3))
 
-    Priorities never decrease within a group, so a global order takes its steps in turn.
-    """
+
+def _group_steps(group: Group, scores: F64, free: Bool, align: int) -> list[I64]:
+    """Return the steps of one group, worst first."""
     movable = group.units[free[group.units]]
     movable = movable[np.lexsort((movable, scores[movable]))]
     size = len(group.units)
     cuts = list(range(align, size, align)) if align > 1 else list(range(size))
     ends = sorted({size - c for c in cuts if 0 < size - c <= len(movable)})
-    steps: list[tuple[float, int, I64]] = []
-    start, priority = 0, -np.inf
-    for end in ends:
-        units = movable[start:end]
-        priority = max(priority, float(scores[units].mean()))
-        steps.append((priority, first + len(steps), units))
-        start = end
-    return steps
+    return [movable[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _priorities(steps: Sequence[I64], scores: F64, costs: F64 | None) -> list[float]:
+    """Rank the steps of a group; never decreasing, so that a global order takes them in turn."""
+    if costs is None:
+        return list(np.maximum.accumulate([float(scores[s].mean()) for s in steps]))
+    pools: list[tuple[float, float, int]] = []  # error, cost, steps: pooled until convex
+    for units in steps:
+        error, cost, count = float(scores[units].sum()), float(costs[units].sum()), 1
+        while pools and pools[-1][0] * cost >= error * pools[-1][1]:
+            other = pools.pop()
+            error, cost, count = error + other[0], cost + other[1], count + other[2]
+        pools.append((error, cost, count))
+    return [
+        error / cost if cost > 0 else np.inf for error, cost, count in pools for _ in range(count)
+    ]
 
 
 def allocate_weights(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxprune.holdout import Progress
 
 # Repeated here so that --help does not import numpy; a test compares them.
-METRICS = ("f-magnitude", "f", "magnitude", "activation", "random")
+METRICS = ("f-magnitude", "f", "magnitude", "activation", "reconstruction", "random")
 MODES = ("channels", "weights")
 RECOVERIES = ("none", "bias", "full")
 
@@ -139,10 +139,15 @@ def main() -> None:
 )
 @click.option(
     "--sparsity",
-    required=True,
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="S",
     help="Fraction of the weights that leaves, between 0 and 1.",
+)
+@click.option(
+    "--macs",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="R",
+    help="Instead: operations of the pruned model, as a fraction of MODEL's. Channels only.",
 )
 @click.option(
     "--mode",
@@ -183,17 +188,15 @@ def main() -> None:
 @click.option(
     "--recover",
     type=click.Choice(RECOVERIES),
-    default="bias",
+    default="full",
     show_default=True,
-    help="Move the mean of what is removed into biases, or not.",
+    help="Refit all layers, only move the mean of what is removed into biases, or nothing.",
 )
 @click.option(
     "--align",
     type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
     metavar="N",
-    help="Prefer channel counts that are multiples of N.",
+    help="Prefer channel counts that are multiples of N [an eighth of a group, at most 8].",
 )
 @_exclude
 @_inexact
@@ -216,6 +219,10 @@ def prune(
     """Prune MODEL and write the result, once it is proven right."""
     if (settings["data"] is None) != settings["random_inputs"]:
         raise click.UsageError("give either --calib DATA or --random-inputs")
+    if (settings["sparsity"] is None) == (settings["macs"] is None):
+        raise click.UsageError("give either --sparsity S or --macs R")
+    if settings["macs"] is not None and settings["mode"] != "channels":
+        raise click.UsageError("--macs needs --mode channels: zeros take as many operations")
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
     sources = [model, *(p for p in (settings["data"], settings["eval_data"]) if p)]
     check_target(out, sources, force=force)

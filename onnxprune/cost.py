@@ -17,6 +17,9 @@ WEIGHT_INPUTS = {
     "ConvTranspose": (1,),
     "Gemm": (0, 1),
     "MatMul": (0, 1),
+    "FusedConv": (1,),
+    "FusedGemm": (0, 1),
+    "FusedMatMul": (0, 1),
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
@@ -112,15 +115,13 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     first, second = shape(node.input[0]), shape(node.input[1])
     out = shape(next(o for o in node.output if o))
     elements = int(np.prod(out, dtype=np.int64))
-    if node.op_type == "Conv":
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    if node.op_type in ("Conv", "FusedConv"):
         return elements * int(np.prod(second[1:]))
     if node.op_type == "ConvTranspose":
         return int(np.prod(first, dtype=np.int64)) * int(np.prod(second[1:]))
-    if node.op_type == "Gemm":
-        transposed = any(a.name == "transA" and a.i for a in node.attribute)
-        return elements * first[0 if transposed else 1]
-    if node.op_type == "MatMul":
-        return elements * first[-1]
+    if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul"):
+        return elements * first[-2 if transposed else -1]
     recurrent = shape(node.input[2])
     return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))
 
@@ -150,7 +151,7 @@ def predicted_macs(structure: Structure, macs: Mapping[str, float], kept: Bool) 
         macs: of each node (see :func:`node_macs`).
         kept: the labels that stay.
     """
-    own = _macs_of_weights(structure, macs)
+    own = macs_of_weights(structure, macs)
     before = [int(np.prod(w.shape)) for w in structure.weights]
     left = [
         m * weights_kept(w, kept) / n
@@ -159,7 +160,7 @@ def predicted_macs(structure: Structure, macs: Mapping[str, float], kept: Bool) 
     return sum(macs.values()) - sum(own) + sum(left)
 
 
-def _macs_of_weights(structure: Structure, macs: Mapping[str, float]) -> list[float]:
+def macs_of_weights(structure: Structure, macs: Mapping[str, float]) -> list[float]:
     """Divide the MACs of each node among its weights by their sizes."""
     sizes: dict[str, int] = {}
     for weight in structure.weights:
@@ -176,7 +177,7 @@ def unit_costs(structure: Structure, macs: Mapping[str, float] | None = None) ->
     Multiply-accumulates if those of the nodes are given, else weights.
     """
     result = np.zeros(len(structure.units))
-    amounts = None if macs is None else _macs_of_weights(structure, macs)
+    amounts = None if macs is None else macs_of_weights(structure, macs)
     seen: set[str] = set()
     for k, weight in enumerate(structure.weights):
         if amounts is None and weight.tensor in seen:

@@ -11,30 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import cost, graph
 from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
-from onnxprune.allocate import allocate_channels, allocate_weights
 from onnxprune.calibrate import Point, calibrate
+from onnxprune.changes import group_changes, layer_changes
 from onnxprune.data import open_dataset
-from onnxprune.errors import BudgetError, CalibrationError, InternalError, ModelError
+from onnxprune.decide import decide
+from onnxprune.errors import CalibrationError, InternalError, ModelError
 from onnxprune.graph import Model, Shapes
 from onnxprune.holdout import Holdout, Part, Progress, hold_out, skip_warnings
 from onnxprune.inspection import Inspection
-from onnxprune.labels import Array, Bool
 from onnxprune.observe import observe
-from onnxprune.plan import Mode, PruningPlan, plan_from_units
+from onnxprune.plan import Mode, PruningPlan
 from onnxprune.recover import compensate_bias
-from onnxprune.recovery import Ladder, recover_layers
-from onnxprune.report import GroupChange, Layer, Report, Side
+from onnxprune.recovery import Ladder, recover_layers, sample_chunks
+from onnxprune.report import Report, Side
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
 from onnxprune.score import CRITERIA, Scorer, weight_points
+from onnxprune.selection import measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
-from onnxprune.structure import Structure
+from onnxprune.subject import Subject
 from onnxprune.synthetic import SIZES, has_free_sizes, synthetic_feeds
 from onnxprune.targets import write_file
 from onnxprune.trace import trace
@@ -84,24 +84,6 @@ class _Log:
         )
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """A model that was read, observed and traced."""
-
-    original: Model
-    folded: Model
-    shapes: Shapes
-    structure: Structure
-    cost: cost.Cost
-
-    @property
-    def weights(self) -> dict[str, Array]:
-        """The values of the weight tensors that may be pruned, by name."""
-        names = {w.tensor for w in self.structure.weights}
-        tensors = self.folded.proto.graph.initializer
-        return {t.name: numpy_helper.to_array(t) for t in tensors if t.name in names}
-
-
 def silent(_: str, __: int) -> Callable[[int], None]:
     """Report no progress."""
     return lambda _: None
@@ -111,11 +93,12 @@ def prune(
     model: str | Path,
     data: str | Path | None = None,
     *,
-    sparsity: float,
+    sparsity: float | None = None,
+    macs: float | None = None,
     mode: Mode = "channels",
     metric: str = "f-magnitude",
-    recover: str = "bias",
-    align: int = 8,
+    recover: str = "full",
+    align: int | None = None,
     exclude: Sequence[str] = (),
     eval_data: str | Path | None = None,
     mean: Sequence[float] | None = None,
@@ -134,11 +117,13 @@ def prune(
         model: path of the model.
         data: labelled calibration samples: a folder of class folders with images, or an .npz;
             None with ``random_inputs``.
-        sparsity: see :class:`~onnxprune.request.Request`, like the other settings.
+        sparsity: see :class:`~onnxprune.request.Request`, like the other settings; give
+            either this or ``macs``.
+        macs: the operations of the pruned model, as a fraction of the original's.
         mode: ``channels`` or ``weights``.
         metric: the criterion.
-        recover: ``bias`` or ``none``.
-        align: preferred divisor of the channels that stay.
+        recover: ``full``, ``bias`` or ``none``.
+        align: preferred divisor of the channels that stay; None adapts it to their number.
         exclude: globs over node and initializer names.
         eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
         mean: channel means for image folders, on the 0..1 scale.
@@ -168,6 +153,7 @@ def prune(
         batch_size,
         allow_inexact,
         random_inputs,
+        macs,
     )
     if (data is None) != random_inputs:
         raise CalibrationError("give either calibration samples or random_inputs")
@@ -189,7 +175,7 @@ def prune(
     with log.stage("calibrate"):
         stats = _calibrate(subject, samples.fit, request, classes, log)
     with log.stage("score"):
-        plan = _decide(subject, stats, request)
+        plan = _decide(subject, stats, samples.fit, request, log)
     with log.stage("rewrite"):
         pruned = rewrite(subject.folded, subject.structure, plan)
     with log.stage("verify"):
@@ -215,9 +201,9 @@ def prune(
             achieved=achieved,
             verification=proof,
             recovery=recovery,
-            groups=_group_changes(subject.structure, plan),
+            groups=group_changes(subject.structure, plan),
             frozen=subject.structure.frozen,
-            layers=_layers(subject.structure, original, final),
+            layers=layer_changes(subject.structure, original, final),
             timings=log.timings,
             warnings=tuple(dict.fromkeys(log.warnings)),
         ),
@@ -320,10 +306,10 @@ def _verification_feeds(model: Model, part: Part) -> Feeds:
     return {n: np.resize(v, (wanted, *v.shape[1:])) for n, v in feeds.items()}
 
 
-def _trace(original: Model, shapes: Shapes, request: Request) -> _Subject:
+def _trace(original: Model, shapes: Shapes, request: Request) -> Subject:
     folded = graph.fold(original, shapes)
     structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
-    subject = _Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
+    subject = Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
     if not structure.weights:
         raise ModelError(
             "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "
@@ -339,7 +325,7 @@ def _trace(original: Model, shapes: Shapes, request: Request) -> _Subject:
     return subject
 
 
-def _count_classes(subject: _Subject, samples: Holdout, request: Request, log: _Log) -> int:
+def _count_classes(subject: Subject, samples: Holdout, request: Request, log: _Log) -> int:
     """Compare the labels with the model's classes; return the number of classes."""
     name = class_output(subject.original, request.output)
     shape = subject.shapes.first.get(name, ())
@@ -367,7 +353,7 @@ def _warn_chance(before: Accuracy | None, classes: int, log: _Log) -> None:
 
 
 def _calibrate(
-    subject: _Subject, part: Part, request: Request, classes: int, log: _Log
+    subject: Subject, part: Part, request: Request, classes: int, log: _Log
 ) -> dict[Point, ActivationStats]:
     criterion = CRITERIA[request.metric]
     if not (criterion.needs_labels or criterion.needs_rms or request.recover != "none"):
@@ -385,29 +371,35 @@ def _calibrate(
 
 
 def _decide(
-    subject: _Subject, stats: Mapping[Point, ActivationStats], request: Request
+    subject: Subject,
+    stats: Mapping[Point, ActivationStats],
+    part: Part,
+    request: Request,
+    log: _Log,
 ) -> PruningPlan:
-    structure, weights, total = subject.structure, subject.weights, subject.cost.weights
-    scorer = Scorer(structure, weights, stats, metric=request.metric, seed=request.seed)
-    sha256 = subject.original.sha256
-    if request.mode == "channels":
-
-        def reached(kept: Bool) -> float:
-            return cost.weights_removed(structure, structure.units.keep(kept)) / total
-
-        units = allocate_channels(
-            structure, scorer.score_units(), reached, request.sparsity, align=request.align
-        )
-        return plan_from_units(sha256, structure, units)
-    scores = {n: s for n, s in scorer.score_weights().items() if n not in structure.excluded}
-    if not scores:
-        raise BudgetError("every weight is excluded; nothing can be zeroed")
-    nonzero = {n: weights[n] != 0 for n in scores}
-    return PruningPlan(sha256, masks=allocate_weights(scores, nonzero, total, request.sparsity))
+    measured = None
+    if request.uses_errors:
+        with log.stage("moments"):
+            measured = measure_moments(
+                subject.folded,
+                subject.structure,
+                subject.shapes,
+                subject.weights,
+                sample_chunks(subject.folded, subject.shapes, part),
+                output=class_output(subject.original, request.output),
+                macs=subject.cost.macs,
+                seed=request.seed,
+                threads=request.threads,
+                progress=log.progress("moments", len(subject.structure.weights)),
+            )
+    scorer = Scorer(
+        subject.structure, subject.weights, stats, metric=request.metric, seed=request.seed
+    )
+    return decide(subject, scorer, measured, request)
 
 
 def _recover(
-    subject: _Subject,
+    subject: Subject,
     pruned: Model,
     plan: PruningPlan,
     stats: Mapping[Point, ActivationStats],
@@ -448,7 +440,7 @@ def _recover(
 
 def _finish(model: Model, original: Model, request: Request) -> Model:
     """Add provenance and make sure that the result is a valid model with the same interface."""
-    settings = f"{request.mode} {request.sparsity:g} {request.metric} {request.recover}"
+    settings = f"{request.mode} {request.goal} {request.metric} {request.recover}"
     final = graph.with_metadata(
         model,
         {
@@ -457,51 +449,25 @@ def _finish(model: Model, original: Model, request: Request) -> Model:
             "onnxprune.request": f"{settings} seed {request.seed}",
         },
     )
-    try:
-        graph.check(final)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InternalError(f"the pruned model is not valid: {error}") from error
+    graph.check(final)
     return final
 
 
 def _achieved(before: cost.Cost, after: cost.Cost, request: Request) -> float:
+    """Return the sparsity that was reached; make sure that the request was.
+
+    Raises:
+        InternalError: if it was not.
+    """
     left = after.weights if request.mode == "channels" else after.nonzero_weights
     achieved = 1 - left / before.weights
-    if achieved < request.sparsity - 1e-9:
+    if request.sparsity is not None and achieved < request.sparsity - 1e-9:
         raise InternalError(
             f"the pruned model reaches sparsity {achieved}, requested {request.sparsity}"
         )
-    return achieved
-
-
-def _group_changes(structure: Structure, plan: PruningPlan) -> list[GroupChange]:
-    kept = plan.kept_units(structure)
-    return [
-        GroupChange(g.name, g.nodes, len(g.units), int(kept[g.units].sum()))
-        for g in structure.groups
-    ]
-
-
-def _layers(structure: Structure, before: Model, after: Model) -> list[Layer]:
-    """Compare the weight operands of the nodes that both models have."""
-    tensors = [{t.name: t for t in m.proto.graph.initializer} for m in (before, after)]
-    nodes = {n.output[0]: n for n in after.proto.graph.node}
-    layers = []
-    for weight in structure.weights:
-        node = nodes.get(weight.node) or nodes.get(f"{weight.node}/without_bias")
-        old = tensors[0].get(weight.tensor)
-        new = tensors[1].get(node.input[weight.input]) if node else None
-        if node is None or old is None or new is None:
-            continue
-        zeros = [int(np.count_nonzero(numpy_helper.to_array(t))) for t in (old, new)]
-        layers.append(
-            Layer(
-                node.name or weight.node,
-                weight.op_type,
-                weight.tensor,
-                tuple(old.dims),
-                tuple(new.dims),
-                *zeros,
-            )
+    if request.macs is not None and after.macs > request.macs * before.macs + 1:
+        raise InternalError(
+            f"the pruned model takes {after.macs} of {before.macs} operations, requested "
+            f"{request.macs:g} of them"
         )
-    return layers
+    return achieved

@@ -86,6 +86,10 @@ class Report:
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "sparsity": {"requested": self.request["sparsity"], "achieved": self.achieved},
+            "macs": {
+                "requested": self.request["macs"],
+                "achieved": self.after.cost.macs / max(self.before.cost.macs, 1),
+            },
             "verification": asdict(self.verification),
             "recovery": dict(self.recovery),
             "groups": [asdict(g) for g in self.groups],
@@ -107,10 +111,14 @@ class Report:
         from rich.text import Text
 
         parts: list[RenderableType] = [_costs(self.before, self.after)]
-        achieved = (
-            f"sparsity: requested {self.request['sparsity']:g}, achieved {self.achieved:.4f}"
-            f" ({self.request['mode']})"
-        )
+        if self.request["macs"] is None:
+            wanted = (
+                f"sparsity: requested {self.request['sparsity']:g}, achieved {self.achieved:.4f}"
+            )
+        else:
+            reached = self.after.cost.macs / max(self.before.cost.macs, 1)
+            wanted = f"macs: requested {self.request['macs']:g}, achieved {reached:.4f}"
+        achieved = f"{wanted} ({self.request['mode']})"
         proof = (
             f"verified: relative error {self.verification.max_rel_error:.1e} on "
             f"{self.verification.samples} samples against the masked original"

@@ -16,11 +16,15 @@ class Request:
     """The settings that decide what a run does; they appear in the report.
 
     Attributes:
-        sparsity: the fraction of the weights that leaves, between 0 and 1.
+        sparsity: the fraction of the weights that leaves, between 0 and 1; or None.
+        macs: the multiply-accumulates of the pruned model, as a fraction of the original's; or
+            None. Exactly one of the two is given, and this one for channels only.
         mode: ``channels`` removes coupled channels, ``weights`` zeroes single weights.
         metric: a key of :data:`onnxprune.score.CRITERIA`.
-        recover: ``bias`` moves the mean of what is removed into biases, ``none`` does not.
-        align: preferred divisor of the channels that stay.
+        recover: ``full`` refits all layers and the classifier, ``bias`` moves the mean of what
+            is removed into biases, ``none`` does nothing.
+        align: preferred divisor of the channels that stay; None takes an eighth of each
+            group's channels, at most 8.
         exclude: globs over node and initializer names that keep their size and values.
         allow_inexact: let channels leave across which something is normalised; what remains is
             then normalised over the kept channels.
@@ -34,11 +38,11 @@ class Request:
         OnnxpruneError: if a value is out of range.
     """
 
-    sparsity: float
+    sparsity: float | None
     mode: Mode = "channels"
     metric: str = "f-magnitude"
     recover: str = "bias"
-    align: int = 8
+    align: int | None = None
     exclude: tuple[str, ...] = ()
     output: str = ""
     seed: int = 0
@@ -46,28 +50,45 @@ class Request:
     batch_size: int = 32
     allow_inexact: bool = False
     random_inputs: bool = False
+    macs: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.sparsity < 1.0:
-            raise OnnxpruneError(f"sparsity must lie between 0 and 1; got {self.sparsity:g}")
+        if (self.sparsity is None) == (self.macs is None):
+            raise OnnxpruneError("give either sparsity or macs")
+        for name in ("sparsity", "macs"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < 1.0:
+                raise OnnxpruneError(f"{name} must lie between 0 and 1; got {value:g}")
         for name, known in (("mode", MODES), ("metric", CRITERIA), ("recover", RECOVERIES)):
             if getattr(self, name) not in known:
                 raise OnnxpruneError(
                     f"{name} must be one of {', '.join(known)}; got '{getattr(self, name)}'"
                 )
         for name, least in (("align", 1), ("seed", 0), ("threads", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise OnnxpruneError(f"{name} must be at least {least}; got {getattr(self, name)}")
 
-        criterion = CRITERIA[self.metric]
-        statistics = criterion.needs_labels or criterion.needs_rms
-        if self.random_inputs and (statistics or self.recover != "none"):
-            usable = [n for n, c in CRITERIA.items() if not (c.needs_labels or c.needs_rms)]
+        if self.macs is not None and self.mode != "channels":
+            raise OnnxpruneError("macs needs mode channels: zeros take as many operations")
+        needs_samples = CRITERIA[self.metric].needs_samples or self.recover != "none"
+        if self.random_inputs and needs_samples:
+            usable = [n for n, c in CRITERIA.items() if not c.needs_samples]
             raise OnnxpruneError(
                 "random inputs have no statistics: use one of the metrics "
                 f"{', '.join(usable)} and recover none; got metric {self.metric}, recover "
                 f"{self.recover}"
             )
+
+    @property
+    def uses_errors(self) -> bool:
+        """Whether the metric looks at the errors that are left after refitting."""
+        use = CRITERIA[self.metric].error
+        return use == "needed" or (use == "recovering" and self.recover == "full")
+
+    @property
+    def goal(self) -> str:
+        """What is asked for, in short."""
+        return f"macs {self.macs:g}" if self.macs is not None else f"{self.sparsity:g}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,7 +22,11 @@ Point = tuple[str, int]
 
 F_POWER_WEIGHTS = 0.5
 F_POWER_CHANNELS = 1.0
-"""Powers of F, chosen by measurement on training data (see benchmarks/README.md)."""
+"""Powers of F with the magnitude."""
+
+F_POWER_ERROR = 0.25
+"""Power of F with the error that is left; chosen, like those above, on training data (see
+benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,16 @@ class Evidence:
         f: power of the F statistic of the activation that the weight multiplies, finite.
         rms: root mean square of that activation; ones unless the criterion asks for it.
         rng: for criteria that draw.
+        error: the squared error that is left when the weight or channel goes and the others
+            make up for it as well as they can, on the scale of the model's outputs; None where
+            that was not measured.
     """
 
     magnitude: F64
     f: F64
     rms: F64
     rng: np.random.Generator
+    error: F64 | None = None
 
 
 @dataclass(frozen=True)
@@ -51,16 +60,28 @@ class Criterion:
         needs_rms: whether it looks at the root mean square.
         per_layer: whether scores have to be normalised before layers are ranked together;
             ``activation`` is on the scale of the layer's output as it is.
+        error: whether it looks at the error that is left; ``recovering`` if what is left is
+            going to be refitted, so that the error is what remains.
     """
 
     score: Callable[[Evidence], F64]
     needs_labels: bool = False
     needs_rms: bool = False
     per_layer: bool = True
+    error: Literal["unused", "recovering", "needed"] = "unused"
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether it looks at anything that has to be measured."""
+        return self.needs_labels or self.needs_rms or self.error == "needed"
 
 
 def _f_magnitude(e: Evidence) -> F64:
-    return e.f * e.magnitude
+    return e.f * (e.magnitude if e.error is None else e.error)
+
+
+def _reconstruction(e: Evidence) -> F64:
+    return e.magnitude if e.error is None else e.error
 
 
 def _f(e: Evidence) -> F64:
@@ -80,10 +101,11 @@ def _random(e: Evidence) -> F64:
 
 
 CRITERIA: dict[str, Criterion] = {
-    "f-magnitude": Criterion(_f_magnitude, needs_labels=True),
+    "f-magnitude": Criterion(_f_magnitude, needs_labels=True, error="recovering"),
     "f": Criterion(_f, needs_labels=True),
     "magnitude": Criterion(_magnitude),
     "activation": Criterion(_activation, needs_rms=True, per_layer=False),
+    "reconstruction": Criterion(_reconstruction, error="needed"),
     "random": Criterion(_random),
 }
 
@@ -134,26 +156,53 @@ class Scorer:
             return np.ones(size)
         return self._stats[point].rms()
 
-    def score_weights(self) -> dict[str, F64]:
+    def _relative_f(self, point: Point, size: int) -> F64:
+        """Return F to its power for errors, 1 on average over a point: errors keep their scale."""
+        f = self._f(point, size, F_POWER_ERROR)
+        return _divided(f, float(f.mean()))
+
+    def score_weights(self, errors: Mapping[str, F64] | None = None) -> dict[str, F64]:
         """Score every weight, ``float64`` of the tensor's shape, by tensor name.
 
         Scores of a tensor that several nodes use are added up. To make layers comparable, a
-        tensor's scores are divided by their root mean square.
+        tensor's scores are divided by their root mean square, unless they are errors.
+
+        Args:
+            errors: for each tensor the error that each weight leaves, if that was measured;
+                for a tensor that is missing it is taken to go with the squared weights.
         """
         scores: dict[str, F64] = {}
+        typical = float(np.median([e.sum() for e in errors.values()])) if errors else 1.0
         for weight in self._structure.weights:
             size = int(weight.channel_of.max()) + 1
-            evidence = Evidence(
-                np.abs(self._weights[weight.tensor].astype(np.float64)),
-                self._f(weight.point, size, F_POWER_WEIGHTS)[weight.channel_of],
-                self._rms(weight.point, size)[weight.channel_of],
-                self._rng,
-            )
-            score = np.asarray(self._criterion.score(evidence))
-            if self._criterion.per_layer:
-                score = _divided(score, float(np.sqrt(np.mean(score**2))))
+            magnitude = np.abs(self._weights[weight.tensor].astype(np.float64))
+            rms = self._rms(weight.point, size)[weight.channel_of]
+            if errors is None:
+                f = self._f(weight.point, size, F_POWER_WEIGHTS)[weight.channel_of]
+                score = np.asarray(self._criterion.score(Evidence(magnitude, f, rms, self._rng)))
+                if self._criterion.per_layer:
+                    score = _divided(score, float(np.sqrt(np.mean(score**2))))
+            else:
+                f = self._relative_f(weight.point, size)[weight.channel_of]
+                error = errors.get(weight.tensor)
+                if error is None:
+                    error = typical * _divided(magnitude**2, float((magnitude**2).sum()))
+                evidence = Evidence(magnitude, f, rms, self._rng, error)
+                score = np.asarray(self._criterion.score(evidence))
             scores[weight.tensor] = scores.get(weight.tensor, 0.0) + score
         return scores
+
+    def score_unit_errors(self, errors: F64) -> F64:
+        """Score every unit by the error that it leaves, ``float64 [units]``.
+
+        F is that where the unit is consumed, its mean over a consumer's channels set to 1.
+
+        Args:
+            errors: ``float64 [units]``.
+        """
+        f, rms = self._unit_evidence(self._relative_f)
+        magnitude = np.ones(len(errors))
+        return np.asarray(self._criterion.score(Evidence(magnitude, f, rms, self._rng, errors)))
 
     def score_units(self) -> F64:
         """Score every unit, ``float64 [units]``.
@@ -164,7 +213,7 @@ class Scorer:
         are divided by the largest on the axis and averaged over all places of the unit.
         """
         structure = self._structure
-        f, rms = self._unit_evidence()
+        f, rms = self._unit_evidence(lambda p, size: self._f(p, size, F_POWER_CHANNELS))
         total, count = np.zeros(len(structure.units)), np.zeros(len(structure.units))
         for weight in structure.weights:
             values = self._weights[weight.tensor].astype(np.float64) ** 2
@@ -181,7 +230,7 @@ class Scorer:
                 np.add.at(count, unit, 1.0)
         return total / np.maximum(count, 1.0)
 
-    def _unit_evidence(self) -> tuple[F64, F64]:
+    def _unit_evidence(self, f_of: Callable[[Point, int], F64]) -> tuple[F64, F64]:
         """Average the F statistic and the rms of a unit's channels over its consumers."""
         units = self._structure.units
         f, rms, count = (np.zeros(len(units)) for _ in range(3))
@@ -192,7 +241,7 @@ class Scorer:
             seen.add(weight.point)
             index, unit = units.atoms(weight.data_labels)
             size = len(weight.data_labels)
-            np.add.at(f, unit, self._f(weight.point, size, F_POWER_CHANNELS)[index])
+            np.add.at(f, unit, f_of(weight.point, size)[index])
             np.add.at(rms, unit, self._rms(weight.point, size)[index])
             np.add.at(count, unit, 1.0)
         unseen = count == 0

@@ -131,15 +131,7 @@ def ridge(moments: Moments, old: F64, relative: float, support: Bool | None = No
     if support is None:
         return old + _solve(xx, yx - old @ xx, damping)
     old = old * support
-    gap = (yx - old @ xx) * support
-    sizes = support.sum(axis=1)
-    if sizes.max(initial=0) > ROW_WIDTH and len(old) > 8:
-        return old + _descend(xx, gap, support, damping)
-    result = old.copy()
-    for row in np.flatnonzero(sizes):
-        own = np.flatnonzero(support[row])
-        result[row, own] += _solve(xx[np.ix_(own, own)], gap[row, own][None], damping)[0]
-    return result
+    return old + _solve_rows(xx, (yx - old @ xx) * support, support, damping)
 
 
 def _solve(xx: F64, gap: F64, damping: float) -> F64:
@@ -149,10 +141,35 @@ def _solve(xx: F64, gap: F64, damping: float) -> F64:
     damped = xx.copy()
     damped.flat[:: len(xx) + 1] += damping
     try:
-        result: F64 = cho_solve(cho_factor(damped, overwrite_a=True), gap.T).T
+        factor = cho_factor(damped, overwrite_a=True, check_finite=False)
+        result: F64 = cho_solve(factor, gap.T, check_finite=False).T
     except LinAlgError:  # rounding made it indefinite: give up directions without variance
         values, vectors = np.linalg.eigh(xx)
         result = gap @ (vectors / (np.maximum(values, 0.0) + damping)) @ vectors.T
+    return result
+
+
+def ridge_rows(old: F64, xx: F64, support: Bool, damping: float) -> F64:
+    """Refit rows on their supports to their own full outputs.
+
+    Args:
+        old: ``float64 [outputs, width]``.
+        xx: ``float64 [width, width]``, covariance of the inputs.
+        support: ``bool [outputs, width]``.
+        damping: lambda.
+    """
+    return old * support + _solve_rows(xx, ((old * ~support) @ xx) * support, support, damping)
+
+
+def _solve_rows(xx: F64, gap: F64, support: Bool, damping: float) -> F64:
+    """Return ``gap (xx + damping I)^-1`` on the support of each row."""
+    sizes = support.sum(axis=1)
+    if sizes.max(initial=0) > ROW_WIDTH and len(gap) > 8:
+        return _descend(xx, gap, support, damping)
+    result = np.zeros_like(gap)
+    for row in np.flatnonzero(sizes):
+        own = np.flatnonzero(support[row])
+        result[row, own] = _solve(xx[np.ix_(own, own)], gap[row, own][None], damping)[0]
     return result
 
 

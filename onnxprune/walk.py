@@ -7,7 +7,7 @@ tensors to the next ones that are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 import onnx
@@ -77,6 +77,37 @@ class Walk:
             for name in set(live) - needed:
                 del live[name]
         return result
+
+    def peek(self, name: str, constants: Mapping[str, Array]) -> list[Array]:
+        """Compute a tensor with other constants, and leave everything as it is.
+
+        Args:
+            name: the tensor.
+            constants: values by name; the element types stay.
+
+        Returns:
+            The tensor for each chunk.
+        """
+        kept = dict(self._constants)
+        for constant, values in constants.items():
+            self.replace(constant, values)
+        try:
+            session, feeds = self._session([name])
+        finally:
+            self._constants = kept
+        return [session.run({n: live[n] for n in feeds}, [name])[0] for live in self._live]
+
+    def first_user(self, constants: Set[str]) -> int:
+        """Return the number of the first node that reads one of these constants."""
+        return min(
+            (k for k, read in enumerate(self._inputs) if not constants.isdisjoint(read)),
+            default=len(self._inputs),
+        )
+
+    def step_to(self, node: int, later: Iterable[str]) -> None:
+        """Compute what a node reads, given its number (see :meth:`step`)."""
+        read = self._inputs[node] if node < len(self._inputs) else []
+        self.step([n for n in read if n not in self._constants], [*later, *read])
 
     def depends_on(self, name: str, producers: set[str]) -> bool:
         """Whether a tensor has any of these tensors among its not yet computed ancestors."""

@@ -311,7 +311,7 @@ SIDE = {
 REPORT: dict[str, Any] = {
     "model": {"sha256": str},
     "request": {
-        "sparsity": float, "mode": str, "metric": str, "recover": str, "align": int,
+        "sparsity": float, "mode": str, "metric": str, "recover": str, "align": type(None),
         "exclude": list, "seed": int, "threads": int, "batch_size": int,
     },
     "before": SIDE,

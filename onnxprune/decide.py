@@ -1,0 +1,94 @@
+"""Decide: turn scores and a budget into a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxprune import cost
+from onnxprune.allocate import allocate_channels, allocate_weights
+from onnxprune.errors import BudgetError
+from onnxprune.labels import F64, Bool
+from onnxprune.plan import PruningPlan, plan_from_units
+from onnxprune.request import Request
+from onnxprune.score import Scorer
+from onnxprune.selection import Measured, thin_out, unit_errors
+from onnxprune.subject import Subject
+
+
+def decide(
+    subject: Subject, scorer: Scorer, measured: Measured | None, request: Request
+) -> PruningPlan:
+    """Choose what stays.
+
+    Args:
+        subject: the model.
+        scorer: scores its channels or weights.
+        measured: second moments, if the metric wants the errors that are left.
+        request: mode, budget and alignment.
+
+    Raises:
+        BudgetError: if the budget cannot be met.
+    """
+    if request.mode == "channels":
+        return _channels(subject, scorer, measured, request)
+    return _weights(subject, scorer, measured, request)
+
+
+def _channels(
+    subject: Subject, scorer: Scorer, measured: Measured | None, request: Request
+) -> PruningPlan:
+    structure = subject.structure
+    macs = cost.node_macs(subject.folded, subject.shapes)
+    total = sum(macs.values())
+
+    def saved(kept: Bool) -> float:
+        labels = structure.units.keep(kept)
+        if request.macs is None:
+            return cost.weights_removed(structure, labels) / subject.cost.weights
+        return 1 - cost.predicted_macs(structure, macs, labels) / total
+
+    if request.macs is not None:
+        target, goal = 1 - request.macs, f"macs {request.macs:g}"
+        costs = cost.unit_costs(structure, macs)
+    else:
+        assert request.sparsity is not None
+        target, goal = request.sparsity, ""
+        costs = cost.unit_costs(structure)
+    if measured is None:
+        scores, costs_or_none = scorer.score_units(), None
+    else:
+        scores, costs_or_none = scorer.score_unit_errors(unit_errors(structure, measured)), costs
+    units = allocate_channels(
+        structure, scores, saved, target, align=request.align, costs=costs_or_none, goal=goal
+    )
+    return plan_from_units(subject.original.sha256, structure, units)
+
+
+def _weights(
+    subject: Subject, scorer: Scorer, measured: Measured | None, request: Request
+) -> PruningPlan:
+    sparsity = request.sparsity
+    assert sparsity is not None
+    total, excluded = subject.cost.weights, subject.structure.excluded
+    weights = {n: w for n, w in subject.weights.items() if n not in excluded}
+    if not weights:
+        raise BudgetError("every weight is excluded; nothing can be zeroed")
+    nonzero = {n: w != 0 for n, w in weights.items()}
+
+    def masks(scores: Mapping[str, F64], left: Mapping[str, Bool], part: float) -> dict[str, Bool]:
+        return allocate_weights({n: scores[n] for n in weights}, left, total, part)
+
+    if measured is None:
+        return PruningPlan(
+            subject.original.sha256, masks=masks(scorer.score_weights(), nonzero, sparsity)
+        )
+    available = sum(w.size for w in weights.values())
+    share = min(sparsity * total / available, 1.0)
+
+    def masks_at(
+        errors: Mapping[str, F64], left: Mapping[str, Bool], part: float
+    ) -> dict[str, Bool]:
+        wanted = sparsity if part >= share else part * available / total
+        return masks(scorer.score_weights(errors), left, wanted)
+
+    return PruningPlan(subject.original.sha256, masks=thin_out(measured, masks_at, nonzero, share))

@@ -1,0 +1,292 @@
+"""Selection: errors that removing channels or weights leaves once the others make up for them.
+
+What it returns goes to the criteria as evidence (see :mod:`onnxprune.score`): squared errors of
+the layers, from second moments, on a common scale that a few trials give
+(:mod:`onnxprune.sensitivity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.elimination import Elimination, Reader, eliminate, inverse, output_energy
+from onnxprune.graph import Model, Shapes
+from onnxprune.labels import F64, Array, Bool
+from onnxprune.layers import Layer, prepare
+from onnxprune.plan import PruningPlan
+from onnxprune.saliency import DAMPING, refitted
+from onnxprune.second_moments import InputMoments, from_rows, input_moments, to_rows
+from onnxprune.sensitivity import divergences, trial_chunks
+from onnxprune.session import Feeds
+from onnxprune.structure import Structure, Weight
+from onnxprune.walk import Walk
+
+TRIALS = (0.5, 0.75)
+"""Shares of a group's units that are removed in its trials."""
+
+DENSITY_STEP = 0.74
+"""Single weights leave in rounds; each leaves this share of those that are left."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model, its layers and the moments of what they read, for making selections.
+
+    Attributes:
+        model: the original, prepared (see :func:`onnxprune.layers.prepare`).
+        layers: its layers, in order; those without usable moments are left out.
+        moments: of their inputs, by node, one for each group.
+        weights: values of the weight tensors by name.
+        chunks: inputs of some samples, for trials.
+        output: name of the tensor with the class scores.
+        macs: multiply-accumulates of the model for one sample.
+        threads: onnxruntime threads.
+    """
+
+    model: Model
+    layers: list[Layer]
+    moments: Mapping[str, list[InputMoments]]
+    weights: Mapping[str, Array]
+    chunks: Sequence[Feeds]
+    output: str
+    macs: float
+    threads: int
+
+    def matrices(self, layer: Layer) -> list[F64]:
+        """Return the weights of each group of a layer as its moments need them."""
+        values = self.weights[layer.weight].astype(np.float64)
+        return [to_rows(layer, m) for m in layer.form.to_matrix(values) * layer.alpha]
+
+    def trial(self, layer: Layer, matrices: Sequence[F64]) -> dict[str, Array]:
+        """Return the constants of a layer with other weights and the bias that goes with them."""
+        walk = Walk(self.model, [{}])
+        old = layer.form.to_matrix(self.weights[layer.weight].astype(np.float64)) * layer.alpha
+        new = np.stack([from_rows(layer, m) for m in matrices])
+        means = [m.mean for m in self.moments[layer.node]]
+        tiled = [np.tile(m, layer.form.width // len(m)) for m in means]
+        moved = np.concatenate([(a - b) @ m for a, b, m in zip(old, new, tiled, strict=True)])
+        bias = walk.constant(layer.bias) + moved.reshape(layer.bias_shape)
+        return {
+            layer.weight: layer.form.to_tensor(new) / (layer.alpha or 1.0),
+            layer.bias: bias,
+        }
+
+    def divergences(
+        self, trials: Sequence[Mapping[str, Array]], progress: Callable[[int], None]
+    ) -> F64:
+        """Return how far each trial moves the model's outputs."""
+        chunks = trial_chunks(self.chunks, len(trials), self.macs)
+        return divergences(
+            self.model, self.output, chunks, trials, threads=self.threads, progress=progress
+        )
+
+
+def measure_moments(
+    model: Model,
+    structure: Structure,
+    shapes: Shapes,
+    weights: Mapping[str, Array],
+    chunks: Sequence[Feeds],
+    *,
+    output: str,
+    macs: float,
+    seed: int,
+    threads: int,
+    progress: Callable[[int], None],
+) -> Measured:
+    """Gather the second moments of the original; see :class:`Measured`."""
+    prepared, layers = prepare(model, structure, PruningPlan(""), shapes)
+    moments = input_moments(prepared, layers, chunks, seed=seed, threads=threads, progress=progress)
+    usable = [la for la in layers if la.node in moments and la.weight in weights]
+    return Measured(prepared, usable, moments, weights, chunks, output, macs, threads)
+
+
+# -- channels ----------------------------------------------------------------------------------
+
+
+def unit_errors(
+    structure: Structure, measured: Measured, progress: Callable[[int], None] = lambda _: None
+) -> F64:
+    """Return the error that each unit adds where it leaves, ``float64 [units]``.
+
+    Units leave their group by backward elimination; the errors of a group add up to that of
+    removing it. Its scale is the divergence of the outputs in trials where it is partly
+    removed. Units that no layer reads have the median of the others.
+    """
+    by_node = {layer.node: layer for layer in measured.layers}
+    everything = list(_readers(structure, measured, by_node))
+    result = np.full(len(structure.units), np.nan)
+    found: list[tuple[Elimination, float]] = []
+    trials: list[dict[str, Array]] = []
+    spans: list[tuple[float, int]] = []
+    for group in structure.groups:
+        members = {int(u) for u in group.units}
+        own = [(layer, r) for layer, r in everything if not members.isdisjoint(r.columns)]
+        if not own:
+            spans.append((0.0, 0))
+            found.append((Elimination([], np.zeros(0), {}), 0.0))
+            continue
+        counts = sorted({max(1, int(len(members) * share)) for share in TRIALS})
+        readers = [
+            Reader(
+                r.weights,
+                r.covariance,
+                {u: c for u, c in r.columns.items() if u in members},
+                r.scale,
+            )
+            for _, r in own
+        ]
+        elimination = eliminate(sorted(members), readers, counts)
+        for count in counts:
+            trials.append(_trial(measured, own, elimination.snapshots[count]))
+        left = sum(float(elimination.errors[count - 1]) for count in counts)
+        spans.append((left, len(counts)))
+        found.append((elimination, left))
+    moved = measured.divergences(trials, progress)
+    start = 0
+    for elimination, (left, count) in zip((e for e, _ in found), spans, strict=True):
+        total = float(moved[start : start + count].sum())
+        start += count
+        if count:
+            scale = total / left if left > 0 else 0.0
+            steps = np.diff(np.concatenate([[0.0], elimination.errors]))
+            result[elimination.order] = np.maximum.accumulate(steps) * scale
+    known = np.isfinite(result)
+    result[~known] = np.median(result[known]) if known.any() else 1.0
+    return result
+
+
+def _trial(
+    measured: Measured, own: Sequence[tuple[Layer, Reader]], snapshot: Sequence[F64]
+) -> dict[str, Array]:
+    """Put the refitted weights of a group's readers into their layers."""
+    parts: dict[str, tuple[Layer, list[F64]]] = {}
+    for (layer, reader), weights in zip(own, snapshot, strict=True):
+        _, matrices = parts.setdefault(layer.node, (layer, measured.matrices(layer)))
+        matrices[reader.group] = weights
+    constants: dict[str, Array] = {}
+    for layer, matrices in parts.values():
+        constants |= measured.trial(layer, matrices)
+    return constants
+
+
+def _readers(
+    structure: Structure, measured: Measured, by_node: Mapping[str, Layer]
+) -> Iterator[tuple[Layer, Reader]]:
+    """Yield everything that reads units, with its layer."""
+    for weight in structure.weights:
+        layer = by_node.get(weight.node)
+        if layer is not None and weight.data_labels is not None:
+            yield from ((layer, r) for r in _layer_readers(structure, measured, layer, weight))
+
+
+def _layer_readers(
+    structure: Structure, measured: Measured, layer: Layer, weight: Weight
+) -> Iterator[Reader]:
+    assert weight.data_labels is not None
+    index, unit = structure.units.atoms(weight.data_labels)
+    form = layer.form
+    per_group = form.width // (int(np.prod(form.shape[2:])) if form.spatial else 1)
+    if not len(unit) or (per_group == 1 and form.groups > 1):
+        return  # depthwise: an output leaves with its only input
+    for g, (values, moments) in enumerate(
+        zip(measured.matrices(layer), measured.moments[layer.node], strict=True)
+    ):
+        own = np.ones(len(index), dtype=np.bool_)
+        if form.groups > 1:
+            own = index // per_group == g
+        offsets = np.arange(values.shape[1] // per_group, dtype=np.int64) * per_group
+        columns: dict[int, list[Array]] = {}
+        for i, u in zip(index[own] % per_group, unit[own], strict=True):
+            columns.setdefault(int(u), []).append(offsets + i)
+        energy = output_energy(values, moments.covariance)
+        joined = {u: np.concatenate(parts) for u, parts in columns.items()}
+        yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+
+
+# -- single weights ----------------------------------------------------------------------------
+
+
+def thin_out(
+    measured: Measured,
+    masks_at: Callable[[Mapping[str, F64], Mapping[str, Bool], float], dict[str, Bool]],
+    nonzero: Mapping[str, Bool],
+    share: float,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Bool]:
+    """Zero single weights in rounds, and refit the others after each.
+
+    Args:
+        measured: the model with its moments.
+        masks_at: given the error that each weight would add by tensor, what is left by tensor
+            and the share that is to go, returns what stays by tensor.
+        nonzero: where each tensor that may be changed is not zero already.
+        share: the share of these weights that is to be zero in the end.
+        progress: called with 1 after each trial.
+    """
+    layers = [la for la in measured.layers if la.weight in nonzero and not la.shared]
+    diagonals = {
+        la.node: [np.diagonal(inverse(m.covariance, DAMPING)) for m in measured.moments[la.node]]
+        for la in layers
+    }
+    scale = _layer_scales(measured, layers, diagonals, share, progress)
+    rounds = max(1, int(np.ceil(np.log(max(1 - share, 1e-6)) / np.log(DENSITY_STEP))))
+    left = dict(nonzero)
+    for k in range(1, rounds + 1):
+        errors: dict[str, F64] = {}
+        for layer in layers:
+            support = layer.form.to_matrix(left[layer.weight])
+            worth = [
+                refitted(w, m.covariance, to_rows(layer, s), d)[1] * scale[layer.node]
+                for w, m, s, d in zip(
+                    measured.matrices(layer),
+                    measured.moments[layer.node],
+                    support,
+                    diagonals[layer.node],
+                    strict=True,
+                )
+            ]
+            stacked = np.stack([from_rows(layer, v) for v in worth])
+            errors[layer.weight] = layer.form.to_tensor(stacked)
+        left = masks_at(errors, left, 1 - (1 - share) ** (k / rounds))
+    return left
+
+
+def _layer_scales(
+    measured: Measured,
+    layers: Sequence[Layer],
+    diagonals: Mapping[str, list[F64]],
+    share: float,
+    progress: Callable[[int], None],
+) -> dict[str, float]:
+    """Return the divergence of the outputs for each unit of squared error of a layer.
+
+    In its trial a layer alone loses the share of weights that is to go.
+    """
+    trials, lost = [], []
+    for layer in layers:
+        matrices, error = [], 0.0
+        for w, m, d in zip(
+            measured.matrices(layer),
+            measured.moments[layer.node],
+            diagonals[layer.node],
+            strict=True,
+        ):
+            worth = w**2 / d
+            count = min(int(share * w.size), w.size - 1)
+            support = worth > np.partition(worth.ravel(), count)[count]
+            if not support.any():
+                support = worth == worth.max()
+            fitted = refitted(w, m.covariance, support, d)[0]
+            matrices.append(fitted)
+            error += output_energy(w - fitted, m.covariance)
+        trials.append(measured.trial(layer, matrices))
+        lost.append(error)
+    moved = measured.divergences(trials, progress) if trials else np.zeros(0)
+    usable = [k for k, e in enumerate(lost) if e > 0 and np.isfinite(moved[k])]
+    ratio = {k: float(moved[k]) / lost[k] for k in usable}
+    typical = float(np.median(list(ratio.values()))) if ratio else 1.0
+    return {layer.node: ratio.get(k, typical) or 1e-30 for k, layer in enumerate(layers)}

@@ -1,0 +1,85 @@
+"""Sensitivity: how much a model's outputs change when some of its weights do, by trying it.
+
+Errors of different layers do not matter equally. A few trials, each with other weights in one
+place, give the scale: the Kullback-Leibler divergence between the class probabilities of the
+original and those of the trial. It needs no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.graph import Model
+from onnxprune.labels import F64, Array
+from onnxprune.session import Feeds
+from onnxprune.walk import Walk
+
+WORK = 1e12
+"""Multiply-accumulates that the trials of a run may take together, roughly."""
+
+SAMPLES = (32, 2048)
+"""Least and most samples of a trial."""
+
+
+def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feeds]:
+    """Take as many samples for trials as the work allows, spread over the chunks.
+
+    Args:
+        chunks: inputs of all samples.
+        trials: number of trials.
+        macs: multiply-accumulates of the model for one sample.
+    """
+    size = max((len(v) for v in chunks[0].values() if v.ndim), default=1)
+    samples = np.clip(WORK / max(trials * macs / 2, 1.0), *SAMPLES)
+    count = max(1, min(len(chunks), int(samples / size)))
+    chosen = np.unique(np.linspace(0, len(chunks) - 1, count).astype(np.int64))
+    return [chunks[k] for k in chosen]
+
+
+def divergences(
+    model: Model,
+    output: str,
+    chunks: Sequence[Feeds],
+    trials: Sequence[Mapping[str, Array]],
+    *,
+    threads: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> F64:
+    """Return the mean divergence of each trial, ``float64 [trials]``; infinite if not finite.
+
+    Args:
+        model: the model.
+        output: the tensor with the class scores.
+        chunks: inputs of the samples.
+        trials: for each, other values of some constants.
+        threads: onnxruntime threads.
+        progress: called with 1 after each trial.
+    """
+    walk = Walk(model, chunks, threads=threads)
+    reference = [log_probabilities(v) for v in walk.peek(output, {})]
+    result = np.zeros(len(trials))
+    starts = [walk.first_user(trial.keys()) for trial in trials]
+    for k in np.argsort(starts, kind="stable"):
+        walk.step_to(starts[k], [output])
+        found = [log_probabilities(v) for v in walk.peek(output, trials[k])]
+        values = [
+            (np.exp(a) * (a - b)).sum(axis=1).ravel() for a, b in zip(reference, found, strict=True)
+        ]
+        mean = float(np.concatenate(values).mean())
+        result[k] = max(mean, 0.0) if np.isfinite(mean) else np.inf
+        progress(1)
+    return result
+
+
+def log_probabilities(scores: Array) -> F64:
+    """Return log-probabilities along axis 1; scores that are probabilities are taken so."""
+    from scipy.special import log_softmax
+
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim < 2:
+        values = values[None]
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
+        return np.asarray(np.log(np.maximum(values, 1e-12)))
+    return np.asarray(log_softmax(values, axis=1))
