@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxprune import cost
-from onnxprune.allocate import allocate_channels, allocate_weights
+from onnxprune.allocate import allocate_channels, allocate_weights, share_of_rest
 from onnxprune.errors import BudgetError
 from onnxprune.labels import F64, Bool
 from onnxprune.plan import PruningPlan, plan_from_units
@@ -89,6 +89,7 @@ def _weights(
         errors: Mapping[str, F64], left: Mapping[str, Bool], part: float
     ) -> dict[str, Bool]:
         wanted = sparsity if part >= share else part * available / total
-        return masks(scorer.score_weights(errors), left, wanted)
+        scores = {n: share_of_rest(s) for n, s in scorer.score_weights(errors).items()}
+        return masks(scores, left, wanted)
 
     return PruningPlan(subject.original.sha256, masks=thin_out(measured, masks_at, nonzero, share))

@@ -81,6 +81,7 @@ def prepare(
         w
         for w in structure.weights
         if w.node in nodes
+        and nodes[w.node].op == w.op_type
         and w.op_type in PRODUCTS
         and w.output_axis is not None
         and any(t.name == w.data_tensor for t in nodes[w.node].inputs)

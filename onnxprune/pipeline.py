@@ -26,7 +26,7 @@ from onnxprune.inspection import Inspection
 from onnxprune.observe import observe
 from onnxprune.plan import Mode, PruningPlan
 from onnxprune.recover import compensate_bias
-from onnxprune.recovery import Ladder, recover_layers, sample_chunks
+from onnxprune.recovery import Ladder, recover_classifier, recover_layers, sample_chunks
 from onnxprune.report import Report, Side
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
@@ -433,6 +433,14 @@ def _recover(
             seed=request.seed,
             threads=request.threads,
             progress=log.progress("recover", len(subject.structure.weights)),
+        )
+        recover_classifier(
+            ladder,
+            *common,
+            subject.shapes,
+            samples.fit,
+            class_output(subject.original, request.output),
+            threads=request.threads,
         )
     log.warnings += ladder.warnings
     return ladder.model, ladder.to_dict()

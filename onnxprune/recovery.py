@@ -18,9 +18,10 @@ from onnxprune.labels import Array
 from onnxprune.layers import affected, prepare
 from onnxprune.least_squares import Fit, fit_layers
 from onnxprune.plan import PruningPlan
+from onnxprune.refit import refit_classifier
 from onnxprune.session import Feeds
 from onnxprune.structure import Structure
-from onnxprune.walk import live_bytes
+from onnxprune.walk import Walk, live_bytes
 
 MEMORY = 1 << 30
 """Bytes of activations that recovery may hold; more samples than fit are left out."""
@@ -135,6 +136,62 @@ def recover_layers(
         if count == len(fits):
             ladder.refuse("least squares of all layers")
         count //= 2
+
+
+def recover_classifier(
+    ladder: Ladder,
+    structure: Structure,
+    plan: PruningPlan,
+    shapes: Shapes,
+    part: Part,
+    output: str,
+    *,
+    threads: int,
+) -> None:
+    """Offer a ladder its model with the classifier refitted to the labels.
+
+    The classifier is the layer that gives the class scores, if it is dense and reads one
+    vector per sample. Nothing is offered where some of its weights have to stay zero.
+
+    Args:
+        ladder: where to offer it.
+        structure: the result of tracing the original.
+        plan: what was removed.
+        shapes: observed shapes of the original.
+        part: the labelled samples to fit on.
+        output: name of the output with the class scores.
+        threads: onnxruntime threads.
+    """
+    prepared, layers = prepare(ladder.model, structure, plan, shapes)
+    found = [
+        la
+        for la in layers
+        if la.output == output and not la.form.spatial and la.support is None and not la.shared
+    ]
+    if not found or len(shapes.sizes(output)) != 2:
+        return
+    layer = found[0]
+    features: list[Array] = []
+    labels: list[Array] = []
+    walk = None
+    for batch in part.batches():
+        if prepared.fixed_batch not in (None, len(batch)):
+            continue
+        walk = Walk(prepared, [batch.feeds], threads=threads) if walk is None else walk
+        features.append(walk.on(batch.feeds, layer.data))
+        labels.append(batch.labels)
+    if walk is None:
+        return
+    values = np.concatenate(features).astype(np.float64)
+    if values.ndim != 2 or len(values) != sum(map(len, labels)):
+        return
+    weights = layer.form.to_matrix(walk.constant(layer.weight))[0] * layer.alpha
+    bias = np.broadcast_to(walk.constant(layer.bias).reshape(-1), len(weights))
+    result = refit_classifier(values, np.concatenate(labels), weights, bias)
+    if result is not None:
+        walk.replace(layer.weight, layer.form.to_tensor(result[0][None]) / (layer.alpha or 1.0))
+        walk.replace(layer.bias, result[1].reshape(layer.bias_shape))
+        ladder.offer("classifier", walk.model())
 
 
 def with_constants(model: Model, fits: Sequence[Fit]) -> Model:

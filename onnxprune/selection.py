@@ -221,72 +221,40 @@ def thin_out(
 
     Args:
         measured: the model with its moments.
-        masks_at: given the error that each weight would add by tensor, what is left by tensor
-            and the share that is to go, returns what stays by tensor.
+        masks_at: given the error that each weight would add by tensor (relative to the
+            variance of the layer's outputs), what is left by tensor and the share that is to
+            go, returns what stays by tensor.
         nonzero: where each tensor that may be changed is not zero already.
         share: the share of these weights that is to be zero in the end.
-        progress: called with 1 after each trial.
+        progress: called with 1 after each round.
     """
     layers = [la for la in measured.layers if la.weight in nonzero and not la.shared]
     diagonals = {
         la.node: [np.diagonal(inverse(m.covariance, DAMPING)) for m in measured.moments[la.node]]
         for la in layers
     }
-    scale = _layer_scales(measured, layers, diagonals, share, progress)
     rounds = max(1, int(np.ceil(np.log(max(1 - share, 1e-6)) / np.log(DENSITY_STEP))))
     left = dict(nonzero)
     for k in range(1, rounds + 1):
-        errors: dict[str, F64] = {}
-        for layer in layers:
-            support = layer.form.to_matrix(left[layer.weight])
-            worth = [
-                refitted(w, m.covariance, to_rows(layer, s), d)[1] * scale[layer.node]
-                for w, m, s, d in zip(
-                    measured.matrices(layer),
-                    measured.moments[layer.node],
-                    support,
-                    diagonals[layer.node],
-                    strict=True,
-                )
-            ]
-            stacked = np.stack([from_rows(layer, v) for v in worth])
-            errors[layer.weight] = layer.form.to_tensor(stacked)
+        errors = {
+            la.weight: _errors(measured, la, diagonals[la.node], left[la.weight]) for la in layers
+        }
         left = masks_at(errors, left, 1 - (1 - share) ** (k / rounds))
+        progress(1)
     return left
 
 
-def _layer_scales(
-    measured: Measured,
-    layers: Sequence[Layer],
-    diagonals: Mapping[str, list[F64]],
-    share: float,
-    progress: Callable[[int], None],
-) -> dict[str, float]:
-    """Return the divergence of the outputs for each unit of squared error of a layer.
-
-    In its trial a layer alone loses the share of weights that is to go.
-    """
-    trials, lost = [], []
-    for layer in layers:
-        matrices, error = [], 0.0
-        for w, m, d in zip(
-            measured.matrices(layer),
-            measured.moments[layer.node],
-            diagonals[layer.node],
-            strict=True,
-        ):
-            worth = w**2 / d
-            count = min(int(share * w.size), w.size - 1)
-            support = worth > np.partition(worth.ravel(), count)[count]
-            if not support.any():
-                support = worth == worth.max()
-            fitted = refitted(w, m.covariance, support, d)[0]
-            matrices.append(fitted)
-            error += output_energy(w - fitted, m.covariance)
-        trials.append(measured.trial(layer, matrices))
-        lost.append(error)
-    moved = measured.divergences(trials, progress) if trials else np.zeros(0)
-    usable = [k for k, e in enumerate(lost) if e > 0 and np.isfinite(moved[k])]
-    ratio = {k: float(moved[k]) / lost[k] for k in usable}
-    typical = float(np.median(list(ratio.values()))) if ratio else 1.0
-    return {layer.node: ratio.get(k, typical) or 1e-30 for k, layer in enumerate(layers)}
+def _errors(measured: Measured, layer: Layer, diagonals: Sequence[F64], left: Bool) -> F64:
+    """Return the relative error that each weight of a layer would add, of the tensor's shape."""
+    worth = []
+    for w, m, support, diagonal in zip(
+        measured.matrices(layer),
+        measured.moments[layer.node],
+        layer.form.to_matrix(left),
+        diagonals,
+        strict=True,
+    ):
+        energy = output_energy(w, m.covariance)
+        found = refitted(w, m.covariance, to_rows(layer, support), diagonal)[1]
+        worth.append(from_rows(layer, found / (energy if energy > 0 else 1.0)))
+    return np.asarray(layer.form.to_tensor(np.stack(worth)), dtype=np.float64)

@@ -34,6 +34,7 @@ class Walk:
         self._producer = {o: k for k, n in enumerate(model.proto.graph.node) for o in n.output if o}
         self._inputs = [_read(node) for node in model.proto.graph.node]
         self._live: list[dict[str, Array]] = [dict(feeds) for feeds in chunks]
+        self._whole: tuple[str, Session, list[str]] | None = None
 
     def constant(self, name: str) -> F64:
         """Return the current value of a constant as float64."""
@@ -96,6 +97,15 @@ class Walk:
         finally:
             self._constants = kept
         return [session.run({n: live[n] for n in feeds}, [name])[0] for live in self._live]
+
+    def on(self, feeds: Feeds, name: str) -> Array:
+        """Compute a tensor for other inputs, from the beginning, and keep nothing of it."""
+        if self._whole is None or self._whole[0] != name:
+            live, self._live = self._live, [dict(feeds)]
+            self._whole = (name, *self._session([name]))
+            self._live = live
+        _, session, inputs = self._whole
+        return session.run({n: feeds[n] for n in inputs}, [name])[0]
 
     def first_user(self, constants: Set[str]) -> int:
         """Return the number of the first node that reads one of these constants."""

@@ -1,0 +1,83 @@
+"""Refit: fit the classifier, the last layer of a model, to the labels.
+
+Multinomial logistic regression on the features that the pruned model gives, with a ridge
+towards the weights that it has.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.labels import F64, I64
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Choices of the ridge, for features of unit variance; by the loss on the check samples."""
+
+CHECK_EVERY = 4
+"""One sample of so many is a check sample."""
+
+
+def refit_classifier(
+    features: F64, labels: I64, weights: F64, bias: F64
+) -> tuple[F64, F64, float] | None:
+    """Fit a linear classifier with softmax to labels.
+
+    Args:
+        features: ``float64 [samples, width]``.
+        labels: ``int64 [samples]``.
+        weights: ``float64 [classes, width]``, where to start and what to stay close to.
+        bias: ``float64 [classes]``, likewise.
+
+    Returns:
+        The new weights and bias and the ridge, or None where no ridge lowers the loss on the
+        check samples.
+    """
+    deviation = features.std(axis=0)
+    deviation[deviation == 0] = 1.0
+    mean = features.mean(axis=0)
+    scaled = (features - mean) / deviation
+    old = np.concatenate([weights * deviation, (bias + weights @ mean)[:, None]], axis=1)
+    check = np.arange(len(labels)) % CHECK_EVERY == CHECK_EVERY - 1
+    if not check.any() or check.all() or not np.isfinite(old).all():
+        return None
+    best, chosen = _loss(scaled[check], labels[check], old), None
+    for ridge in RIDGES:
+        found = _fit(scaled[~check], labels[~check], old, ridge)
+        loss = _loss(scaled[check], labels[check], found)
+        if loss < best:
+            best, chosen = loss, ridge
+    if chosen is None:
+        return None
+    new = _fit(scaled, labels, old, chosen)
+    fitted = new[:, :-1] / deviation
+    return fitted, new[:, -1] - fitted @ mean, chosen
+
+
+def _scores(features: F64, parameters: F64) -> F64:
+    result: F64 = features @ parameters[:, :-1].T + parameters[:, -1]
+    return result
+
+
+def _loss(features: F64, labels: I64, parameters: F64) -> float:
+    from scipy.special import log_softmax
+
+    logs = log_softmax(_scores(features, parameters), axis=1)
+    return float(-logs[np.arange(len(labels)), labels].mean())
+
+
+def _fit(features: F64, labels: I64, old: F64, ridge: float) -> F64:
+    from scipy.optimize import minimize
+    from scipy.special import softmax
+
+    target = np.eye(len(old))[labels]
+
+    def objective(flat: F64) -> tuple[float, F64]:
+        parameters = flat.reshape(old.shape)
+        gap = (softmax(_scores(features, parameters), axis=1) - target) / len(labels)
+        moved = parameters - old
+        gradient = np.concatenate([gap.T @ features, gap.sum(axis=0)[:, None]], axis=1)
+        value = _loss(features, labels, parameters) + 0.5 * ridge * float((moved**2).sum())
+        return value, (gradient + ridge * moved).ravel()
+
+    result = minimize(objective, old.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    return np.asarray(result.x, dtype=np.float64).reshape(old.shape)
