@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.cost import Cost, weights_kept
+from onnxprune.cost import Cost, macs_of_weights, weights_kept
 from onnxprune.structure import Structure, Weight
 
 if TYPE_CHECKING:
@@ -56,8 +56,11 @@ class Inspection:
     def prunable_macs(self) -> float:
         """The share of the multiply-accumulates that would leave with them."""
         total = max(self.cost.macs, 1)
-        macs = (self.node_macs.get(w.node, 0.0) * self._leaving(w) for w in self.structure.weights)
-        return float(sum(macs)) / total
+        shares = macs_of_weights(self.structure, self.node_macs)
+        leaving = (
+            m * self._leaving(w) for m, w in zip(shares, self.structure.weights, strict=True)
+        )
+        return float(sum(m * self._leaving(w) for m, w in parts)) / total
 
     def _leaving(self, weight: Weight) -> float:
         kept = self.structure.units.keep(~self.structure.prunable)

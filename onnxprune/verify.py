@@ -134,7 +134,8 @@ def compare(reference: Model, candidate: Model, feeds: Feeds, *, threads: int = 
     """
     samples = max((len(v) for v in feeds.values() if v.ndim), default=1)
     # Masks keep onnxruntime from fusing quantised operators, whose rounding then differs.
-    optimize = not any(n.op_type == "QuantizeLinear" for n in reference.proto.graph.node)
+    quantised = ("QuantizeLinear", "DequantizeLinear")
+    optimize = not any(n.op_type in quantised for n in reference.proto.graph.node)
     values = [
         Session(m.proto, threads=threads, optimize=optimize).run(feeds)
         for m in (reference, candidate)
