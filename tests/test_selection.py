@@ -1,0 +1,149 @@
+"""Budgets of operations, selection by the errors that are left, and its allocation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxprune import cost, graph
+from onnxprune.allocate import allocate_channels, share_of_rest
+from onnxprune.errors import BudgetError, OnnxpruneError
+from onnxprune.labels import Labels
+from onnxprune.observe import observe
+from onnxprune.pipeline import prune
+from onnxprune.plan import plan_from_units
+from onnxprune.request import Request
+from onnxprune.rewrite import rewrite
+from onnxprune.structure import Group, Structure
+from onnxprune.synthetic import synthetic_feeds
+from onnxprune.trace import trace
+
+ROOT = Path(__file__).parent.parent
+MODELS = sorted((ROOT / "models").glob("*.onnx"))
+CALIB = ROOT / "calibration" / "digits"
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("seed", range(3))
+def test_predicted_macs_are_those_measured(path: Path, seed: int) -> None:
+    model = graph.load(path)
+    feeds = synthetic_feeds(model, seed=0)
+    shapes = observe(model, feeds)
+    folded = graph.fold(model, shapes)
+    structure = trace(folded, shapes)
+    rng = np.random.default_rng(seed)
+    kept = np.ones(len(structure.units), dtype=np.bool_)
+    for group in structure.groups:
+        kept[group.units[1:]] = rng.random(len(group.units) - 1) < 0.6
+    macs = cost.node_macs(folded, shapes)
+    predicted = cost.predicted_macs(structure, macs, structure.units.keep(kept))
+    pruned = rewrite(folded, structure, plan_from_units("", structure, kept))
+    measured = cost.measure(pruned, observe(pruned, feeds)).macs
+    assert predicted == pytest.approx(measured, abs=1)
+    everything = np.ones(len(structure.units), dtype=np.bool_)
+    whole = cost.predicted_macs(structure, macs, structure.units.keep(everything))
+    assert whole == pytest.approx(sum(macs.values()))
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_unit_costs_are_what_one_unit_saves(path: Path) -> None:
+    model = graph.load(path)
+    shapes = observe(model, synthetic_feeds(model, seed=0))
+    folded = graph.fold(model, shapes)
+    structure = trace(folded, shapes)
+    macs = cost.node_macs(folded, shapes)
+    costs, weights = cost.unit_costs(structure, macs), cost.unit_costs(structure)
+    everything = np.ones(len(structure.units), dtype=np.bool_)
+    for unit in (int(g.units[0]) for g in structure.groups):
+        kept = everything.copy()
+        kept[unit] = False
+        labels = structure.units.keep(kept)
+        saved = sum(macs.values()) - cost.predicted_macs(structure, macs, labels)
+        # A layer that loses an input and an output at once saves a little less than both.
+        assert 0 < saved <= costs[unit] * (1 + 1e-9)
+        assert 0 < cost.weights_removed(structure, labels) <= weights[unit] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("ratio", [0.8, 0.5])
+def test_a_budget_of_operations_is_met(ratio: float) -> None:
+    path = next(p for p in MODELS if "resnet" in p.stem)
+    report = prune(path, CALIB, macs=ratio, recover="bias", threads=1).report.to_dict()
+    assert report["request"]["macs"] == report["macs"]["requested"] == ratio
+    assert report["macs"]["achieved"] <= ratio
+    assert report["macs"]["achieved"] > ratio - 0.15
+    assert report["after"]["macs"] < report["before"]["macs"]
+
+
+def test_a_budget_of_operations_that_cannot_be_met_names_the_best() -> None:
+    path = next(p for p in MODELS if "resnet" in p.stem)
+    with pytest.raises(BudgetError, match=r"macs 0\.0001 .* best achievable is 0\.\d+"):
+        prune(path, CALIB, macs=1e-4, recover="none", metric="magnitude")
+
+
+def test_exactly_one_budget() -> None:
+    with pytest.raises(OnnxpruneError, match="either sparsity or macs"):
+        Request(None)
+    with pytest.raises(OnnxpruneError, match="either sparsity or macs"):
+        Request(0.5, macs=0.5)
+    with pytest.raises(OnnxpruneError, match="channels"):
+        Request(None, mode="weights", macs=0.5)
+
+
+def two_groups(first: int, second: int) -> Structure:
+    labels = Labels()
+    axes = (labels.fresh(first), labels.fresh(second))
+    units = labels.solve()
+    groups = tuple(
+        Group(f"g{k}", units.unit_of[units.component[a]], (f"g{k}",)) for k, a in enumerate(axes)
+    )
+    return Structure(units, (), (), (), (), (), (), (), axes, groups, (), frozenset())
+
+
+def test_the_least_error_for_what_it_saves_leaves_first() -> None:
+    structure = two_groups(8, 8)
+    errors = np.concatenate([np.arange(1.0, 9.0), np.arange(1.0, 9.0)])
+    costs = np.concatenate([np.full(8, 1.0), np.full(8, 4.0)])
+
+    def saved(kept: np.ndarray) -> float:
+        return float(1 - costs[kept].sum() / costs.sum())
+
+    kept = allocate_channels(structure, errors, saved, 0.4, align=1, costs=costs)
+    cheap, dear = (int(kept[g.units].sum()) for g in structure.groups)
+    assert dear < cheap
+    for group in structure.groups:
+        own = kept[group.units]
+        assert errors[group.units][own].min() > errors[group.units][~own].max(initial=-1)
+
+
+@pytest.mark.parametrize(("size", "step"), [(5, 1), (16, 2), (32, 4), (64, 8), (512, 8)])
+def test_alignment_adapts_to_the_width(size: int, step: int) -> None:
+    structure = two_groups(size, size)
+    errors = np.random.default_rng(0).random(2 * size)
+    kept = allocate_channels(
+        structure, errors, lambda k: 1 - k.mean(), 0.4, align=None, costs=np.ones(2 * size)
+    )
+    assert all(kept[g.units].sum() % step == 0 for g in structure.groups)
+
+
+def test_share_of_rest_is_lamp() -> None:
+    squares = np.array([[4.0, 1.0], [9.0, 0.0]])
+    expected = np.array([[4 / 13, 1 / 14], [1.0, 0.0]])
+    np.testing.assert_allclose(share_of_rest(squares), expected)
+
+
+@pytest.mark.parametrize("mode", ["channels", "weights"])
+@pytest.mark.parametrize("metric", ["f-magnitude", "reconstruction"])
+def test_full_recovery_is_gated_and_repeatable(mode: str, metric: str) -> None:
+    path = next(p for p in MODELS if "lenet" in p.stem)
+    settings = {"sparsity": 0.6, "mode": mode, "metric": metric, "threads": 1, "seed": 3}
+    first, again = (prune(path, CALIB, **settings) for _ in range(2))
+    assert first.model.SerializeToString() == again.model.SerializeToString()
+    steps = first.report.recovery["steps"]
+    assert [s["name"].split(",")[0] for s in steps][:2] == ["bias", "least squares"]
+    best = steps[0]["loss_before"]
+    for step in steps:
+        assert step["loss_before"] == best
+        assert step["accepted"] == (step["loss_after"] <= best)
+        best = min(best, step["loss_after"])
