@@ -57,10 +57,8 @@ class Inspection:
         """The share of the multiply-accumulates that would leave with them."""
         total = max(self.cost.macs, 1)
         shares = macs_of_weights(self.structure, self.node_macs)
-        leaving = (
-            m * self._leaving(w) for m, w in zip(shares, self.structure.weights, strict=True)
-        )
-        return float(sum(m * self._leaving(w) for m, w in parts)) / total
+        parts = zip(shares, self.structure.weights, strict=True)
+        return float(sum(macs * self._leaving(weight) for macs, weight in parts)) / total
 
     def _leaving(self, weight: Weight) -> float:
         kept = self.structure.units.keep(~self.structure.prunable)
