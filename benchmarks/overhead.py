@@ -24,6 +24,7 @@ import numpy as np
 from onnxprune import graph
 from onnxprune.calibrate import calibrate
 from onnxprune.data import open_dataset
+from onnxprune.folding import fold
 from onnxprune.observe import observe
 from onnxprune.plan import plan_from_units
 from onnxprune.rewrite import rewrite
@@ -45,7 +46,7 @@ def stages(model_path: Path, data: Path, rounds: int) -> None:
     dataset = open_dataset(data, model.inputs)
     batches = list(dataset.batches(np.arange(min(len(dataset.labels), 1024)), 32))
     shapes = observe(model, batches[0].feeds)
-    folded = graph.fold(model, shapes)
+    folded = fold(model, shapes)
     structure = trace(folded, shapes)
     plain = Session(model.proto)
     points = weight_points(structure)

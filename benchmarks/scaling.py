@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import graph
+from onnxprune.folding import fold
 from onnxprune.observe import observe
 from onnxprune.plan import plan_from_units
 from onnxprune.rewrite import rewrite
@@ -50,7 +51,7 @@ def seconds(blocks: int, channels: int) -> tuple[float, float]:
     """Return the best of three times of trace and of rewrite."""
     model = graph.normalise(residual(blocks, channels))
     shapes = observe(model, {"x": np.ones((2, 3, 4, 4), np.float32)})
-    folded = graph.fold(model, shapes)
+    folded = fold(model, shapes)
     times = []
     for _ in range(3):
         start = time.perf_counter()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.labels import Array
 
-SMALL = 32768
-"""Bytes up to which a folded constant may be larger than what it was computed from."""
-
 MOST_BYTES = 2**31
 """Size from which protobuf cannot hold a model as one message."""
-
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-    | {"Multinomial", "Bernoulli", "Dropout"}
-)
 
 
 @dataclass(frozen=True)
@@ -270,89 +262,6 @@ def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
         return None
     tensor.name = node.output[0]
     return tensor
-
-
-def computed_constants(proto: onnx.ModelProto) -> dict[str, frozenset[str]]:
-    """Find tensors that depend on constants and shapes only, not on the data.
-
-    Returns:
-        For each, the initializers it was computed from.
-    """
-    known = {t.name: frozenset([t.name]) for t in proto.graph.initializer}
-    outputs = {v.name for v in proto.graph.output}
-    found: dict[str, frozenset[str]] = {}
-    for node in proto.graph.node:
-        has_graph = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
-        if node.op_type in _RANDOM or has_graph or node.op_type == "DequantizeLinear":
-            continue  # dequantised weights are to stay small
-        inputs = [name for name in node.input if name]
-        if node.op_type in ("Shape", "Size"):
-            sources = frozenset[str]()
-        elif node.input and all(name in known for name in inputs):
-            sources = frozenset[str]().union(*(known[name] for name in inputs))
-        else:
-            continue
-        for name in node.output:
-            known[name] = sources
-            if name and name not in outputs:
-                found[name] = sources
-    return found
-
-
-def fold(model: Model, shapes: Shapes) -> Model:
-    """Replace nodes whose values both observations agree on by initializers.
-
-    What depends on the batch or on another dynamic size stays computed. A folded weight (one
-    that the file holds transposed, say) keeps the name of its initializer.
-    """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    graph = proto.graph
-    constants = shapes.constants
-    kept = [n for n in graph.node if not all(o in constants for o in n.output)]
-    needed = {v.name for v in graph.output}
-    live: list[onnx.NodeProto] = []
-    for node in reversed(kept):
-        if any(name in needed for name in node.output):
-            live.append(node)
-            needed.update(node.input)
-            needed.update(captured(node))
-    produced = {name for node in live for name in node.output}
-    folded = [name for name in constants if name in needed and name not in produced]
-    names = _source_names(model.proto, folded, needed, constants)
-    for name in folded:
-        graph.initializer.append(numpy_helper.from_array(constants[name], name))
-    inputs = {v.name for v in graph.input}
-    used = [t for t in graph.initializer if t.name in needed or t.name in inputs]
-    for node in live:
-        node.input[:] = [names.get(name, name) for name in node.input]
-    for tensor in used:
-        tensor.name = names.get(tensor.name, tensor.name)
-    del graph.node[:]
-    graph.node.extend(reversed(live))
-    del graph.initializer[:]
-    graph.initializer.extend(used)
-    return replace(model, proto=proto)
-
-
-def _source_names(
-    proto: onnx.ModelProto,
-    folded: Sequence[str],
-    needed: set[str],
-    constants: Mapping[str, Array],
-) -> dict[str, str]:
-    """Name folded tensors after the one initializer they rearrange, where that is free."""
-    elements = {t.name: int(np.prod(t.dims)) for t in proto.graph.initializer}
-    found = computed_constants(proto)
-    inside = {name for node in proto.graph.node for name in captured(node)}
-    names: dict[str, str] = {}
-    for name in folded:
-        large = [s for s in found[name] if elements[s] > 1]
-        if len(large) == 1 and elements[large[0]] == constants[name].size:
-            taken = large[0] in needed or large[0] in names.values() or name in inside
-            if not taken:
-                names[name] = large[0]
-    return names
 
 
 def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:

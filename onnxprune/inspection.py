@@ -99,7 +99,9 @@ class Inspection:
                 for g in self.structure.groups
             ],
             "frozen": [asdict(f) for f in self.structure.frozen],
-            "frozen_by_reason": [asdict(r) for r in self.frozen_by_reason()],
+            "frozen_by_reason": [
+                asdict(r) | {"nodes": list(r.nodes)} for r in self.frozen_by_reason()
+            ],
         }
 
     def summary(self) -> RenderableType:

@@ -9,7 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import SMALL, Model, Shapes, computed_constants
+from onnxprune.folding import SMALL, computed_constants
+from onnxprune.graph import Model, Shapes
 from onnxprune.labels import Array
 from onnxprune.session import Feeds, Session
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
 import onnxprune
@@ -19,8 +18,9 @@ from onnxprune.calibrate import Point, calibrate
 from onnxprune.changes import group_changes, layer_changes
 from onnxprune.data import open_dataset
 from onnxprune.decide import decide
-from onnxprune.errors import CalibrationError, InternalError, ModelError
-from onnxprune.graph import Model, Shapes
+from onnxprune.errors import CalibrationError, InternalError
+from onnxprune.folding import fold
+from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part, Progress, hold_out, skip_warnings
 from onnxprune.inspection import Inspection
 from onnxprune.observe import observe
@@ -32,10 +32,8 @@ from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
 from onnxprune.score import CRITERIA, Scorer, weight_points
 from onnxprune.selection import measure_moments
-from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
-from onnxprune.subject import Subject
-from onnxprune.synthetic import SIZES, has_free_sizes, synthetic_feeds
+from onnxprune.subject import Subject, observe_inputs, trace_subject
 from onnxprune.targets import write_file
 from onnxprune.trace import trace
 from onnxprune.verify import masked, verify
@@ -43,7 +41,6 @@ from onnxprune.verify import masked, verify
 if TYPE_CHECKING:
     pass
 
-VERIFY_SAMPLES = 32
 
 __all__ = ["Accuracy", "Inspection", "PruneResult", "evaluate", "inspect", "prune", "save"]
 
@@ -165,9 +162,9 @@ def prune(
             data, eval_data, original, mean=mean, std=std, seed=seed, batch_size=batch_size
         )
     with log.stage("observe"):
-        feeds, shapes = _observe(original, samples, seed=seed, threads=threads)
+        feeds, shapes = observe_inputs(original, samples, seed=seed, threads=threads)
     with log.stage("trace"):
-        subject = _trace(original, shapes, request)
+        subject = trace_subject(original, shapes, request)
     classes = _count_classes(subject, samples, request, log)
     with log.stage("evaluate"):
         before = log.accuracy(original, samples.report, request)
@@ -239,8 +236,8 @@ def inspect(
         ModelError: if the model cannot be read, run or traced.
     """
     original = _load(model)
-    _, shapes = _observe(original, None, seed=0, threads=threads)
-    folded = graph.fold(original, shapes)
+    _, shapes = observe_inputs(original, None, seed=0, threads=threads)
+    folded = fold(original, shapes)
     structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
     return Inspection(structure, cost.measure(folded, shapes), cost.node_macs(folded, shapes))
 
@@ -279,50 +276,6 @@ def _load(path: str | Path) -> Model:
     model = graph.load(path)
     graph.require_fixed_channels(model)
     return model
-
-
-def _observe(
-    model: Model, samples: Holdout | None, *, seed: int, threads: int
-) -> tuple[Feeds, Shapes]:
-    """Observe the shapes on real samples, else on the first synthetic ones that work."""
-    if samples is not None and len(samples.fit):
-        feeds = _verification_feeds(model, samples.fit)
-        return feeds, observe(model, feeds, threads=threads)
-    failure = ModelError("no size of its dynamic axes was tried")
-    for size in SIZES if has_free_sizes(model) else SIZES[:1]:
-        feeds = synthetic_feeds(model, size=size, seed=seed)
-        try:
-            return feeds, observe(model, feeds, threads=threads)
-        except ModelError as error:
-            failure = error
-    raise failure
-
-
-def _verification_feeds(model: Model, part: Part) -> Feeds:
-    """Take real samples: at least two, or exactly one batch where the model fixes it."""
-    feeds = part.some_feeds(model.fixed_batch or VERIFY_SAMPLES)
-    rows = len(next(iter(feeds.values())))
-    wanted = model.fixed_batch or max(rows, 2)
-    return {n: np.resize(v, (wanted, *v.shape[1:])) for n, v in feeds.items()}
-
-
-def _trace(original: Model, shapes: Shapes, request: Request) -> Subject:
-    folded = graph.fold(original, shapes)
-    structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
-    subject = Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
-    if not structure.weights:
-        raise ModelError(
-            "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "
-            "constant weight was found"
-        )
-    if request.mode == "channels" and not structure.groups:
-        first = structure.frozen[0] if structure.frozen else None
-        why = f"; '{first.tensor}' {first.reason} (node {first.node})" if first else ""
-        raise ModelError(
-            f"no channel of the model can be removed{why}; see 'onnxprune inspect', or use "
-            "--mode weights"
-        )
-    return subject
 
 
 def _count_classes(subject: Subject, samples: Holdout, request: Request, log: _Log) -> int:

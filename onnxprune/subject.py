@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxprune import graph
-from onnxprune.cost import Cost
+import numpy as np
+
+from onnxprune import cost, graph
+from onnxprune.errors import ModelError
+from onnxprune.folding import fold
 from onnxprune.graph import Model, Shapes
+from onnxprune.holdout import Holdout, Part
 from onnxprune.labels import Array
+from onnxprune.observe import observe
+from onnxprune.request import Request
+from onnxprune.session import Feeds
 from onnxprune.structure import Structure
+from onnxprune.synthetic import SIZES, has_free_sizes, synthetic_feeds
+from onnxprune.trace import trace
+
+VERIFY_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -19,9 +30,58 @@ class Subject:
     folded: Model
     shapes: Shapes
     structure: Structure
-    cost: Cost
+    cost: cost.Cost
 
     @property
     def weights(self) -> dict[str, Array]:
         """The values of the weight tensors that may be pruned, by name."""
         return graph.weight_values(self.folded, {w.tensor for w in self.structure.weights})
+
+
+def observe_inputs(
+    model: Model, samples: Holdout | None, *, seed: int, threads: int
+) -> tuple[Feeds, Shapes]:
+    """Observe the shapes on real samples, else on the first synthetic ones that work."""
+    if samples is not None and len(samples.fit):
+        feeds = _verification_feeds(model, samples.fit)
+        return feeds, observe(model, feeds, threads=threads)
+    failure = ModelError("no size of its dynamic axes was tried")
+    for size in SIZES if has_free_sizes(model) else SIZES[:1]:
+        feeds = synthetic_feeds(model, size=size, seed=seed)
+        try:
+            return feeds, observe(model, feeds, threads=threads)
+        except ModelError as error:
+            failure = error
+    raise failure
+
+
+def _verification_feeds(model: Model, part: Part) -> Feeds:
+    """Take real samples: at least two, or exactly one batch where the model fixes it."""
+    feeds = part.some_feeds(model.fixed_batch or VERIFY_SAMPLES)
+    rows = len(next(iter(feeds.values())))
+    wanted = model.fixed_batch or max(rows, 2)
+    return {n: np.resize(v, (wanted, *v.shape[1:])) for n, v in feeds.items()}
+
+
+def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
+    """Fold and trace a model.
+
+    Raises:
+        ModelError: if there is nothing to prune in the requested mode.
+    """
+    folded = fold(original, shapes)
+    structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
+    subject = Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
+    if not structure.weights:
+        raise ModelError(
+            "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "
+            "constant weight was found"
+        )
+    if request.mode == "channels" and not structure.groups:
+        first = structure.frozen[0] if structure.frozen else None
+        why = f"; '{first.tensor}' {first.reason} (node {first.node})" if first else ""
+        raise ModelError(
+            f"no channel of the model can be removed{why}; see 'onnxprune inspect', or use "
+            "--mode weights"
+        )
+    return subject

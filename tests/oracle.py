@@ -25,6 +25,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from reference import summed_axes
 
 from onnxprune import graph, observe, op, plan, rewrite, trace
+from onnxprune.folding import fold
 from onnxprune.labels import I64, Bool, Labels
 from onnxprune.structure import Structure
 
@@ -85,7 +86,7 @@ def traced(proto: ModelProto, *, allow_inexact: bool = False) -> Traced:
     """Run the tracer on a model."""
     whole = graph.normalise(proto)
     shapes = observe.observe(whole, feeds(proto, 2), threads=1)
-    model = graph.fold(whole, shapes)
+    model = fold(whole, shapes)
     with mock.patch.object(trace, "Trace", Recorder):
         structure = trace.trace(model, shapes, allow_inexact=allow_inexact)
     state = Recorder.seen

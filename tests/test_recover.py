@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import graph
 from onnxprune.elimination import Reader, eliminate
+from onnxprune.folding import fold
 from onnxprune.graph import Model, normalise
 from onnxprune.layers import affected, prepare
 from onnxprune.least_squares import fit_layers
@@ -182,7 +183,7 @@ def pruned_block(dtype: type = np.float32):
     rng = np.random.default_rng(9)
     chunks = [{"x": rng.normal(size=(16, 3, 6, 6)).astype(dtype)} for _ in range(6)]
     shapes = observe(model, chunks[0])
-    structure = trace(graph.fold(model, shapes), shapes)
+    structure = trace(fold(model, shapes), shapes)
     kept = np.ones(len(structure.units), dtype=np.bool_)
     group = next(g for g in structure.groups if len(g.units) == 8)
     kept[group.units[:3]] = False
@@ -225,7 +226,7 @@ def test_the_pass_is_repeatable() -> None:
 def test_an_unchanged_model_needs_no_fit() -> None:
     model = block()
     shapes = observe(model, {"x": np.ones((2, 3, 6, 6), np.float32)})
-    structure = trace(graph.fold(model, shapes), shapes)
+    structure = trace(fold(model, shapes), shapes)
     prepared, layers = prepare(model, structure, PruningPlan(""), shapes)
     assert affected(prepared, layers) == []
     x = {"x": np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)}

@@ -10,6 +10,7 @@ import pytest
 from onnxprune import cost, graph
 from onnxprune.allocate import allocate_channels, share_of_rest
 from onnxprune.errors import BudgetError, OnnxpruneError
+from onnxprune.folding import fold
 from onnxprune.labels import Labels
 from onnxprune.observe import observe
 from onnxprune.pipeline import prune
@@ -31,7 +32,7 @@ def test_predicted_macs_are_those_measured(path: Path, seed: int) -> None:
     model = graph.load(path)
     feeds = synthetic_feeds(model, seed=0)
     shapes = observe(model, feeds)
-    folded = graph.fold(model, shapes)
+    folded = fold(model, shapes)
     structure = trace(folded, shapes)
     rng = np.random.default_rng(seed)
     kept = np.ones(len(structure.units), dtype=np.bool_)
@@ -51,7 +52,7 @@ def test_predicted_macs_are_those_measured(path: Path, seed: int) -> None:
 def test_unit_costs_are_what_one_unit_saves(path: Path) -> None:
     model = graph.load(path)
     shapes = observe(model, synthetic_feeds(model, seed=0))
-    folded = graph.fold(model, shapes)
+    folded = fold(model, shapes)
     structure = trace(folded, shapes)
     macs = cost.node_macs(folded, shapes)
     costs, weights = cost.unit_costs(structure, macs), cost.unit_costs(structure)
