@@ -86,9 +86,7 @@ def read_images(folder: Path) -> tuple[Images, Labels]:
 # -------------------------------------------------------------------------- networks
 
 
-def conv_bn(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-) -> nn.Module:
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
     """A 'same' convolution followed by batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
@@ -237,9 +235,7 @@ def train(recipe: Recipe, images: Tensor, labels: Tensor) -> nn.Module:
     """Train the recipe's network from seeded weights; return it in evaluation mode."""
     torch.manual_seed(SEED)
     network = recipe.network().train()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=recipe.rate, weight_decay=recipe.decay
-    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     batches = -(-len(labels) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=recipe.rate, total_steps=recipe.epochs * batches

@@ -25,6 +25,11 @@ Progress = Callable[[str, int], Callable[[int], None]]
 """Called with a stage and its number of samples; returns what to call as they are done."""
 
 
+def silent(_: str, __: int) -> Callable[[int], None]:
+    """Report no progress."""
+    return lambda _: None
+
+
 @dataclass(frozen=True)
 class Part:
     """Rows of a dataset, streamed in batches of a fixed size.

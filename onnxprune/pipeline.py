@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from onnxprune.decide import decide
 from onnxprune.errors import CalibrationError, InternalError
 from onnxprune.folding import fold
 from onnxprune.graph import Model
-from onnxprune.holdout import Holdout, Part, Progress, hold_out, skip_warnings
+from onnxprune.holdout import Holdout, Part, Progress, hold_out, silent, skip_warnings
 from onnxprune.inspection import Inspection
 from onnxprune.observe import observe
 from onnxprune.plan import Mode, PruningPlan
@@ -79,11 +79,6 @@ class _Log:
             threads=request.threads,
             progress=self.progress("evaluate", len(part)),
         )
-
-
-def silent(_: str, __: int) -> Callable[[int], None]:
-    """Report no progress."""
-    return lambda _: None
 
 
 def prune(
@@ -385,7 +380,7 @@ def _recover(
             samples.fit,
             seed=request.seed,
             threads=request.threads,
-            progress=log.progress("recover", len(subject.structure.weights)),
+            progress=log.progress,
         )
         recover_classifier(
             ladder,

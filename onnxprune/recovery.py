@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.graph import Model, Shapes
-from onnxprune.holdout import Part
+from onnxprune.holdout import Part, Progress, silent
 from onnxprune.labels import Array
 from onnxprune.layers import affected, prepare
 from onnxprune.least_squares import Fit, fit_layers
@@ -99,7 +99,7 @@ def recover_layers(
     *,
     seed: int,
     threads: int,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> None:
     """Offer a ladder the pruned model with all its layers refitted (``--recover full``).
 
@@ -115,7 +115,7 @@ def recover_layers(
         part: the samples to fit on.
         seed: of the drawn positions.
         threads: onnxruntime threads.
-        progress: called with 1 after each layer.
+        progress: told of each layer that is done.
     """
     prepared, every = prepare(pruned, structure, plan, shapes)
     layers = affected(prepared, every)
@@ -124,7 +124,13 @@ def recover_layers(
     chunks = sample_chunks(original, shapes, part)
     fits = list(
         fit_layers(
-            original, prepared, layers, chunks, seed=seed, threads=threads, progress=progress
+            original,
+            prepared,
+            layers,
+            chunks,
+            seed=seed,
+            threads=threads,
+            progress=progress("recover", len(layers)),
         )
     )
     ladder.warnings += [fit.note for fit in fits if fit.note]
