@@ -24,6 +24,8 @@ def session(path: Path, threads: int) -> ort.InferenceSession:
     """Return a session with default optimisations and a fixed number of threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # The idle session must not spin on the cores that the other one needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

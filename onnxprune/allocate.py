@@ -24,7 +24,7 @@ def allocate_channels(
     removed: Callable[[Bool], float],
     sparsity: float,
     *,
-    align: int | None = 1,
+    align: int = 1,
     costs: F64 | None = None,
     goal: str = "",
 ) -> Bool:
@@ -41,8 +41,7 @@ def allocate_channels(
         scores: ``float64 [units]``, higher = keep.
         removed: the sparsity reached when only these units (``bool [units]``) stay.
         sparsity: the least sparsity to reach.
-        align: preferred divisor of the number of units that stay in a group; None takes an
-            eighth of its units, at most 8.
+        align: preferred divisor of the number of units that stay in a group.
         costs: ``float64 [units]``, what removing each unit saves, or None.
         goal: what the request is called in messages; default the sparsity.
 
@@ -108,23 +107,17 @@ def _shown(best: float, goal: str) -> str:
 
 
 def _steps(
-    structure: Structure, scores: F64, free: Bool, align: int | None, costs: F64 | None
+    structure: Structure, scores: F64, free: Bool, align: int, costs: F64 | None
 ) -> list[I64]:
     """Cut every group's free units into aligned steps; return all steps, worst first."""
     found: list[tuple[float, int, I64]] = []
     for group in structure.groups:
-        own = _eighth(len(group.units)) if align is None else align
-        steps = _group_steps(group, scores, free, own)
+        steps = _group_steps(group, scores, free, align)
         values = _priorities(steps, scores, costs)
         found += [
             (v, len(found) + k, s) for k, (v, s) in enumerate(zip(values, steps, strict=True))
         ]
     return [units for _, _, units in sorted(found, key=lambda s: s[:2])]
-
-
-def _eighth(size: int) -> int:
-    """Return the largest power of two that is at most an eighth of a group, and at most 8."""
-    return int(2 ** np.clip(np.floor(np.log2(max(size, 1) / 8)), 0, 3))
 
 
 def _group_steps(group: Group, scores: F64, free: Bool, align: int) -> list[I64]:

@@ -90,7 +90,7 @@ def prune(
     mode: Mode = "channels",
     metric: str = "f-magnitude",
     recover: str = "full",
-    align: int | None = None,
+    align: int = 8,
     exclude: Sequence[str] = (),
     eval_data: str | Path | None = None,
     mean: Sequence[float] | None = None,
@@ -115,7 +115,7 @@ def prune(
         mode: ``channels`` or ``weights``.
         metric: the criterion.
         recover: ``full``, ``bias`` or ``none``.
-        align: preferred divisor of the channels that stay; None adapts it to their number.
+        align: preferred divisor of the channels that stay.
         exclude: globs over node and initializer names.
         eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
         mean: channel means for image folders, on the 0..1 scale.

@@ -23,8 +23,7 @@ class Request:
         metric: a key of :data:`onnxprune.score.CRITERIA`.
         recover: ``full`` refits all layers and the classifier, ``bias`` moves the mean of what
             is removed into biases, ``none`` does nothing.
-        align: preferred divisor of the channels that stay; None takes an eighth of each
-            group's channels, at most 8.
+        align: preferred divisor of the channels that stay in a group.
         exclude: globs over node and initializer names that keep their size and values.
         allow_inexact: let channels leave across which something is normalised; what remains is
             then normalised over the kept channels.
@@ -42,7 +41,7 @@ class Request:
     mode: Mode = "channels"
     metric: str = "f-magnitude"
     recover: str = "bias"
-    align: int | None = None
+    align: int = 8
     exclude: tuple[str, ...] = ()
     output: str = ""
     seed: int = 0
@@ -65,7 +64,7 @@ class Request:
                     f"{name} must be one of {', '.join(known)}; got '{getattr(self, name)}'"
                 )
         for name, least in (("align", 1), ("seed", 0), ("threads", 0), ("batch_size", 1)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
+            if getattr(self, name) < least:
                 raise OnnxpruneError(f"{name} must be at least {least}; got {getattr(self, name)}")
 
         if self.macs is not None and self.mode != "channels":

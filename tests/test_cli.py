@@ -317,7 +317,7 @@ SIDE = {
 REPORT: dict[str, Any] = {
     "model": {"sha256": str},
     "request": {
-        "sparsity": float, "mode": str, "metric": str, "recover": str, "align": type(None),
+        "sparsity": float, "mode": str, "metric": str, "recover": str, "align": int,
         "exclude": list, "seed": int, "threads": int, "batch_size": int,
     },
     "before": SIDE,

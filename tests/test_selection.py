@@ -118,16 +118,6 @@ def test_the_least_error_for_what_it_saves_leaves_first() -> None:
         assert errors[group.units][own].min() > errors[group.units][~own].max(initial=-1)
 
 
-@pytest.mark.parametrize(("size", "step"), [(5, 1), (16, 2), (32, 4), (64, 8), (512, 8)])
-def test_alignment_adapts_to_the_width(size: int, step: int) -> None:
-    structure = two_groups(size, size)
-    errors = np.random.default_rng(0).random(2 * size)
-    kept = allocate_channels(
-        structure, errors, lambda k: 1 - k.mean(), 0.4, align=None, costs=np.ones(2 * size)
-    )
-    assert all(kept[g.units].sum() % step == 0 for g in structure.groups)
-
-
 def test_share_of_rest_is_lamp() -> None:
     squares = np.array([[4.0, 1.0], [9.0, 0.0]])
     expected = np.array([[4 / 13, 1 / 14], [1.0, 0.0]])
