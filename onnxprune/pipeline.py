@@ -368,7 +368,8 @@ def _recover(
 
     ladder = Ladder(pruned, loss)
     common = (subject.structure, plan)
-    if not ladder.offer("bias", compensate_bias(subject.folded, pruned, *common, stats)):
+    accepted = ladder.offer("bias", compensate_bias(subject.folded, pruned, *common, stats))
+    if not accepted and request.recover == "bias":
         ladder.refuse("bias compensation")
     if request.recover == "full":
         recover_layers(
