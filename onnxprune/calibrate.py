@@ -7,7 +7,7 @@ blocked layout for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.data import Batch
 from onnxprune.errors import CalibrationError
-from onnxprune.graph import Model, Shapes
+from onnxprune.graph import Model, Shapes, tensor_types
 from onnxprune.labels import F64, I64
 from onnxprune.session import Session
 from onnxprune.statistics import ActivationStats
@@ -130,25 +130,18 @@ def _reduction(point: Point, shapes: Shapes) -> _Reduction | None:
 def _extended(model: Model, reductions: Sequence[_Reduction], squares: bool) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    types = element_types(model.proto)
+    types = tensor_types(model.proto)
     del proto.graph.output[:]
     for reduction in reductions:
         tensor, _ = reduction.point
         key = _key(reduction.point)
-        double = types.get(tensor) == TensorProto.DOUBLE
+        double = tensor in types and types[tensor].tensor_type.elem_type == TensorProto.DOUBLE
         _append_mean(proto, reduction, tensor, _PREFIX + key, model.opset, double)
         if squares:
             squared = f"onnxprune/squared/{key}"
             proto.graph.node.append(helper.make_node("Mul", [tensor, tensor], [squared]))
             _append_mean(proto, reduction, squared, _SQUARE + key, model.opset, double)
     return proto
-
-
-def element_types(proto: onnx.ModelProto) -> Mapping[str, int]:
-    """Return the element type of every tensor that shape inference knows."""
-    graph = onnx.shape_inference.infer_shapes(proto).graph
-    values = [*graph.value_info, *graph.input, *graph.output]
-    return {v.name: v.type.tensor_type.elem_type for v in values}
 
 
 def _append_mean(

@@ -284,6 +284,12 @@ def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
     return values
 
 
+def tensor_types(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Return the type of every tensor that shape inference knows, inputs and outputs included."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    return {v.name: v.type for v in [*graph.value_info, *graph.input, *graph.output]}
+
+
 def captured(node: onnx.NodeProto) -> set[str]:
     """Return the outer tensors that the subgraphs of a node (If, Loop, Scan) read."""
     names: set[str] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
 from onnxprune.folding import SMALL, computed_constants
-from onnxprune.graph import Model, Shapes
+from onnxprune.graph import Model, Shapes, tensor_types
 from onnxprune.labels import Array
 from onnxprune.session import Feeds, Session
 
@@ -97,7 +97,7 @@ def _with_shape_outputs(
     proto = onnx.ModelProto()
     proto.CopyFrom(source)
     graph = proto.graph
-    kinds = _inferred_types(source)
+    kinds = tensor_types(source)
     tensors: list[str] = []
     del graph.output[:]
     for node in source.graph.node:
@@ -113,8 +113,3 @@ def _with_shape_outputs(
                 helper.make_tensor_value_info(_PREFIX + name, TensorProto.INT64, [None])
             )
     return proto, tensors
-
-
-def _inferred_types(proto: onnx.ModelProto) -> Mapping[str, onnx.TypeProto]:
-    inferred = onnx.shape_inference.infer_shapes(proto)
-    return {v.name: v.type for v in [*inferred.graph.value_info, *inferred.graph.output]}

@@ -34,7 +34,6 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.use_deterministic_compute = True
-        # Large CPU arenas and memory patterns only pay off for steady shapes; keep them there.
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL

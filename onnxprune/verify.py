@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxprune.errors import InternalError, ModelError
-from onnxprune.graph import Model, edit, node_id, rebuild
+from onnxprune.graph import Model, edit, node_id, rebuild, tensor_types
 from onnxprune.labels import Array, Bool
 from onnxprune.plan import PruningPlan
 from onnxprune.session import Feeds, Session
@@ -118,11 +118,10 @@ def _picked(graph: gs.Graph, source: gs.Tensor, index: Array, axis: int) -> gs.V
 
 
 def _types(model: Model) -> dict[str, np.dtype[np.generic]]:
-    graph = onnx.shape_inference.infer_shapes(model.proto).graph
     return {
-        v.name: np.dtype(helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type))
-        for v in [*graph.value_info, *graph.input]
-        if v.type.tensor_type.elem_type
+        name: np.dtype(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type))
+        for name, kind in tensor_types(model.proto).items()
+        if kind.tensor_type.elem_type
     }
 
 
