@@ -167,7 +167,7 @@ def allocate_weights(
     flat = np.concatenate([_protected(scores[n], nonzero[n]).ravel() for n in names])
     untouched = total - len(flat)
     wanted = int(np.ceil(sparsity * total - 1e-9))
-    possible = int(np.isfinite(flat).sum())
+    possible = int((flat < np.inf).sum())
     if wanted > possible:
         raise BudgetError(
             f"sparsity {sparsity:g} cannot be reached by zeroing weights: the best achievable is "
@@ -182,23 +182,9 @@ def allocate_weights(
     return {n: part.reshape(scores[n].shape) for n, part in zip(names, parts, strict=True)}
 
 
-def share_of_rest(scores: F64) -> F64:
-    """Divide each score by the sum of those of its tensor that are not smaller.
-
-    With squared magnitudes this is LAMP (Lee et al., arXiv 2010.07611); with errors it says how
-    much of what would be left a weight takes away, so that layers can be ranked together
-    without knowing their scale.
-    """
-    flat = scores.ravel()
-    order = np.argsort(-flat, kind="stable")
-    result = np.empty_like(flat)
-    result[order] = flat[order] / np.maximum(np.cumsum(flat[order]), 1e-300)
-    return result.reshape(scores.shape)
-
-
 def _protected(scores: F64, nonzero: Bool) -> F64:
     """Put zeros first, and give the best weights of a tensor an infinite score."""
-    result = np.where(nonzero, scores, -1.0)
+    result = np.where(nonzero, scores, -np.inf)
     floor = min(max(1, int(scores.size * WEIGHT_FLOOR)), scores.size)
     best = np.argpartition(result.ravel(), -floor)[-floor:]
     result.ravel()[best] = np.inf

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 METRICS = ("f-magnitude", "f", "magnitude", "activation", "reconstruction", "random")
 MODES = ("channels", "weights")
 RECOVERIES = ("none", "bias", "full")
+ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
 
 PROGRESS_AFTER_S = 1.0
 
@@ -191,6 +192,14 @@ def main() -> None:
     default="full",
     show_default=True,
     help="Refit all layers, only move the mean of what is removed into biases, or nothing.",
+)
+@click.option(
+    "--allocation",
+    type=click.Choice(ALLOCATIONS),
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help=f"How to spread the budget over the layers: {', '.join(ALLOCATIONS)}.",
 )
 @click.option(
     "--align",

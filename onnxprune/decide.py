@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxprune import cost
-from onnxprune.allocate import allocate_channels, allocate_weights, share_of_rest
+from onnxprune.allocate import allocate_channels, allocate_weights
 from onnxprune.errors import BudgetError
 from onnxprune.labels import F64, Bool
 from onnxprune.plan import PruningPlan, plan_from_units
 from onnxprune.request import Request
 from onnxprune.score import Scorer
 from onnxprune.selection import Measured, thin_out, unit_errors
+from onnxprune.spread import SPREADS, erk_share
+from onnxprune.structure import Structure
 from onnxprune.subject import Subject
 
 
@@ -55,13 +57,38 @@ def _channels(
         target, goal = request.sparsity, ""
         costs = cost.unit_costs(structure)
     if measured is None:
-        scores, costs_or_none = scorer.score_units(), None
+        scores = scorer.score_units()
     else:
-        scores, costs_or_none = scorer.score_unit_errors(unit_errors(structure, measured)), costs
+        scores = scorer.score_unit_errors(unit_errors(structure, measured))
+    ranked_as_is = request.allocation in ("auto", "global")
+    if not ranked_as_is:
+        scores = _spread_units(structure, scores, request.allocation)
     units = allocate_channels(
-        structure, scores, saved, target, align=request.align, costs=costs_or_none, goal=goal
+        structure,
+        scores,
+        saved,
+        target,
+        align=request.align,
+        costs=costs if measured is not None and ranked_as_is else None,
+        goal=goal,
     )
     return plan_from_units(subject.original.sha256, structure, units)
+
+
+def _spread_units(structure: Structure, scores: F64, allocation: str) -> F64:
+    """Make the scores of groups comparable by a named spread, ``float64 [units]``."""
+    spread = SPREADS[allocation]
+    shares: dict[int, list[float]] = {}
+    group_of = {int(u): k for k, group in enumerate(structure.groups) for u in group.units}
+    for weight in structure.weights:
+        units = (structure.units.atoms(labels)[1] for labels in weight.axes.values())
+        for k in {group_of[int(u)] for own in units for u in own if int(u) in group_of}:
+            shares.setdefault(k, []).append(erk_share(weight.shape))
+    result = scores.copy()
+    for k, group in enumerate(structure.groups):
+        share = sum(shares.get(k, [1.0])) / len(shares.get(k, [1.0]))
+        result[group.units] = spread(scores[group.units] ** 2, share)
+    return result
 
 
 def _weights(
@@ -75,13 +102,16 @@ def _weights(
         raise BudgetError("every weight is excluded; nothing can be zeroed")
     nonzero = {n: w != 0 for n, w in weights.items()}
 
+    auto = "global" if measured is None else "lamp"
+    spread = SPREADS[auto if request.allocation == "auto" else request.allocation]
+
     def masks(scores: Mapping[str, F64], left: Mapping[str, Bool], part: float) -> dict[str, Bool]:
-        return allocate_weights({n: scores[n] for n in weights}, left, total, part)
+        comparable = {n: spread(scores[n], erk_share(w.shape)) for n, w in weights.items()}
+        return allocate_weights(comparable, left, total, part)
 
     if measured is None:
-        return PruningPlan(
-            subject.original.sha256, masks=masks(scorer.score_weights(), nonzero, sparsity)
-        )
+        scores = {n: s**2 for n, s in scorer.score_weights().items()}
+        return PruningPlan(subject.original.sha256, masks=masks(scores, nonzero, sparsity))
     available = sum(w.size for w in weights.values())
     share = min(sparsity * total / available, 1.0)
 
@@ -89,7 +119,6 @@ def _weights(
         errors: Mapping[str, F64], left: Mapping[str, Bool], part: float
     ) -> dict[str, Bool]:
         wanted = sparsity if part >= share else part * available / total
-        scores = {n: share_of_rest(s) for n, s in scorer.score_weights(errors).items()}
-        return masks(scores, left, wanted)
+        return masks(scorer.score_weights(errors), left, wanted)
 
     return PruningPlan(subject.original.sha256, masks=thin_out(measured, masks_at, nonzero, share))

@@ -90,6 +90,7 @@ def prune(
     mode: Mode = "channels",
     metric: str = "f-magnitude",
     recover: str = "full",
+    allocation: str = "auto",
     align: int = 8,
     exclude: Sequence[str] = (),
     eval_data: str | Path | None = None,
@@ -115,6 +116,7 @@ def prune(
         mode: ``channels`` or ``weights``.
         metric: the criterion.
         recover: ``full``, ``bias`` or ``none``.
+        allocation: how the budget is spread over the layers.
         align: preferred divisor of the channels that stay.
         exclude: globs over node and initializer names.
         eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
@@ -146,6 +148,7 @@ def prune(
         allow_inexact,
         random_inputs,
         macs,
+        allocation,
     )
     if (data is None) != random_inputs:
         raise CalibrationError("give either calibration samples or random_inputs")

@@ -9,6 +9,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.plan import MODES, Mode
 from onnxprune.recover import RECOVERIES
 from onnxprune.score import CRITERIA
+from onnxprune.spread import SPREADS
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Request:
         metric: a key of :data:`onnxprune.score.CRITERIA`.
         recover: ``full`` refits all layers and the classifier, ``bias`` moves the mean of what
             is removed into biases, ``none`` does nothing.
+        allocation: how the budget is spread over the layers: a key of
+            :data:`onnxprune.spread.SPREADS`, or ``auto``: by the error that is left, or by the
+            scores themselves.
         align: preferred divisor of the channels that stay in a group.
         exclude: globs over node and initializer names that keep their size and values.
         allow_inexact: let channels leave across which something is normalised; what remains is
@@ -50,6 +54,7 @@ class Request:
     allow_inexact: bool = False
     random_inputs: bool = False
     macs: float | None = None
+    allocation: str = "auto"
 
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.macs is None):
@@ -58,7 +63,12 @@ class Request:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < 1.0:
                 raise OnnxpruneError(f"{name} must lie between 0 and 1; got {value:g}")
-        for name, known in (("mode", MODES), ("metric", CRITERIA), ("recover", RECOVERIES)):
+        for name, known in (
+            ("mode", MODES),
+            ("metric", CRITERIA),
+            ("recover", RECOVERIES),
+            ("allocation", ("auto", *SPREADS)),
+        ):
             if getattr(self, name) not in known:
                 raise OnnxpruneError(
                     f"{name} must be one of {', '.join(known)}; got '{getattr(self, name)}'"

@@ -22,6 +22,10 @@ WORK = 1e12
 SAMPLES = (32, 2048)
 """Least and most samples of a trial."""
 
+TEMPERATURE = 4.0
+"""What scores are divided by: a confident model is saturated, and what it says of the classes that
+it does not choose tells more (Hinton et al., arXiv 1503.02531, section 2)."""
+
 
 def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feeds]:
     """Take as many samples for trials as the work allows, spread over the chunks.
@@ -74,12 +78,15 @@ def divergences(
 
 
 def log_probabilities(scores: Array) -> F64:
-    """Return log-probabilities along axis 1; scores that are probabilities are taken so."""
+    """Return log-probabilities along axis 1 at :data:`TEMPERATURE`.
+
+    Scores that are probabilities already are taken so.
+    """
     from scipy.special import log_softmax
 
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim < 2:
         values = values[None]
     if (values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
-        return np.asarray(np.log(np.maximum(values, 1e-12)))
-    return np.asarray(log_softmax(values, axis=1))
+        values = np.log(np.maximum(values, 1e-12))
+    return np.asarray(log_softmax(values / TEMPERATURE, axis=1))

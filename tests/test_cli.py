@@ -23,7 +23,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxprune
-from onnxprune import cli, pipeline, plan, recover, score
+from onnxprune import cli, pipeline, plan, recover, score, spread
 
 ROOT = Path(__file__).parent.parent
 MODELS = sorted((ROOT / "models").glob("*.onnx"))
@@ -483,6 +483,17 @@ def test_layers_are_refitted_by_default() -> None:
     assert parameters["recover"] == "full"
 
 
+@pytest.mark.parametrize("allocation", cli.ALLOCATIONS)
+def test_every_allocation(tiny: Path, data: Path, allocation: str) -> None:
+    for mode in cli.MODES:
+        for recovery in ("none", "full"):
+            out = tiny.with_name(f"{mode}-{recovery}.onnx")
+            common = ["--calib", data, "--sparsity", 0.4, "--recover", recovery, "--mode", mode]
+            report = report_of(tiny, *common, "--allocation", allocation, "-o", out)
+            assert report["request"]["allocation"] == allocation
+            assert report["sparsity"]["achieved"] >= 0.4
+
+
 @pytest.mark.parametrize("recovery", cli.RECOVERIES)
 def test_every_recovery(tiny: Path, data: Path, recovery: str) -> None:
     report = report_of(tiny, "--calib", data, "--sparsity", 0.4, "--recover", recovery)
@@ -509,6 +520,7 @@ def test_choices_are_those_of_the_package() -> None:
     assert tuple(cli.METRICS) == tuple(score.CRITERIA)
     assert tuple(cli.MODES) == tuple(plan.MODES)
     assert tuple(cli.RECOVERIES) == tuple(recover.RECOVERIES)
+    assert ("auto", *spread.SPREADS) == cli.ALLOCATIONS
 
 
 @pytest.mark.parametrize("mode", cli.MODES)

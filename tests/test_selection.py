@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune import cost, graph
-from onnxprune.allocate import allocate_channels, share_of_rest
+from onnxprune.allocate import allocate_channels
 from onnxprune.errors import BudgetError, OnnxpruneError
 from onnxprune.folding import fold
 from onnxprune.labels import Labels
@@ -17,6 +17,7 @@ from onnxprune.pipeline import prune
 from onnxprune.plan import plan_from_units
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
+from onnxprune.spread import share_of_rest
 from onnxprune.structure import Group, Structure
 from onnxprune.synthetic import synthetic_feeds
 from onnxprune.trace import trace
