@@ -1,11 +1,12 @@
 """Accuracy without training: prune reference models with their default settings and measure.
 
-    python benchmarks/accuracy.py DATA --out FOLDER [--seeds 3] [--only NAME]
+    python benchmarks/accuracy.py DATA --out FOLDER [--seeds 3] [--only NAME] [--peers PYTHON]
 
 DATA holds ``mnist.npz``, ``cifar10_jpeg.tar`` and the three models. Every row draws its
 calibration samples from the training images, once for each seed, and reports top-1 on all test
 images, which decide nothing. Writes ``accuracy.md`` and ``accuracy.json`` after every run, so
-that an interrupted benchmark leaves what it has.
+that an interrupted benchmark leaves what it has. With the interpreter of an environment that has
+the peers (see ``peer_accuracy.py``), rows that remove channels get what they reach at that budget.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import io
 import json
 import resource
 import statistics
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -25,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from onnxprune import prune
+from onnxprune import evaluate, inspect, prune
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -146,11 +149,43 @@ def measure(row: Row, data: Path, calibration: Path, test: Path, seed: int) -> d
     }
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
+PEERS = {"torch-pruning": ("macs", "sparsity"), "onnxsim": ("sparsity",)}
+"""Peers and the budgets that they know."""
+
+
+def measure_peers(row: Row, data: Path, test: Path, python: Path, work: Path) -> dict[str, Any]:
+    """Prune with each peer, without training, and evaluate what runs."""
+    model = data / f"{row.model}.onnx"
+    before = inspect(model).cost
+    found: dict[str, Any] = {}
+    ((key, value),) = row.budget.items()
+    for tool, budgets in PEERS.items():
+        if row.mode != "channels" or key not in budgets:
+            continue
+        out = work / f"{tool}.onnx"
+        out.unlink(missing_ok=True)
+        script = Path(__file__).with_name("peer_accuracy.py")
+        command = [str(python), str(script), tool, str(model), str(out), f"--{key}", str(value)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode or not out.exists():
+            print(run.stderr[-400:], file=sys.stderr)
+            found[tool] = {"failed": (run.stderr.strip().splitlines() or ["no output"])[-1]}
+            continue
+        after = inspect(out).cost
+        found[tool] = {
+            "after": 100 * evaluate(out, test, batch_size=64).value,
+            "macs": after.macs / before.macs,
+            "sparsity": 1 - after.weights / before.weights,
+        }
+    return found
+
+
+def table(results: dict[str, list[dict[str, Any]]], peers: dict[str, dict[str, Any]]) -> str:
     """Return the results as Markdown."""
     lines = [
-        "| model | cut | images | before | wanted | mean | spread | runs | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| model | cut | images | before | wanted | mean | spread | runs | MACs left | seconds | "
+        f"{' | '.join(PEERS)} |",
+        "|" + "---|" * (10 + len(PEERS)),
     ]
     for row in ROWS:
         runs = results.get(row.name, [])
@@ -158,13 +193,21 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
             continue
         after = [r["after"] for r in runs]
         (key, value), *_ = row.budget.items()
+        others = " | ".join(_shown(peers.get(row.name, {}).get(tool)) for tool in PEERS)
         lines.append(
             f"| {row.model} | {row.mode}, {key} {value:g} | {row.samples} | "
             f"{runs[0]['before']:.2f} | {row.wanted} | {statistics.mean(after):.2f} | "
             f"{max(after) - min(after):.2f} | {len(runs)} | "
-            f"{statistics.mean(r['seconds'] for r in runs):.0f} |"
+            f"{statistics.mean(r['macs'] for r in runs):.3f} | "
+            f"{statistics.mean(r['seconds'] for r in runs):.0f} | {others} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _shown(peer: dict[str, Any] | None) -> str:
+    if peer is None:
+        return "-"
+    return f"{peer['after']:.2f} (MACs {peer['macs']:.3f})" if "after" in peer else "failed"
 
 
 def main() -> None:
@@ -174,10 +217,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seeds", type=int, default=3, help="draws of the calibration set")
     parser.add_argument("--only", default="", help="only rows whose name contains this")
+    parser.add_argument("--peers", type=Path, help="interpreter of an environment with the peers")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows = [row for row in ROWS if options.only in row.name]
     results: dict[str, list[dict[str, Any]]] = {}
+    peers: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         sets: dict[str, tuple[list[Path], Path]] = {}
@@ -185,16 +230,22 @@ def main() -> None:
             own = [row for row in rows if row.model.startswith(family)]
             if own:
                 sets[family] = read(options.data, work, own[0].samples, options.seeds)
+
+        def write() -> None:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            (options.out / "accuracy.md").write_text(table(results, peers))
+            values = {"results": results, "peers": peers, "peak_mib": peak}
+            (options.out / "accuracy.json").write_text(json.dumps(values, indent=2) + "\n")
+
         for seed in range(options.seeds):
             for row in rows:
                 calibration, test = sets[row.model.split("_")[0]]
                 found = measure(row, options.data, calibration[seed], test, seed)
                 results.setdefault(row.name, []).append(found)
                 print(f"{row.name}: {found['after']:.2f} ({found['seconds']:.0f} s)", flush=True)
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                (options.out / "accuracy.md").write_text(table(results))
-                text = json.dumps({"results": results, "peak_mib": peak}, indent=2)
-                (options.out / "accuracy.json").write_text(text + "\n")
+                if options.peers and not seed:
+                    peers[row.name] = measure_peers(row, options.data, test, options.peers, work)
+                write()
 
 
 if __name__ == "__main__":

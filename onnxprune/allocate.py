@@ -14,6 +14,10 @@ from onnxprune.errors import BudgetError
 from onnxprune.labels import F64, I64, Bool
 from onnxprune.structure import Group, Structure
 
+AUTO_ALIGN, AUTO_SHARE = 8, 8
+"""Channels that onnxruntime computes together on common processors, and the steps that a group is
+divided into at least: a narrow group has too few multiples of the first to choose from."""
+
 WEIGHT_FLOOR = 0.005
 """Share of each weight tensor that is never zeroed, at least one weight."""
 
@@ -24,14 +28,14 @@ def allocate_channels(
     removed: Callable[[Bool], float],
     sparsity: float,
     *,
-    align: int = 1,
+    align: int | None = 1,
     costs: F64 | None = None,
     goal: str = "",
 ) -> Bool:
     """Choose the units that stay.
 
     Units leave in steps, worst mean score first. A step takes a group down to a multiple of
-    ``align``; only where such steps do not reach the request, single units follow.
+    its alignment; only where such steps do not reach the request, single units follow.
 
     With ``costs``, scores are errors that add up, and the steps that leave first are those
     with the least error for what they save. The worst unit of a group still leaves first.
@@ -41,7 +45,8 @@ def allocate_channels(
         scores: ``float64 [units]``, higher = keep.
         removed: the sparsity reached when only these units (``bool [units]``) stay.
         sparsity: the least sparsity to reach.
-        align: preferred divisor of the number of units that stay in a group.
+        align: preferred divisor of the number of units that stay in a group; None for
+            :func:`auto_align`.
         costs: ``float64 [units]``, what removing each unit saves, or None.
         goal: what the request is called in messages; default the sparsity.
 
@@ -106,8 +111,16 @@ def _shown(best: float, goal: str) -> str:
     return f"{np.floor(best * 1e4) / 1e4:.4f}"
 
 
+def auto_align(size: int) -> int:
+    """Return the alignment of a group of so many units.
+
+    A power of two, at most :data:`AUTO_ALIGN` and at most the size by :data:`AUTO_SHARE`.
+    """
+    return 1 << int(np.log2(max(1, min(AUTO_ALIGN, size // AUTO_SHARE))))
+
+
 def _steps(
-    structure: Structure, scores: F64, free: Bool, align: int, costs: F64 | None
+    structure: Structure, scores: F64, free: Bool, align: int | None, costs: F64 | None
 ) -> list[I64]:
     """Cut every group's free units into aligned steps; return all steps, worst first."""
     found: list[tuple[float, int, I64]] = []
@@ -120,8 +133,10 @@ def _steps(
     return [units for _, _, units in sorted(found, key=lambda s: s[:2])]
 
 
-def _group_steps(group: Group, scores: F64, free: Bool, align: int) -> list[I64]:
+def _group_steps(group: Group, scores: F64, free: Bool, align: int | None) -> list[I64]:
     """Return the steps of one group, worst first."""
+    if align is None:
+        align = auto_align(len(group.units))
     movable = group.units[free[group.units]]
     movable = movable[np.lexsort((movable, scores[movable]))]
     size = len(group.units)

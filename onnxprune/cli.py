@@ -60,6 +60,15 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
         raise click.BadParameter(f"'{value}' is not a comma-separated list of numbers") from None
 
 
+def _align(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    """Read an alignment; None for automatic."""
+    if value == "auto":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"'{value}' is neither 'auto' nor a whole number of at least 1")
+    return int(value)
+
+
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
         for option in reversed(options):
@@ -203,11 +212,12 @@ def main() -> None:
 )
 @click.option(
     "--align",
-    type=click.IntRange(min=1),
-    default=8,
+    callback=_align,
+    default="auto",
     show_default=True,
-    metavar="N",
-    help="Prefer channel counts that are multiples of N, which run faster.",
+    metavar="auto|N",
+    help="Prefer channel counts that are multiples of N, which run faster; auto: of 8, or of an "
+    "eighth of a narrow group.",
 )
 @_exclude
 @_inexact

@@ -91,7 +91,7 @@ def prune(
     metric: str = "f-magnitude",
     recover: str = "full",
     allocation: str = "auto",
-    align: int = 8,
+    align: int | None = None,
     exclude: Sequence[str] = (),
     eval_data: str | Path | None = None,
     mean: Sequence[float] | None = None,
@@ -117,7 +117,7 @@ def prune(
         metric: the criterion.
         recover: ``full``, ``bias`` or ``none``.
         allocation: how the budget is spread over the layers.
-        align: preferred divisor of the channels that stay.
+        align: preferred divisor of the channels that stay; None for an automatic choice.
         exclude: globs over node and initializer names.
         eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
         mean: channel means for image folders, on the 0..1 scale.

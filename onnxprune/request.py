@@ -27,7 +27,8 @@ class Request:
         allocation: how the budget is spread over the layers: a key of
             :data:`onnxprune.spread.SPREADS`, or ``auto``: by the error that is left, or by the
             scores themselves.
-        align: preferred divisor of the channels that stay in a group.
+        align: preferred divisor of the channels that stay in a group; None for one that
+            fits the size of the group (see :func:`onnxprune.allocate.auto_align`).
         exclude: globs over node and initializer names that keep their size and values.
         allow_inexact: let channels leave across which something is normalised; what remains is
             then normalised over the kept channels.
@@ -45,7 +46,7 @@ class Request:
     mode: Mode = "channels"
     metric: str = "f-magnitude"
     recover: str = "bias"
-    align: int = 8
+    align: int | None = None
     exclude: tuple[str, ...] = ()
     output: str = ""
     seed: int = 0
@@ -74,9 +75,9 @@ class Request:
                     f"{name} must be one of {', '.join(known)}; got '{getattr(self, name)}'"
                 )
         for name, least in (("align", 1), ("seed", 0), ("threads", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise OnnxpruneError(f"{name} must be at least {least}; got {getattr(self, name)}")
-
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise OnnxpruneError(f"{name} must be at least {least}; got {value}")
         if self.macs is not None and self.mode != "channels":
             raise OnnxpruneError("macs needs mode channels: zeros take as many operations")
         needs_samples = CRITERIA[self.metric].needs_samples or self.recover != "none"
@@ -101,4 +102,4 @@ class Request:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
-        return asdict(self)
+        return asdict(self) | {"align": self.align or "auto"}

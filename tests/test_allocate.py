@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocate import allocate_channels, allocate_weights
+from onnxprune.allocate import allocate_channels, allocate_weights, auto_align
 from onnxprune.errors import BudgetError
 from onnxprune.labels import Labels
 from onnxprune.structure import Group, Structure
@@ -70,6 +70,18 @@ def test_widths_stay_multiples_where_the_budget_allows():
     assert all(kept[g.units].sum() % 8 == 0 for g in s.groups)
     beyond = allocate_channels(s, scores, share, 0.95, align=8)
     assert share(beyond) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("size", "align"), [(12, 1), (16, 2), (24, 2), (32, 4), (64, 8), (100, 8), (2048, 8)]
+)
+def test_narrow_groups_are_aligned_to_less(size: int, align: int) -> None:
+    assert auto_align(size) == align
+    s = structure(size)
+    scores = np.random.default_rng(0).random(size)
+    kept = allocate_channels(s, scores, share, 0.4, align=None)
+    assert kept.sum() % align == 0
+    assert share(kept) <= 0.4 + align / size
 
 
 def test_the_best_achievable_is_named_and_true():

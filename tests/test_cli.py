@@ -317,7 +317,7 @@ SIDE = {
 REPORT: dict[str, Any] = {
     "model": {"sha256": str},
     "request": {
-        "sparsity": float, "mode": str, "metric": str, "recover": str, "align": int,
+        "sparsity": float, "mode": str, "metric": str, "recover": str, "align": str,
         "exclude": list, "seed": int, "threads": int, "batch_size": int,
     },
     "before": SIDE,
@@ -560,6 +560,13 @@ def test_excluded_layer_is_untouched(calib: Path, tmp_path: Path, mode: str, mod
         got = Counted(out).of_node(node).values()
         for a, b in zip(expected, got, strict=True):
             assert np.array_equal(a, b), glob
+
+
+def test_alignment_is_automatic_by_default(tiny: Path, data: Path) -> None:
+    report = report_of(tiny, "--calib", data, "--sparsity", 0.4)
+    assert report["request"]["align"] == "auto"
+    again = report_of(tiny, "--calib", data, "--sparsity", 0.4, "--align", "auto", "--force")
+    assert again["groups"] == report["groups"]
 
 
 @pytest.mark.parametrize("align", [1, 4, 16])
