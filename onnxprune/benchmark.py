@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune import cost, graph
 from onnxprune.cost import Cost
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, OnnxpruneError
 from onnxprune.footprint import Footprint, measure_footprint
 from onnxprune.graph import Model, TensorSpec
 from onnxprune.holdout import Progress, silent
@@ -220,13 +220,13 @@ def bench(
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:
+        OnnxpruneError: if a setting is out of its range.
         ModelError: if a model cannot be read or run, takes other inputs than the first, or if
             onnxruntime lacks the provider.
     """
-    check_provider(provider)
     paths = [Path(m) for m in models]
-    if not paths:
-        raise ValueError("no model")
+    _check_settings(paths, batch_size, threads, seconds, rounds, seed)
+    check_provider(provider)
     loaded = [graph.load(path) for path in paths]
     for path, model in zip(paths, loaded, strict=True):
         _check_inputs(paths[0], loaded[0].inputs, path, model.inputs)
@@ -291,6 +291,24 @@ def bench(
         measured.settled,
         tuple(warnings + _doubts(measured, threads)),
     )
+
+
+def _check_settings(
+    paths: Sequence[Path],
+    batch_size: int,
+    threads: int,
+    seconds: float,
+    rounds: int | None,
+    seed: int,
+) -> None:
+    if not paths:
+        raise OnnxpruneError("give at least one model")
+    least = {"batch_size": (batch_size, 1), "threads": (threads, 0), "seed": (seed, 0)}
+    for name, (value, low) in (least | {"rounds": (1 if rounds is None else rounds, 1)}).items():
+        if value < low:
+            raise OnnxpruneError(f"{name} must be at least {low}; got {value}")
+    if not seconds > 0:
+        raise OnnxpruneError(f"seconds must be more than 0; got {seconds:g}")
 
 
 def _try(

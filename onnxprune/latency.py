@@ -154,20 +154,22 @@ def compare(
         raise ValueError(f"{len(models)} models and {len(own)} sets of inputs")
     make = partial(Session, threads=threads, provider=provider, timed=True)
     rng = np.random.default_rng(seed)
-    advance = progress("latency", round(1000 * seconds))
-    start = last = perf_counter()
+    total = round(1000 * seconds)
+    advance, told = progress("latency", total), 0
+    start = perf_counter()
     blocks: list[Block] = []
     check, left = MIN_BLOCKS, rounds or sys.maxsize
-    while left and (last < start + seconds or sum(map(len, blocks)) < MIN_ROUNDS):
+    while left and (perf_counter() < start + seconds or sum(map(len, blocks)) < MIN_ROUNDS):
         blocks.append(_block(make, models, own, min(left, BLOCK_ROUNDS), start + seconds, rng))
         left -= len(blocks[-1])
-        now = perf_counter()
-        advance(round(1000 * (now - last)))
-        last = now
+        spent = min(round(1000 * (perf_counter() - start)), total)
+        advance(spent - told)
+        told = spent
         if rounds is None and len(blocks) >= check:
             check = math.ceil(1.5 * check)
             if summarise(blocks, tolerance).settled:
                 break
+    advance(total - told)
     return summarise(blocks, tolerance)
 
 
