@@ -327,7 +327,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
     "--rounds",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Run each model N times [until the ratios are known within 1 %].",
+    help="Run each model N times, time allowing [until the ratios are known within 1 %].",
 )
 @click.option(
     "--no-int8",

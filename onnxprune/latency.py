@@ -31,11 +31,19 @@ from onnxprune.stopwatch import Lap, Stopwatch, thread_ids
 NOISE = 0.03
 """How far from 1 the ratio of a model to itself may come out."""
 
-BLOCK_S = 0.25
-BLOCK_ROUNDS = 200
+BLOCK_S, BLOCK_ROUNDS = 0.25, 200
+"""What a block takes at most, unless its sessions took longer to make."""
+
+MIN_BLOCKS, MIN_ROUNDS = 12, 3
+"""Blocks before ratios count as known, and rounds however long they take."""
+
+FEW_BLOCKS = 6
+"""Fewer say nothing about how blocks differ."""
+
+MIN_CLEAN = 30
+"""Runs that were not held up, below which those that were are not left out."""
+
 WARM_RUNS, WARM_S = 3, 0.5
-MIN_BLOCKS, MIN_ROUNDS = 8, 3
-MIN_UNDISTURBED = 30
 RESAMPLES = 200
 
 
@@ -246,8 +254,7 @@ def _ratio(blocks: Sequence[Block], k: int) -> Ratio:
         [b.held_up[:, k] | b.held_up[:, 0] for b in blocks],
     )
     pooled = np.concatenate(samples)
-    # Few blocks say nothing about how blocks differ: then single rounds are redrawn.
-    units = samples if len(samples) >= MIN_BLOCKS else list(pooled[:, None])
+    units = samples if len(samples) >= FEW_BLOCKS else list(pooled[:, None])
     rng = np.random.default_rng(0)
     draws = rng.integers(len(units), size=(RESAMPLES, len(units)))
     medians = [np.median(np.concatenate([units[j] for j in draw])) for draw in draws]
@@ -259,6 +266,6 @@ def _ratio(blocks: Sequence[Block], k: int) -> Ratio:
 def _usable(values: Sequence[F64], held_up: Sequence[Bool]) -> list[F64]:
     """Leave out what was held up, unless little else is there."""
     kept = [v[~h] for v, h in zip(values, held_up, strict=True)]
-    if sum(map(len, kept)) < min(MIN_UNDISTURBED, sum(map(len, values))):
+    if sum(map(len, kept)) < min(MIN_CLEAN, sum(map(len, values))):
         return list(values)
     return [v for v in kept if len(v)]
