@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxprune.benchmark import Benchmark, bench
     from onnxprune.errors import (
         BudgetError,
         CalibrationError,
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Accuracy": "onnxprune.pipeline",
+    "Benchmark": "onnxprune.benchmark",
     "BudgetError": "onnxprune.errors",
     "CalibrationError": "onnxprune.errors",
     "InternalError": "onnxprune.errors",
@@ -33,6 +35,7 @@ _HOME = {
     "OutputError": "onnxprune.errors",
     "PruneResult": "onnxprune.pipeline",
     "QualityError": "onnxprune.errors",
+    "bench": "onnxprune.benchmark",
     "evaluate": "onnxprune.pipeline",
     "inspect": "onnxprune.pipeline",
     "prune": "onnxprune.pipeline",
@@ -40,6 +43,7 @@ _HOME = {
 
 __all__ = [
     "Accuracy",
+    "Benchmark",
     "BudgetError",
     "CalibrationError",
     "InternalError",
@@ -48,6 +52,7 @@ __all__ = [
     "OutputError",
     "PruneResult",
     "QualityError",
+    "bench",
     "evaluate",
     "inspect",
     "prune",

@@ -318,6 +318,61 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
         )
 
 
+@main.command()
+@click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Samples per run, unless the models fix it.",
+)
+@_threads
+@click.option(
+    "--provider",
+    default="CPUExecutionProvider",
+    show_default=True,
+    metavar="NAME",
+    help="onnxruntime's execution provider.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Measure latency for at most so long.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Run each model N times, time allowing [until the ratios are known within 1 %].",
+)
+@click.option(
+    "--no-int8",
+    "int8",
+    flag_value=False,
+    default=True,
+    help="Leave out the first model with dynamically quantised weights.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
+)
+@_json
+@_quiet
+def bench(models: tuple[Path, ...], as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Measure MODELS in turns: latency, memory, size. Give the original first."""
+    from onnxprune import benchmark
+
+    with _progress(quiet or as_json) as progress:
+        result = benchmark.bench(models, progress=progress, **settings)
+    _warn(result.warnings)
+    if as_json:
+        click.echo(result.to_json(), nl=False)
+    elif not quiet:
+        _print(result.summary())
+
+
 def _print(renderable: Any) -> None:
     from rich.console import Console
 

@@ -14,9 +14,11 @@ from onnxprune.structure import Structure, Weight
 
 WEIGHT_INPUTS = {
     "Conv": (1,),
+    "ConvInteger": (1,),
     "ConvTranspose": (1,),
     "Gemm": (0, 1),
     "MatMul": (0, 1),
+    "MatMulInteger": (0, 1),
     "FusedConv": (1,),
     "FusedGemm": (0, 1),
     "FusedMatMul": (0, 1),
@@ -39,7 +41,7 @@ class Cost:
     """Costs of a model.
 
     Attributes:
-        params: elements of all float constants.
+        params: elements of all float constants, and of weights that are integers.
         weights: elements of all weight operands, each tensor once.
         nonzero_weights: those that are not zero.
         macs: multiply-accumulates for one sample, of layers with weights and of products of
@@ -73,7 +75,9 @@ def measure(model: Model, shapes: Shapes) -> Cost:
     )
     weights = {name for name in operands if name in constants}
     return Cost(
-        params=sum(_size(t) for t in graph.initializer if t.data_type in _FLOATS),
+        params=sum(
+            _size(t) for t in graph.initializer if t.data_type in _FLOATS or t.name in weights
+        ),
         weights=sum(_size(constants[name]) for name in weights),
         nonzero_weights=sum(
             int(np.count_nonzero(values)) for values in weight_values(model, weights).values()
@@ -116,11 +120,11 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     out = shape(next(o for o in node.output if o))
     elements = int(np.prod(out, dtype=np.int64))
     transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    if node.op_type in ("Conv", "FusedConv"):
+    if node.op_type in ("Conv", "FusedConv", "ConvInteger"):
         return elements * int(np.prod(second[1:]))
     if node.op_type == "ConvTranspose":
         return int(np.prod(first, dtype=np.int64)) * int(np.prod(second[1:]))
-    if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul"):
+    if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger"):
         return elements * first[-2 if transposed else -1]
     recurrent = shape(node.input[2])
     return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,31 +23,54 @@ PROVIDER = "CPUExecutionProvider"
 
 
 class Session:
-    """An onnxruntime session on the CPU, with a fixed number of threads.
+    """An onnxruntime session with a fixed number of threads.
 
     Args:
-        proto: the model to run.
+        model: the model to run, or its file.
         threads: intra-operator threads; 0 lets onnxruntime choose.
         optimize: whether onnxruntime may rewrite the graph; off for single runs, where it
             costs more than it saves, and for comparing bits.
+        provider: the execution provider; the CPU takes what it does not know.
+        timed: for measuring: runs like a session with default settings, but its threads do not
+            spin between runs, where they would take the cores from the session whose turn it is.
+
+    Raises:
+        ModelError: if onnxruntime cannot load the model or the provider.
     """
 
-    def __init__(self, proto: onnx.ModelProto, *, threads: int = 0, optimize: bool = True) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto | Path,
+        *,
+        threads: int = 0,
+        optimize: bool = True,
+        provider: str = PROVIDER,
+        timed: bool = False,
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        options.use_deterministic_compute = True
+        options.use_deterministic_compute = not timed
+        if timed:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         )
         try:
             self._session = ort.InferenceSession(
-                proto.SerializeToString(), options, providers=[PROVIDER]
+                str(model) if isinstance(model, Path) else model.SerializeToString(),
+                options,
+                providers=list(dict.fromkeys([provider, PROVIDER])),
             )
         except Exception as error:  # onnxruntime raises many types, none of them public
             raise ModelError(f"onnxruntime cannot load the model: {_first(error)}") from None
+        if provider not in self._session.get_providers():
+            raise ModelError(
+                f"onnxruntime has provider '{provider}' but cannot start it: are its drivers and "
+                "libraries installed?"
+            )
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
@@ -87,6 +114,48 @@ class Session:
             v[: len(v) // fixed_batch * rows] if v.ndim and len(v) % fixed_batch == 0 else v
             for v in self.run(padded, outputs)
         ]
+
+
+def check_provider(name: str) -> None:
+    """Make sure that this onnxruntime has an execution provider.
+
+    Raises:
+        ModelError: naming those that it has.
+    """
+    available = ort.get_available_providers()
+    if name not in available:
+        raise ModelError(
+            f"provider '{name}' is not in this onnxruntime {ort.__version__}: expected one of "
+            f"{', '.join(available)}; others come with other onnxruntime packages"
+        )
+
+
+def runtime_version() -> str:
+    """Return the version of onnxruntime."""
+    return str(ort.__version__)
+
+
+def quantize_dynamic(proto: onnx.ModelProto, target: Path) -> None:
+    """Write a model with int8 weights, whose activations are quantised as they come.
+
+    Raises:
+        ModelError: if onnxruntime cannot quantise the model.
+    """
+    from onnxruntime.quantization import quantize_dynamic as quantize
+
+    # onnxruntime advises on the root logger, and makes a handler for it where there is none.
+    root, silence = logging.getLogger(), logging.NullHandler()
+    disabled = root.manager.disable
+    root.addHandler(silence)
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            quantize(proto, str(target))
+    except Exception as error:  # as above
+        raise ModelError(f"onnxruntime cannot quantise the model: {_first(error)}") from None
+    finally:
+        logging.disable(disabled)
+        root.removeHandler(silence)
 
 
 def _first(error: Exception) -> str:

@@ -39,15 +39,15 @@ class Subject:
 
 
 def observe_inputs(
-    model: Model, samples: Holdout | None, *, seed: int, threads: int
+    model: Model, samples: Holdout | None, *, seed: int, threads: int, batch: int = 2
 ) -> tuple[Feeds, Shapes]:
-    """Observe the shapes on real samples, else on the first synthetic ones that work."""
+    """Observe the shapes on real samples, else on the first ``batch`` synthetic ones that work."""
     if samples is not None and len(samples.fit):
         feeds = _verification_feeds(model, samples.fit)
         return feeds, observe(model, feeds, threads=threads)
     failure = ModelError("no size of its dynamic axes was tried")
     for size in SIZES if has_free_sizes(model) else SIZES[:1]:
-        feeds = synthetic_feeds(model, size=size, seed=seed)
+        feeds = synthetic_feeds(model, batch=batch, size=size, seed=seed)
         try:
             return feeds, observe(model, feeds, threads=threads)
         except ModelError as error:

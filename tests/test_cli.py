@@ -847,6 +847,7 @@ def test_evaluate(calib: Path) -> None:
         ("prune",),
         ("inspect",),
         ("evaluate",),
+        ("bench",),
     ],
 )
 def test_help(command: Sequence[str], flag: str) -> None:
@@ -890,6 +891,10 @@ USAGE = {
     "unknown option": ["m.onnx", "--calib", "d", "--sparsity", "0.5", "--fast"],
     "inspect alone": ["inspect"],
     "evaluate without data": ["evaluate", "m.onnx"],
+    "bench alone": ["bench"],
+    "bench rounds": ["bench", "m.onnx", "--rounds", "0"],
+    "bench seconds": ["bench", "m.onnx", "--seconds", "0"],
+    "bench batch": ["bench", "m.onnx", "--batch-size", "0"],
 } | {
     f"sparsity {value}": ["m.onnx", "--calib", "d", "--sparsity", value]
     for value in ("0", "1", "-1", "2", "abc", "", "0,5", "70%")

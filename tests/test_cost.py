@@ -7,8 +7,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.cost import measure
-from onnxprune.graph import normalise
+from onnxprune.graph import load, normalise
 from onnxprune.observe import observe
+from onnxprune.session import quantize_dynamic
 
 
 def test_macs_and_weights_by_hand():
@@ -53,3 +54,37 @@ def test_macs_and_weights_by_hand():
     assert cost.weights == 6 * 27 + 54 + 96 + 20 + 35
     assert cost.nonzero_weights == cost.weights - 9
     assert cost.params == cost.weights + 6
+
+
+def test_integer_layers_count_like_their_originals(tmp_path):
+    """A quantised model has the weights, and takes the operations, of what it was made from."""
+    rng = np.random.default_rng(0)
+    shapes = {"c": (6, 3, 3, 3), "m": (6 * 8 * 8, 7)}
+    initializers = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "c"], ["1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Flatten", ["1"], ["2"]),
+        helper.make_node("MatMul", ["2", "m"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 7])],
+        initializers,
+    )
+    model = normalise(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
+    quantize_dynamic(model.proto, tmp_path / "int8.onnx")
+    quantised = load(tmp_path / "int8.onnx")
+    assert {"ConvInteger", "MatMulInteger"} <= {n.op_type for n in quantised.proto.graph.node}
+    feeds = {"x": np.ones((2, 3, 8, 8), np.float32)}
+    before, after = (measure(m, observe(m, feeds, threads=1)) for m in (model, quantised))
+    assert before.macs == 64 * 6 * 27 + 6 * 64 * 7
+    assert (after.macs, after.weights) == (before.macs, before.weights)
+    scales = 2  # one for each weight tensor
+    assert after.params == before.params + scales
