@@ -41,7 +41,7 @@ class Cost:
     """Costs of a model.
 
     Attributes:
-        params: elements of all float constants, and of weights that are integers.
+        params: elements of all float constants.
         weights: elements of all weight operands, each tensor once.
         nonzero_weights: those that are not zero.
         macs: multiply-accumulates for one sample, of layers with weights and of products of
@@ -75,9 +75,7 @@ def measure(model: Model, shapes: Shapes) -> Cost:
     )
     weights = {name for name in operands if name in constants}
     return Cost(
-        params=sum(
-            _size(t) for t in graph.initializer if t.data_type in _FLOATS or t.name in weights
-        ),
+        params=sum(_size(t) for t in graph.initializer if t.data_type in _FLOATS),
         weights=sum(_size(constants[name]) for name in weights),
         nonzero_weights=sum(
             int(np.count_nonzero(values)) for values in weight_values(model, weights).values()

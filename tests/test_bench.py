@@ -103,7 +103,7 @@ def test_sizes_are_those_of_the_file(measured, tmp_path):
 def test_costs_of_int8_are_those_of_the_original(measured):
     original, int8, _ = measured["models"]
     assert (int8["weights"], int8["macs"]) == (original["weights"], original["macs"])
-    assert original["params"] <= int8["params"] <= 1.01 * original["params"]  # and their scales
+    assert int8["params"] < 0.05 * original["params"], "float constants only"
     assert 0.9 * int8["weights"] < int8["nonzero_weights"] < int8["weights"]
     assert int8["file_bytes"] < 0.4 * original["file_bytes"]
     assert measured["remarks"] == [], "rounding to int8 is no pruning"
