@@ -11,10 +11,11 @@ from onnxprune.labels import F64, Bool
 from onnxprune.plan import PruningPlan, plan_from_units
 from onnxprune.request import Request
 from onnxprune.score import Scorer
-from onnxprune.selection import Measured, thin_out, unit_errors
+from onnxprune.selection import Measured, unit_errors
 from onnxprune.spread import SPREADS, erk_share
 from onnxprune.structure import Structure
 from onnxprune.subject import Subject
+from onnxprune.thinning import Thinning
 
 
 def decide(
@@ -102,8 +103,8 @@ def _weights(
         raise BudgetError("every weight is excluded; nothing can be zeroed")
     nonzero = {n: w != 0 for n, w in weights.items()}
 
-    auto = "global" if measured is None else "lamp"
-    spread = SPREADS[auto if request.allocation == "auto" else request.allocation]
+    allocation = "global" if request.allocation == "auto" else request.allocation
+    spread = SPREADS[allocation]
 
     def masks(scores: Mapping[str, F64], left: Mapping[str, Bool], part: float) -> dict[str, Bool]:
         comparable = {n: spread(scores[n], erk_share(w.shape)) for n, w in weights.items()}
@@ -121,4 +122,6 @@ def _weights(
         wanted = sparsity if part >= share else part * available / total
         return masks(scorer.score_weights(errors), left, wanted)
 
-    return PruningPlan(subject.original.sha256, masks=thin_out(measured, masks_at, nonzero, share))
+    thinning = Thinning(measured, nonzero)
+    scales = thinning.scales() if allocation == "global" else {}
+    return PruningPlan(subject.original.sha256, masks=thinning.run(masks_at, share, scales))

@@ -1,8 +1,8 @@
-"""Selection: errors that removing channels or weights leaves once the others make up for them.
+"""Selection: errors that removing channels leaves once the others make up for them.
 
 What it returns goes to the criteria as evidence (see :mod:`onnxprune.score`): squared errors of
 the layers, from second moments, on a common scale that a few trials give
-(:mod:`onnxprune.sensitivity`).
+(:mod:`onnxprune.sensitivity`). For single weights see :mod:`onnxprune.thinning`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.elimination import Elimination, Reader, eliminate, inverse, output_energy
+from onnxprune.elimination import Elimination, Reader, eliminate, output_energy
 from onnxprune.graph import Model, Shapes
-from onnxprune.labels import F64, Array, Bool
+from onnxprune.labels import F64, Array
 from onnxprune.layers import Layer, prepare
 from onnxprune.plan import PruningPlan
-from onnxprune.saliency import DAMPING, refitted
 from onnxprune.second_moments import InputMoments, from_rows, input_moments, to_rows
 from onnxprune.sensitivity import divergences, trial_chunks
 from onnxprune.session import Feeds
@@ -26,9 +25,6 @@ from onnxprune.walk import Walk
 
 TRIALS = (0.5, 0.75)
 """Shares of a group's units that are removed in its trials."""
-
-DENSITY_STEP = 0.74
-"""Single weights leave in rounds; each leaves this share of those that are left."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +98,6 @@ def measure_moments(
     moments = input_moments(prepared, layers, chunks, seed=seed, threads=threads, progress=progress)
     usable = [la for la in layers if la.node in moments and la.weight in weights]
     return Measured(prepared, usable, moments, weights, chunks, output, macs, threads)
-
-
-# -- channels ----------------------------------------------------------------------------------
 
 
 def unit_errors(
@@ -205,56 +198,3 @@ def _layer_readers(
         energy = output_energy(values, moments.covariance)
         joined = {u: np.concatenate(parts) for u, parts in columns.items()}
         yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
-
-
-# -- single weights ----------------------------------------------------------------------------
-
-
-def thin_out(
-    measured: Measured,
-    masks_at: Callable[[Mapping[str, F64], Mapping[str, Bool], float], dict[str, Bool]],
-    nonzero: Mapping[str, Bool],
-    share: float,
-    progress: Callable[[int], None] = lambda _: None,
-) -> dict[str, Bool]:
-    """Zero single weights in rounds, and refit the others after each.
-
-    Args:
-        measured: the model with its moments.
-        masks_at: given the error that each weight would add by tensor (relative to the
-            variance of the layer's outputs), what is left by tensor and the share that is to
-            go, returns what stays by tensor.
-        nonzero: where each tensor that may be changed is not zero already.
-        share: the share of these weights that is to be zero in the end.
-        progress: called with 1 after each round.
-    """
-    layers = [la for la in measured.layers if la.weight in nonzero and not la.shared]
-    diagonals = {
-        la.node: [np.diagonal(inverse(m.covariance, DAMPING)) for m in measured.moments[la.node]]
-        for la in layers
-    }
-    rounds = max(1, int(np.ceil(np.log(max(1 - share, 1e-6)) / np.log(DENSITY_STEP))))
-    left = dict(nonzero)
-    for k in range(1, rounds + 1):
-        errors = {
-            la.weight: _errors(measured, la, diagonals[la.node], left[la.weight]) for la in layers
-        }
-        left = masks_at(errors, left, 1 - (1 - share) ** (k / rounds))
-        progress(1)
-    return left
-
-
-def _errors(measured: Measured, layer: Layer, diagonals: Sequence[F64], left: Bool) -> F64:
-    """Return the relative error that each weight of a layer would add, of the tensor's shape."""
-    worth = []
-    for w, m, support, diagonal in zip(
-        measured.matrices(layer),
-        measured.moments[layer.node],
-        layer.form.to_matrix(left),
-        diagonals,
-        strict=True,
-    ):
-        energy = output_energy(w, m.covariance)
-        found = refitted(w, m.covariance, to_rows(layer, support), diagonal)[1]
-        worth.append(from_rows(layer, found / (energy if energy > 0 else 1.0)))
-    return np.asarray(layer.form.to_tensor(np.stack(worth)), dtype=np.float64)

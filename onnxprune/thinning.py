@@ -1,0 +1,125 @@
+"""Thinning: zero single weights in rounds, and let the others make up for them.
+
+The error of each weight comes from second moments (:mod:`onnxprune.saliency`), the scale that
+makes layers comparable from a few trials (:mod:`onnxprune.sensitivity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.elimination import inverse, output_energy
+from onnxprune.labels import F64, Array, Bool
+from onnxprune.layers import Layer
+from onnxprune.saliency import DAMPING, refitted
+from onnxprune.second_moments import from_rows, to_rows
+from onnxprune.selection import Measured
+
+DENSITY_STEP = 0.74
+"""Weights leave in rounds; each leaves this share of those that are left."""
+
+TRIAL_DENSITIES = (0.5, 0.25)
+"""Shares of a layer's weights that stay in its trials."""
+
+
+class Thinning:
+    """The layers of a model whose single weights may become zero.
+
+    Args:
+        measured: the model with its moments.
+        nonzero: where each tensor that may be changed is not zero already.
+    """
+
+    def __init__(self, measured: Measured, nonzero: Mapping[str, Bool]) -> None:
+        self._measured = measured
+        self._nonzero = nonzero
+        self._layers = [la for la in measured.layers if la.weight in nonzero and not la.shared]
+        self._diagonals = {
+            la.node: [
+                np.diagonal(inverse(m.covariance, DAMPING)) for m in measured.moments[la.node]
+            ]
+            for la in self._layers
+        }
+
+    def scales(self, progress: Callable[[int], None] = lambda _: None) -> dict[str, float]:
+        """Return how far the outputs move for a relative error of 1 in a layer, by tensor.
+
+        Each layer is thinned out alone to :data:`TRIAL_DENSITIES`; the divergences of the
+        outputs are divided by the errors that are left.
+        """
+        trials: list[dict[str, Array]] = []
+        errors: list[float] = []
+        for layer in self._layers:
+            left = self._nonzero[layer.weight]
+            for density in TRIAL_DENSITIES:
+                worth = np.where(left, self._errors(layer, left), -1.0)
+                count = max(1, int(density * left.size))
+                left = worth >= np.partition(worth.ravel(), -count)[-count]
+                matrices, error = self._refitted(layer, left)
+                trials.append(self._measured.trial(layer, matrices))
+                errors.append(error)
+        moved = self._measured.divergences(trials, progress).reshape(len(self._layers), -1)
+        totals = np.reshape(errors, moved.shape).sum(axis=1)
+        scales = moved.sum(axis=1) / np.maximum(totals, 1e-30)
+        return {la.weight: float(s) for la, s in zip(self._layers, scales, strict=True)}
+
+    def run(
+        self,
+        masks_at: Callable[[Mapping[str, F64], Mapping[str, Bool], float], dict[str, Bool]],
+        share: float,
+        scales: Mapping[str, float],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> dict[str, Bool]:
+        """Zero weights in rounds, and refit the others after each.
+
+        Args:
+            masks_at: given the error that each weight would add by tensor, what is left by
+                tensor and the share that is to go, returns what stays by tensor.
+            share: the share of these weights that is to be zero in the end.
+            scales: what the relative errors of a tensor are multiplied by; default 1.
+            progress: called with 1 after each round.
+        """
+        rounds = max(1, int(np.ceil(np.log(max(1 - share, 1e-6)) / np.log(DENSITY_STEP))))
+        left = dict(self._nonzero)
+        for k in range(1, rounds + 1):
+            errors = {
+                la.weight: self._errors(la, left[la.weight]) * scales.get(la.weight, 1.0)
+                for la in self._layers
+            }
+            left = masks_at(errors, left, 1 - (1 - share) ** (k / rounds))
+            progress(1)
+        return left
+
+    def _errors(self, layer: Layer, left: Bool) -> F64:
+        """Return the relative error that each weight would add, of the tensor's shape."""
+        worth = [
+            from_rows(layer, found / energy) for _, found, _, energy in self._groups(layer, left)
+        ]
+        return np.asarray(layer.form.to_tensor(np.stack(worth)), dtype=np.float64)
+
+    def _refitted(self, layer: Layer, left: Bool) -> tuple[list[F64], float]:
+        """Return the weights of each group that make up for those that left, and the error."""
+        matrices: list[F64] = []
+        error = 0.0
+        for g, (fitted, _, w, energy) in enumerate(self._groups(layer, left)):
+            covariance = self._measured.moments[layer.node][g].covariance
+            matrices.append(fitted)
+            error += output_energy(w - fitted, covariance) / energy
+        return matrices, error / len(matrices)
+
+    def _groups(self, layer: Layer, left: Bool) -> Sequence[tuple[F64, F64, F64, float]]:
+        """Return refitted weights, their worth, the old weights and the energy of each group."""
+        result: list[tuple[F64, F64, F64, float]] = []
+        for w, m, support, diagonal in zip(
+            self._measured.matrices(layer),
+            self._measured.moments[layer.node],
+            layer.form.to_matrix(left),
+            self._diagonals[layer.node],
+            strict=True,
+        ):
+            energy = output_energy(w, m.covariance)
+            fitted, worth = refitted(w, m.covariance, to_rows(layer, support), diagonal)
+            result.append((fitted, worth, w, energy if energy > 0 else 1.0))
+        return result
