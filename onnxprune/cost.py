@@ -76,7 +76,7 @@ def measure(model: Model, shapes: Shapes) -> Cost:
         params=sum(_size(t) for t in graph.initializer if t.data_type in _FLOATS),
         weights=sum(_size(constants[name]) for name in weights),
         nonzero_weights=sum(
-            int(np.count_nonzero(values)) for values in weight_values(model, weights).values()
+            int(np.count_nonzero(weight_values(model, [name])[name])) for name in weights
         ),
         macs=round(sum(node_macs(model, shapes).values())),
         bytes=model.file_bytes or model.proto.ByteSize(),

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.storage import Held, is_heavy, split
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -22,13 +24,24 @@ class Session:
     """An onnxruntime session on the CPU, with a fixed number of threads.
 
     Args:
-        proto: the model to run.
+        proto: the model to run; it may be larger than a protobuf message.
         threads: intra-operator threads; 0 lets onnxruntime choose.
         optimize: whether onnxruntime may rewrite the graph; off for single runs, where it
             costs more than it saves, and for comparing bits.
+        held: initializers that the model only declares (see :func:`onnxprune.storage.split`).
+
+    Raises:
+        ModelError: if onnxruntime does not take the model.
     """
 
-    def __init__(self, proto: onnx.ModelProto, *, threads: int = 0, optimize: bool = True) -> None:
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        *,
+        threads: int = 0,
+        optimize: bool = True,
+        held: Held | None = None,
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -38,6 +51,11 @@ class Session:
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         )
+        if not held and is_heavy(proto):
+            proto, held = split(proto)
+        self._held = [_value(tensor) for tensor in (held or {}).values()]
+        if held:
+            options.add_external_initializers(list(held), self._held)
         try:
             self._session = ort.InferenceSession(
                 proto.SerializeToString(), options, providers=[PROVIDER]
@@ -87,6 +105,14 @@ class Session:
             v[: len(v) // fixed_batch * rows] if v.ndim and len(v) % fixed_batch == 0 else v
             for v in self.run(padded, outputs)
         ]
+
+
+def _value(tensor: onnx.TensorProto) -> ort.OrtValue:
+    array = numpy_helper.to_array(tensor)
+    if array.dtype.kind in "biuf":
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    raw = array.view(f"u{array.dtype.itemsize}")  # numpy has no type of its own for bfloat16
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, tensor.data_type)
 
 
 def _first(error: Exception) -> str:
