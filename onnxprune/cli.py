@@ -135,7 +135,7 @@ def main() -> None:
 @click.option(
     "--random-inputs",
     is_flag=True,
-    help="Work without samples: only with a --metric that needs none, and --recover none.",
+    help="Work without samples: with --metric magnitude (or random) and --recover none.",
 )
 @click.option(
     "--sparsity",
@@ -181,17 +181,14 @@ def main() -> None:
 @click.option(
     "--metric",
     type=click.Choice(METRICS),
-    default="f-magnitude",
-    show_default=True,
     metavar="NAME",
-    help=f"How to score: {', '.join(METRICS)}.",
+    help=f"How to score: {', '.join(METRICS)} [f-magnitude; without samples magnitude].",
 )
 @click.option(
     "--recover",
     type=click.Choice(RECOVERIES),
-    default="full",
-    show_default=True,
-    help="Refit all layers, only move the mean of what is removed into biases, or nothing.",
+    help="Refit all layers, only move the mean of what is removed into biases, or nothing "
+    "[full; without samples none].",
 )
 @click.option(
     "--align",

@@ -28,7 +28,7 @@ from onnxprune.plan import Mode, PruningPlan
 from onnxprune.recover import compensate_bias
 from onnxprune.recovery import Ladder, recover_classifier, recover_layers, sample_chunks
 from onnxprune.report import Report, Side
-from onnxprune.request import Request
+from onnxprune.request import Request, settled
 from onnxprune.rewrite import rewrite
 from onnxprune.score import CRITERIA, Scorer, weight_points
 from onnxprune.selection import measure_moments
@@ -88,8 +88,8 @@ def prune(
     sparsity: float | None = None,
     macs: float | None = None,
     mode: Mode = "channels",
-    metric: str = "f-magnitude",
-    recover: str = "full",
+    metric: str | None = None,
+    recover: str | None = None,
     align: int = 8,
     exclude: Sequence[str] = (),
     eval_data: str | Path | None = None,
@@ -113,8 +113,8 @@ def prune(
             either this or ``macs``.
         macs: the operations of the pruned model, as a fraction of the original's.
         mode: ``channels`` or ``weights``.
-        metric: the criterion.
-        recover: ``full``, ``bias`` or ``none``.
+        metric: the criterion; None is ``f-magnitude``, without samples ``magnitude``.
+        recover: ``full``, ``bias`` or ``none``; None is ``full``, without samples ``none``.
         align: preferred divisor of the channels that stay.
         exclude: globs over node and initializer names.
         eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
@@ -135,8 +135,7 @@ def prune(
     request = Request(
         sparsity,
         mode,
-        metric,
-        recover,
+        *settled(metric, recover, random_inputs=random_inputs),
         align,
         tuple(exclude),
         output,

@@ -478,9 +478,24 @@ def test_every_metric(tiny: Path, data: Path, metric: str) -> None:
         assert report["sparsity"]["achieved"] >= 0.4
 
 
-def test_layers_are_refitted_by_default() -> None:
-    parameters = {p.name: p.default for p in cli.main.commands["prune"].params}
-    assert parameters["recover"] == "full"
+def test_layers_are_refitted_by_default(tiny: Path, data: Path) -> None:
+    request = onnxprune.prune(tiny, data, sparsity=0.5).report.request
+    assert (request["metric"], request["recover"]) == ("f-magnitude", "full")
+
+
+def test_random_inputs_need_nothing_else(tiny: Path) -> None:
+    report = report_of(tiny, "--random-inputs", "--sparsity", 0.5)
+    assert report["request"]["metric"] == "magnitude"
+    assert report["request"]["recover"] == "none"
+    assert report["sparsity"]["achieved"] >= 0.5
+
+
+@pytest.mark.parametrize("choice", [("--metric", "f"), ("--recover", "bias")])
+def test_random_inputs_have_no_statistics(tiny: Path, choice: tuple[str, str]) -> None:
+    result = run(tiny, "--random-inputs", "--sparsity", 0.5, *choice)
+    assert result.exit_code == 1
+    assert "random inputs have no statistics: use one of the metrics" in result.stderr
+    assert choice[1] in result.stderr
 
 
 @pytest.mark.parametrize("recovery", cli.RECOVERIES)

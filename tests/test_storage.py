@@ -16,7 +16,7 @@ import onnxprune
 from onnxprune import OnnxpruneError, OutputError, storage
 from onnxprune.targets import write_files
 
-SETTINGS = {"sparsity": 0.5, "metric": "magnitude", "recover": "none", "random_inputs": True}
+SETTINGS = {"sparsity": 0.5, "random_inputs": True}
 
 
 def net() -> onnx.ModelProto:
