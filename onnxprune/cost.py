@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.graph import Model, Shapes, weight_values
+from onnxprune.graph import UNPACKS, Model, Shapes, weight_values
 from onnxprune.labels import F64, Bool
 from onnxprune.structure import Structure, Weight
 
@@ -64,7 +64,7 @@ def measure(model: Model, shapes: Shapes) -> Cost:
     """
     graph = model.proto.graph
     constants = {t.name: t for t in graph.initializer}
-    source = quantized_weights(model)
+    source = unpacked_weights(model)
     operands = (
         source.get(node.input[i], node.input[i])
         for node in graph.node
@@ -83,13 +83,13 @@ def measure(model: Model, shapes: Shapes) -> Cost:
     )
 
 
-def quantized_weights(model: Model) -> dict[str, str]:
-    """Return the initializers that are dequantised, by the name of the result."""
+def unpacked_weights(model: Model) -> dict[str, str]:
+    """Return the initializers that are dequantised or cast, by the name of the result."""
     constants = {t.name for t in model.proto.graph.initializer}
     return {
         node.output[0]: node.input[0]
         for node in model.proto.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+        if node.op_type in UNPACKS and node.input[0] in constants
     }
 
 

@@ -20,6 +20,7 @@ _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
     | {"Multinomial", "Bernoulli", "Dropout"}
 )
+_HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 def computed_constants(proto: onnx.ModelProto) -> dict[str, frozenset[str]]:
@@ -29,12 +30,14 @@ def computed_constants(proto: onnx.ModelProto) -> dict[str, frozenset[str]]:
         For each, the initializers it was computed from.
     """
     known = {t.name: frozenset([t.name]) for t in proto.graph.initializer}
+    halves = {t.name for t in proto.graph.initializer if t.data_type in _HALVES}
     outputs = {v.name for v in proto.graph.output}
     found: dict[str, frozenset[str]] = {}
     for node in proto.graph.node:
         has_graph = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
-        if node.op_type in _RANDOM or has_graph or node.op_type == "DequantizeLinear":
-            continue  # dequantised weights are to stay small
+        unpacks = node.op_type == "Cast" and node.input[0] in halves
+        if node.op_type in _RANDOM or has_graph or unpacks or node.op_type == "DequantizeLinear":
+            continue  # weights are to stay as small as they are stored
         inputs = [name for name in node.input if name]
         if node.op_type in ("Shape", "Size"):
             sources = frozenset[str]()

@@ -251,10 +251,14 @@ def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
     return tensor
 
 
+UNPACKS = ("DequantizeLinear", "Cast")
+"""Operators that turn a constant, as it is stored, into the one that is computed with."""
+
+
 def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
     """Return the values of initializers; those that the model dequantises, dequantised."""
     tensors = {t.name: t for t in model.proto.graph.initializer}
-    values = {name: numpy_helper.to_array(tensors[name]) for name in names if name in tensors}
+    values = {name: _computable(tensors[name]) for name in names if name in tensors}
     for node in model.proto.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in values:
             name = node.input[0]
@@ -269,6 +273,12 @@ def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
             difference = values[name].astype(np.float32) - zero.astype(np.float32).reshape(view)
             values[name] = difference * scale.reshape(view)
     return values
+
+
+def _computable(tensor: TensorProto) -> Array:
+    """Return the values of a tensor; numpy does not compute with bfloat16, but float32 holds it."""
+    values = numpy_helper.to_array(tensor)
+    return values.astype(np.float32) if tensor.data_type == TensorProto.BFLOAT16 else values
 
 
 def tensor_types(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:

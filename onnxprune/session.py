@@ -116,4 +116,7 @@ def _value(tensor: onnx.TensorProto) -> ort.OrtValue:
 
 
 def _first(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())[:300]
+    if "NOT_IMPLEMENTED" in text:
+        text += "; its CPU provider lacks that operator for these types: export in float32"
+    return text

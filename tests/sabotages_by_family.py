@@ -46,6 +46,7 @@ for _op, _word, _caught in (
     (f"{DOMAIN}SkipSimplifiedLayerNormalization", "normalised", "mask"),
     ("QuantizeLinear", "site", "mask permutation"),
     ("DequantizeLinear", "site", "mask permutation"),
+    ("Cast", "site", "mask permutation"),
 ):
     SABOTAGES.append(Sabotage(f"{_op}: without {_word}", _op, without(_op, _word), _caught))
 

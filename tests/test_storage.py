@@ -185,3 +185,42 @@ def test_nothing_changes_where_a_rename_fails(
     monkeypatch.undo()
     write_files({file: [b"n", b"ew"] for file in files})
     assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {f.name: "new" for f in files}
+
+
+def stored_as(dtype: int, *, computed: bool = False) -> onnx.ModelProto:
+    """The net with weights of another type, cast before use unless they are computed with."""
+    model, kind = net(), onnx.helper.tensor_dtype_to_np_dtype(dtype)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).astype(kind)
+        name = tensor.name if computed else f"{tensor.name}/stored"
+        if not computed:
+            cast = onnx.helper.make_node("Cast", [name], [tensor.name], to=TensorProto.FLOAT)
+            model.graph.node.insert(0, cast)
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+    return model
+
+
+@pytest.mark.parametrize("mode", ["channels", "weights"])
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_weights_stay_as_they_are_stored(tmp_path: Path, dtype: int, mode: str) -> None:
+    path, out = tmp_path / "half.onnx", tmp_path / "out.onnx"
+    onnx.save(stored_as(dtype), path)
+    report = onnxprune.save(onnxprune.prune(path, **SETTINGS, mode=mode), out)
+    assert report.achieved >= 0.5
+    assert report.verification.max_rel_error < 1e-6
+    assert len(report.layers) == 3
+    weights = [t for t in onnx.load(out).graph.initializer if t.dims]
+    assert {t.data_type for t in weights} == {dtype}
+    assert report.before.cost.weights == 16 * 64 + 64 * 64 + 64 * 3
+    shapes = [tuple(t.dims) for t in weights]
+    assert ((64, 64) in shapes) == (mode == "weights")
+    assert np.abs(outputs(out)).max() > 0
+
+
+def test_type_that_cannot_be_computed_with(tmp_path: Path) -> None:
+    path, model = tmp_path / "bfloat.onnx", stored_as(TensorProto.BFLOAT16, computed=True)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    onnx.save(model, path)
+    with pytest.raises(OnnxpruneError, match=r"onnxruntime cannot load .*: export in float32$"):
+        onnxprune.prune(path, **SETTINGS)
