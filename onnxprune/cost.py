@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ WEIGHT_INPUTS = {
     "FusedConv": (1,),
     "FusedGemm": (0, 1),
     "FusedMatMul": (0, 1),
+    "Einsum": (0, 1, 2),
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
@@ -112,6 +113,8 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
 
     if node.op_type not in WEIGHT_INPUTS or not all(shapes.has(o) for o in node.output if o):
         return 0
+    if node.op_type == "Einsum":
+        return _letters(node, [shape(name) for name in node.input])
     first, second = shape(node.input[0]), shape(node.input[1])
     out = shape(next(o for o in node.output if o))
     elements = int(np.prod(out, dtype=np.int64))
@@ -124,6 +127,20 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
         return elements * first[-2 if transposed else -1]
     recurrent = shape(node.input[2])
     return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))
+
+
+def _letters(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Multiply the sizes of all letters of an Einsum; 0 where some axes have none."""
+    equation = node.attribute[0].s.decode().replace(" ", "")
+    terms = equation.partition("->")[0].split(",")
+    if "." in equation:
+        return 0
+    sizes = {
+        c: n
+        for term, own in zip(terms, shapes, strict=True)
+        for c, n in zip(term, own, strict=True)
+    }
+    return int(np.prod(list(sizes.values()), dtype=np.int64))
 
 
 def weights_kept(weight: Weight, kept: Bool) -> int:

@@ -13,7 +13,7 @@ from onnxprune.folding import SMALL, computed_constants
 from onnxprune.graph import Model, Shapes, tensor_types
 from onnxprune.labels import Array
 from onnxprune.session import Feeds, Session
-from onnxprune.storage import draft
+from onnxprune.storage import draft, nbytes
 
 _PREFIX = "onnxprune/shape/"
 
@@ -48,7 +48,10 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
     first, constants = run(feeds)
     second, other = _second_run(model, feeds, run)
     # A large constant stays computed if folding it would make the file larger.
-    sizes = {t.name: t.ByteSize() for t in model.proto.graph.initializer}
+    graph = model.proto.graph
+    others = [n for n in graph.node if not all(o in candidates for o in n.output)]
+    staying = {name for node in others for name in node.input}
+    sizes = {t.name: 0 if t.name in staying else nbytes(t) for t in graph.initializer}
     agreed = {
         name: value
         for name, value in constants.items()

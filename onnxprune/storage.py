@@ -102,12 +102,12 @@ def pack(proto: onnx.ModelProto, location: str | None) -> Packed:
 
 def is_heavy(proto: onnx.ModelProto) -> bool:
     """Whether a model is better handled without its large initializers."""
-    return sum(map(_bytes, proto.graph.initializer)) >= HEAVY
+    return sum(map(nbytes, proto.graph.initializer)) >= HEAVY
 
 
 def needs_data_file(proto: onnx.ModelProto) -> bool:
     """Whether the constants of a model are more than protobuf holds in one file."""
-    return sum(map(_bytes, proto.graph.initializer)) >= MOST_BYTES
+    return sum(map(nbytes, proto.graph.initializer)) >= MOST_BYTES
 
 
 def split(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
@@ -118,7 +118,7 @@ def split(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
     light = without_constants(proto)
     held: dict[str, TensorProto] = {}
     for tensor in proto.graph.initializer:
-        if _bytes(tensor) < LARGE:
+        if nbytes(tensor) < LARGE:
             light.graph.initializer.append(tensor)
             continue
         declared = light.graph.initializer.add(
@@ -187,7 +187,8 @@ def load_external(proto: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
     return tuple(path.parent / name for name in names)
 
 
-def _bytes(tensor: TensorProto) -> int:
+def nbytes(tensor: TensorProto) -> int:
+    """Return the size of a tensor's values in bytes, 0 for strings."""
     if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
         return 0
     width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize

@@ -247,6 +247,16 @@ rows(
     "reversed",
     chain(flat, apply("Transpose"), left("MatMul", 4, 16), apply("Transpose")),
 )
+
+
+def tied_table(n: Net, x: str) -> str:
+    """A matrix that one layer uses as it is and another transposed."""
+    table = n.weight(96, 96)  # too large to be stored twice
+    y = n.op("Tanh", n.op("MatMul", n.dense(x, 4, 96), table))
+    return n.op("MatMul", n.dense(y, 96, 96), n.op("Transpose", table))
+
+
+tokens("Transpose", "tied table", tied_table, out=96)
 rows("Flatten", "plain", flat, out=16)
 rows("Flatten", "one pixel", chain(pooled, apply("Flatten", axis=-3)))
 rows("Squeeze", "axes input", chain(pooled, apply("Squeeze", [2, -1])))

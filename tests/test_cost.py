@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from strategies import Net
 
 from onnxprune.cost import measure
 from onnxprune.graph import normalise
@@ -53,3 +54,14 @@ def test_macs_and_weights_by_hand():
     assert cost.weights == 6 * 27 + 54 + 96 + 20 + 35
     assert cost.nonzero_weights == cost.weights - 9
     assert cost.params == cost.weights + 6
+
+
+def test_weights_of_einsum_count():
+    n = Net()
+    x = n.input(2, 5, 4)
+    heads = n.op("Einsum", x, n.weight(4, 3, 6), equation="btd, dhk -> bthk")
+    y = n.op("Einsum", heads, heads, equation="bihk,bjhk->bhij")
+    model = normalise(n.model(y, rank=4))
+    cost = measure(model, observe(model, {"x0": np.ones((2, 5, 4), np.float32)}, threads=1))
+    assert cost.weights == cost.params == 4 * 3 * 6
+    assert cost.macs == 5 * 4 * 3 * 6 + 3 * 5 * 5 * 6

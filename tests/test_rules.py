@@ -217,6 +217,19 @@ def test_a_shuffled_channel_leaves_with_its_row_or_its_column() -> None:
     assert after == [before[k] for k in (0, 3, 1, 4, 2, 5)]
 
 
+@pytest.mark.parametrize(
+    "case", [c for c in ALL if "shared matrix" in c.name or "tied" in c.name], ids=lambda c: c.name
+)
+def test_a_shared_matrix_is_not_copied(case: Case) -> None:
+    t = traced_case(case)
+    small = pruned(t, random_removal(t.structure, np.random.default_rng(0), 0.6))
+    matrices = [
+        [i for i in proto.graph.initializer if len(i.dims) > 1] for proto in (t.proto, small)
+    ]
+    assert len(matrices[0]) == len(matrices[1])
+    assert sum(np.prod(i.dims) for i in matrices[1]) < sum(np.prod(i.dims) for i in matrices[0])
+
+
 def test_a_shared_weight_stays_one_tensor_and_a_shared_bias_does_not_tie() -> None:
     n = Net(shared=5)
     x = n.conv(n.conv(stem(n, 4), 4, 4), 4, 4)
