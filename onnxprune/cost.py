@@ -15,6 +15,7 @@ from onnxprune.structure import Structure, Weight
 WEIGHT_INPUTS = {
     "Conv": (1,),
     "ConvTranspose": (1,),
+    "DeformConv": (1,),
     "Gemm": (0, 1),
     "MatMul": (0, 1),
     "FusedConv": (1,),
@@ -111,7 +112,9 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(constants[name].dims) if name in constants else shapes.first[name]
 
-    if node.op_type not in WEIGHT_INPUTS or not all(shapes.has(o) for o in node.output if o):
+    if node.op_type not in (*WEIGHT_INPUTS, "Attention") or not all(
+        shapes.has(o) for o in node.output if o
+    ):
         return 0
     if node.op_type == "Einsum":
         return _letters(node, [shape(name) for name in node.input])
@@ -119,10 +122,12 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     out = shape(next(o for o in node.output if o))
     elements = int(np.prod(out, dtype=np.int64))
     transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    if node.op_type in ("Conv", "FusedConv"):
+    if node.op_type in ("Conv", "DeformConv", "FusedConv"):
         return elements * int(np.prod(second[1:]))
     if node.op_type == "ConvTranspose":
         return int(np.prod(first, dtype=np.int64)) * int(np.prod(second[1:]))
+    if node.op_type == "Attention":
+        return (int(np.prod(first, dtype=np.int64)) + elements) * second[-2]
     if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul"):
         return elements * first[-2 if transposed else -1]
     recurrent = shape(node.input[2])

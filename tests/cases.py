@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import cases_attention
 import cases_contrib
 import cases_indexing
 import cases_normalization
@@ -38,6 +39,7 @@ from strategies import Body, Net, apply, attention, both, chain, shuffle, window
 __all__ = [
     "CASES",
     "Case",
+    "cases_attention",
     "cases_contrib",
     "cases_indexing",
     "cases_normalization",

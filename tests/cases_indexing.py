@@ -149,6 +149,18 @@ def gates(op_type: str) -> Body:
     return body
 
 
+def reversed_tokens(n: Net, x: str) -> str:
+    """Turn the first tokens of each sample around."""
+    return n.op("ReverseSequence", x, n.const([3, 2]), batch_axis=0, time_axis=1)
+
+
+tokens("ReverseSequence", "tokens", reversed_tokens, batch=2)
+_turned = chain(swap, reversed_tokens, swap)
+tokens("ReverseSequence", "channels", _turned, batch=2, prunable=False)
+layer("Trilu", "maps", apply("Trilu", upper=0))
+layer("Trilu", "upper", apply("Trilu", 1))
+tokens("Trilu", "last axis", chain(apply("Unsqueeze", [1]), apply("Trilu"), apply("Squeeze", [1])),
+       prunable=False)  # fmt: skip
 for _op in ("Expand", "Tile"):
     layer(_op, "gates", gates(_op))
 

@@ -161,6 +161,17 @@ def scatter_nd(op: Op) -> None:
             op.give(k, labels)
 
 
+@rule("ReverseSequence", "Trilu")
+def along_two_axes(op: Op) -> None:
+    """Values are moved, or set to zero, by their places along two axes; the others pass."""
+    rank = len(op.shape(0))
+    over = {rank - 2, rank - 1}
+    if op.type == "ReverseSequence":
+        over = {int(op.attribute("batch_axis", 1)), int(op.attribute("time_axis", 0))}
+    for axis in set(range(rank)) - over:
+        op.give(axis, op.take(0, axis))
+
+
 @rule("Expand")
 def expand(op: Op) -> None:
     """Axes of size 1 are repeated; the others pass, and the shape operand is rewritten.
