@@ -1,6 +1,6 @@
 """Export timm models of many families with random weights, for coverage sweeps.
 
-Usage: python benchmarks/export_timm.py FOLDER [--dynamo] [NAME ...]
+Usage: python benchmarks/export_timm.py FOLDER [NAME ...] [--dynamo]
 
 Needs torch 2.13.0 and onnxscript, and timm 1.0.31 and torchvision 0.28.0 installed with
 --no-deps (on a machine without CUDA the extension of torchvision's wheel does not load; timm

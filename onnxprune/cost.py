@@ -21,6 +21,7 @@ WEIGHT_INPUTS = {
     "FusedConv": (1,),
     "FusedGemm": (0, 1),
     "FusedMatMul": (0, 1),
+    "Attention": (1,),
     "Einsum": (0, 1, 2),
     "LSTM": (1, 2),
     "GRU": (1, 2),
@@ -126,6 +127,8 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
         return elements * int(np.prod(second[1:]))
     if node.op_type == "ConvTranspose":
         return int(np.prod(first, dtype=np.int64)) * int(np.prod(second[1:]))
+    if node.op_type == "Attention" and node.domain == "com.microsoft":
+        return first[0] * first[1] * int(np.prod(second)) + 2 * elements * first[1]
     if node.op_type == "Attention":
         return (int(np.prod(first, dtype=np.int64)) + elements) * second[-2]
     if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul"):

@@ -70,6 +70,48 @@ for _rank in (3, 4):
 tokens("Attention", "cached", cached, opset=23, out=2 * WIDTH)
 
 
+MICROSOFT = "com.microsoft"
+
+
+def multi_head(*, bias: bool = False, kind: str = "", **how: Any) -> Body:
+    """Three heads of onnxruntime's operator."""
+
+    def body(n: Net, x: str) -> str:
+        parts = [n.dense(x, 4, 3 * w) for w in (WIDTH, WIDTH, WIDE)]
+        parts += [n.weight(3 * (2 * WIDTH + WIDE)) if bias else "", "", *mask(n, kind, 3)]
+        while not parts[-1]:
+            parts.pop()
+        return n.op("MultiHeadAttention", *parts, num_heads=3, domain=MICROSOFT, **how)
+
+    return body
+
+
+def packed(heads: int, kind: str = "", **how: Any) -> Body:
+    """One matrix for queries, keys and values (onnxruntime 1.31 crashes without a bias)."""
+
+    def body(n: Net, x: str) -> str:
+        size = 3 * heads * WIDTH
+        parts = [x, n.weight(4, size), n.weight(size), "", "", *mask(n, kind, heads)]
+        while not parts[-1]:
+            parts.pop()
+        return n.op("Attention", *parts, num_heads=heads, domain=MICROSOFT, **how)
+
+    return body
+
+
+for _name, _how in {
+    "plain": {}, "scaled": {"scale": 0.3}, "bias": {"bias": True, "scale": 0.3},
+    "mask of computed": {"kind": "computed", "scale": 0.3},
+}.items():  # fmt: skip
+    tokens("com.microsoft::MultiHeadAttention", _name, multi_head(**_how), out=3 * WIDE)
+for _heads, _name, _how in (
+    (3, "three heads", {}), (1, "one head", {}),
+    (3, "sizes", {"qkv_hidden_sizes": [3 * WIDTH] * 3}), (3, "causal", {"unidirectional": 1}),
+    (3, "mask", {"kind": "computed"}),
+):  # fmt: skip
+    tokens("com.microsoft::Attention", _name, packed(_heads, **_how), out=_heads * WIDTH)
+
+
 def rotary(rank: int, domain: str = "", **how: Any) -> Body:
     """Turn places in heads by angles of their positions."""
 

@@ -59,7 +59,9 @@ def _own_axes(
         return [(0, -1 - given.get("transA", 0)), (1, -2 + given.get("transB", 0))]
     if node.op_type in RECURRENT:
         return [(0, 2)]
-    if node.op_type == "Attention":
+    if node.op_type == "Attention" and node.domain:
+        return [(0, 2)]
+    if node.op_type in ("Attention", "MultiHeadAttention"):
         return [(0, -1), (1, -1)]
     if node.op_type == "Einsum":
         return _vanishing(given["equation"].decode())
