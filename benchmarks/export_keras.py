@@ -70,7 +70,7 @@ def transformer() -> keras.Model:
         z = layers.LayerNormalization()(y)
         y = layers.Add()([y, layers.MultiHeadAttention(4, 8)(z, z)])
         z = layers.LayerNormalization()(y)
-        z = layers.Dense(32)(layers.Dense(64, activation="gelu")(z))
+        z = layers.Dense(32)(layers.Dense(64, activation="silu")(z))
         y = layers.Add()([y, z])
     y = layers.GlobalAveragePooling1D()(y)
     return keras.Model(x, layers.Dense(CLASSES, activation="softmax")(y))

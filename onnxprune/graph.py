@@ -184,11 +184,11 @@ def _problem(proto: onnx.ModelProto) -> str:
 
 
 def normalise(proto: onnx.ModelProto) -> Model:
-    """Inline local functions and turn ``Constant`` nodes into initializers."""
+    """Inline local functions, turn ``Constant`` nodes into initializers, give each one name."""
     if proto.functions:
         light, held = storage.split(proto)
         proto = storage.join(onnx.inliner.inline_local_functions(light), held)
-    return Model(_constants_to_initializers(proto))
+    return Model(_without_aliases(_constants_to_initializers(proto)))
 
 
 def require_fixed_channels(model: Model) -> None:
@@ -232,6 +232,27 @@ def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
             result.graph.node.append(node)
         else:
             result.graph.initializer.append(tensor)
+    return result
+
+
+def _without_aliases(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Let readers of an ``Identity`` of an initializer read that: some exporters share so."""
+    constants = {t.name for t in proto.graph.initializer}
+    fixed = {v.name for v in proto.graph.output}.union(*map(captured, proto.graph.node))
+    names: dict[str, str] = {}
+    for node in proto.graph.node:
+        if node.op_type == "Identity" and node.output[0] not in fixed:
+            source = names.get(node.input[0], node.input[0])
+            if source in constants:
+                names[node.output[0]] = source
+    if not names:
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    del result.graph.node[:]
+    result.graph.node.extend(n for n in proto.graph.node if n.output[0] not in names)
+    for node in result.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
     return result
 
 
