@@ -49,11 +49,10 @@ def build(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    for parameter in model.parameters():
-        if parameter.ndim and parameter.numel() > 1 and (parameter != 0).any():
-            flat = parameter.detach().flatten()
-            if (flat == flat[0]).all():  # scales of normalisations, layer scales
-                parameter.data.uniform_(0.5, 1.5)
+    for name_of, parameter in model.named_parameters():
+        values = parameter.detach().flatten()
+        if len(values) > 1 and not name_of.endswith("bias") and (values == values[0]).all():
+            parameter.data.uniform_(0.5, 1.5)  # also zeros, which would hide a whole branch
     return model
 
 
