@@ -1,6 +1,6 @@
 """Export small networks of many families with random weights, for coverage sweeps.
 
-Usage: python benchmarks/export_nets.py FOLDER [--dynamo] [NAME ...]
+Usage: python benchmarks/export_nets.py FOLDER [NAME ...] [--dynamo]
 
 Needs torch 2.13.0 and onnxscript; the families from transformers and scikit-learn are made
 where these packages (and skl2onnx) are installed.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         OutputError,
         QualityError,
     )
-    from onnxprune.pipeline import Accuracy, PruneResult, evaluate, inspect, prune
+    from onnxprune.pipeline import Accuracy, PruneResult, evaluate, inspect, prune, save
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ _HOME = {
     "evaluate": "onnxprune.pipeline",
     "inspect": "onnxprune.pipeline",
     "prune": "onnxprune.pipeline",
+    "save": "onnxprune.pipeline",
 }
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "evaluate",
     "inspect",
     "prune",
+    "save",
 ]
 
 

@@ -20,6 +20,7 @@ from onnxprune.graph import Model, Shapes, tensor_types
 from onnxprune.labels import F64, I64
 from onnxprune.session import Session
 from onnxprune.statistics import ActivationStats
+from onnxprune.storage import draft
 
 Point = tuple[str, int]
 """A tensor and the axis that holds its channels."""
@@ -72,7 +73,9 @@ def calibrate(
     """
     reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
     fixed = model.fixed_batch
-    session = Session(_extended(model, reductions, squares), threads=threads)
+    proto, held = draft(model.proto)
+    _add_reductions(proto, model, reductions, squares)
+    session = Session(proto, threads=threads, held=held)
     kinds = [_PREFIX, _SQUARE] if squares else [_PREFIX]
     outputs = [kind + _key(r.point) for kind in kinds for r in reductions]
     total = ActivationStats.empty(classes, sum(r.channels for r in reductions), squares)
@@ -127,9 +130,10 @@ def _reduction(point: Point, shapes: Shapes) -> _Reduction | None:
     return _Reduction(point, batch_axis, over, sizes[axis])
 
 
-def _extended(model: Model, reductions: Sequence[_Reduction], squares: bool) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+def _add_reductions(
+    proto: onnx.ModelProto, model: Model, reductions: Sequence[_Reduction], squares: bool
+) -> None:
+    """Let a copy of a model return these reductions in place of its outputs."""
     types = tensor_types(model.proto)
     del proto.graph.output[:]
     for reduction in reductions:
@@ -141,7 +145,6 @@ def _extended(model: Model, reductions: Sequence[_Reduction], squares: bool) -> 
             squared = f"onnxprune/squared/{key}"
             proto.graph.node.append(helper.make_node("Mul", [tensor, tensor], [squared]))
             _append_mean(proto, reduction, squared, _SQUARE + key, model.opset, double)
-    return proto
 
 
 def _append_mean(

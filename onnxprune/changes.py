@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import numpy_helper
 
+from onnxprune.cost import unpacked_weights
 from onnxprune.graph import Model
 from onnxprune.plan import PruningPlan
 from onnxprune.report import GroupChange, Layer
@@ -24,11 +25,13 @@ def layer_changes(structure: Structure, before: Model, after: Model) -> list[Lay
     """Compare the weight operands of the nodes that both models have."""
     tensors = [{t.name: t for t in m.proto.graph.initializer} for m in (before, after)]
     nodes = {n.output[0]: n for n in after.proto.graph.node}
+    stored = unpacked_weights(after)
     layers = []
     for weight in structure.weights:
         node = nodes.get(weight.node) or nodes.get(f"{weight.node}/without_bias")
         old = tensors[0].get(weight.tensor)
-        new = tensors[1].get(node.input[weight.input]) if node else None
+        operand = node.input[weight.input] if node else ""
+        new = tensors[1].get(stored.get(operand, operand))
         if node is None or old is None or new is None:
             continue
         zeros = [int(np.count_nonzero(numpy_helper.to_array(t))) for t in (old, new)]

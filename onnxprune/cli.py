@@ -17,7 +17,7 @@ import click
 
 from onnxprune import __version__
 from onnxprune.errors import InternalError, OnnxpruneError
-from onnxprune.targets import check_apart, check_target, write_file
+from onnxprune.targets import check_apart, check_target, data_target, default_target, write_files
 
 if TYPE_CHECKING:
     from onnxprune.holdout import Progress
@@ -145,7 +145,7 @@ def main() -> None:
 @click.option(
     "--random-inputs",
     is_flag=True,
-    help="Work without samples: only with a --metric that needs none, and --recover none.",
+    help="Work without samples: with --metric magnitude (or random) and --recover none.",
 )
 @click.option(
     "--sparsity",
@@ -171,7 +171,8 @@ def main() -> None:
     "--out",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Where to write the model [MODEL's stem + .pruned.onnx].",
+    help="Where to write the model [MODEL's stem + .pruned.onnx]; weights go to OUT.data if "
+    "MODEL has external data.",
 )
 @click.option(
     "--report",
@@ -190,17 +191,14 @@ def main() -> None:
 @click.option(
     "--metric",
     type=click.Choice(METRICS),
-    default="f-magnitude",
-    show_default=True,
     metavar="NAME",
-    help=f"How to score: {', '.join(METRICS)}.",
+    help=f"How to score: {', '.join(METRICS)} [f-magnitude; without samples magnitude].",
 )
 @click.option(
     "--recover",
     type=click.Choice(RECOVERIES),
-    default="full",
-    show_default=True,
-    help="Refit all layers, only move the mean of what is removed into biases, or nothing.",
+    help="Refit all layers, only move the mean of what is removed into biases, or nothing "
+    "[full; without samples none].",
 )
 @click.option(
     "--allocation",
@@ -244,29 +242,30 @@ def prune(
         raise click.UsageError("give either --sparsity S or --macs R")
     if settings["macs"] is not None and settings["mode"] != "channels":
         raise click.UsageError("--macs needs --mode channels: zeros take as many operations")
-    out = out or model.with_name(f"{model.stem}.pruned.onnx")
+    out = out or default_target(model)
     sources = [model, *(p for p in (settings["data"], settings["eval_data"]) if p)]
-    check_target(out, sources, force=force)
+    for target in (out, data_target(out)):
+        check_target(target, sources, force=force)
     if report_path:
         check_target(report_path, sources, force=force or report_path.suffix == ".json")
-        check_apart(report_path, out)
+        for target in (out, data_target(out)):
+            check_apart(report_path, target)
 
     from onnxprune import pipeline
 
     with _progress(quiet or as_json) as progress:
         result = pipeline.prune(model, progress=progress, **settings)
-    report = result.report
-    for target in filter(None, (out, report_path)):
-        check_target(target, result.sources, force=True)
-    pipeline.save(result, out)
     if report_path:
-        write_file(report_path, report.to_json().encode())
+        check_target(report_path, result.sources, force=True)
+    report = pipeline.save(result, out)
+    if report_path:
+        write_files({report_path: [report.to_json().encode()]})
     _warn(report.warnings)
     if as_json:
         click.echo(report.to_json(), nl=False)
     elif not quiet:
         _print(report.summary())
-        click.echo(f"wrote {out}")
+        click.echo(f"wrote {out}{f' and {data_target(out).name}' if result.external else ''}")
 
 
 @main.command()

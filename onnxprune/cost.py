@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from onnxprune.graph import Model, Shapes, weight_values
+from onnxprune.graph import UNPACKS, Model, Shapes, weight_values
 from onnxprune.labels import F64, Bool
 from onnxprune.structure import Structure, Weight
 
@@ -26,7 +26,10 @@ WEIGHT_INPUTS = {
     "GRU": (1, 2),
     "RNN": (1, 2),
 }
-"""The operands that count as weights where they are constant."""
+"""The operands that count as weights where they are constant: what a sparsity refers to."""
+
+OTHER_PRODUCTS = ("Attention", "DeformConv", "Einsum")
+"""Further operators whose operations count."""
 
 _FLOATS = {
     onnx.TensorProto.FLOAT,
@@ -66,7 +69,7 @@ def measure(model: Model, shapes: Shapes) -> Cost:
     """
     graph = model.proto.graph
     constants = {t.name: t for t in graph.initializer}
-    source = quantized_weights(model)
+    source = unpacked_weights(model)
     operands = (
         source.get(node.input[i], node.input[i])
         for node in graph.node
@@ -78,20 +81,20 @@ def measure(model: Model, shapes: Shapes) -> Cost:
         params=sum(_size(t) for t in graph.initializer if t.data_type in _FLOATS),
         weights=sum(_size(constants[name]) for name in weights),
         nonzero_weights=sum(
-            int(np.count_nonzero(values)) for values in weight_values(model, weights).values()
+            int(np.count_nonzero(weight_values(model, [name])[name])) for name in weights
         ),
         macs=round(sum(node_macs(model, shapes).values())),
         bytes=model.file_bytes or model.proto.ByteSize(),
     )
 
 
-def quantized_weights(model: Model) -> dict[str, str]:
-    """Return the initializers that are dequantised, by the name of the result."""
+def unpacked_weights(model: Model) -> dict[str, str]:
+    """Return the initializers that are dequantised or cast, by the name of the result."""
     constants = {t.name for t in model.proto.graph.initializer}
     return {
         node.output[0]: node.input[0]
         for node in model.proto.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+        if node.op_type in UNPACKS and node.input[0] in constants
     }
 
 
@@ -112,20 +115,42 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(constants[name].dims) if name in constants else shapes.first[name]
 
-    if node.op_type not in WEIGHT_INPUTS or not all(shapes.has(o) for o in node.output if o):
+    if node.op_type not in (*WEIGHT_INPUTS, *OTHER_PRODUCTS):
         return 0
+    if not all(shapes.has(o) for o in node.output if o):
+        return 0
+    if node.op_type == "Einsum":
+        return _letters(node, [shape(name) for name in node.input])
     first, second = shape(node.input[0]), shape(node.input[1])
     out = shape(next(o for o in node.output if o))
     elements = int(np.prod(out, dtype=np.int64))
     transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    if node.op_type in ("Conv", "FusedConv", "ConvInteger"):
+    if node.op_type in ("Conv", "ConvInteger", "DeformConv", "FusedConv"):
         return elements * int(np.prod(second[1:]))
     if node.op_type == "ConvTranspose":
         return int(np.prod(first, dtype=np.int64)) * int(np.prod(second[1:]))
+    if node.op_type == "Attention" and node.domain == "com.microsoft":
+        return first[0] * first[1] * int(np.prod(second)) + 2 * elements * first[1]
+    if node.op_type == "Attention":
+        return (int(np.prod(first, dtype=np.int64)) + elements) * second[-2]
     if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger"):
         return elements * first[-2 if transposed else -1]
     recurrent = shape(node.input[2])
     return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))
+
+
+def _letters(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Multiply the sizes of all letters of an Einsum; 0 where some axes have none."""
+    equation = node.attribute[0].s.decode().replace(" ", "")
+    terms = equation.partition("->")[0].split(",")
+    if "." in equation:
+        return 0
+    sizes = {
+        c: n
+        for term, own in zip(terms, shapes, strict=True)
+        for c, n in zip(term, own, strict=True)
+    }
+    return int(np.prod(list(sizes.values()), dtype=np.int64))
 
 
 def weights_kept(weight: Weight, kept: Bool) -> int:
@@ -136,10 +161,15 @@ def weights_kept(weight: Weight, kept: Bool) -> int:
     return int(np.prod(shape))
 
 
+def counted(structure: Structure) -> list[Weight]:
+    """Return the weights that count (see :data:`WEIGHT_INPUTS`), one for each tensor."""
+    own = (w for w in structure.weights if w.op_type in WEIGHT_INPUTS)
+    return list({w.tensor: w for w in own}.values())
+
+
 def weights_removed(structure: Structure, kept: Bool) -> int:
     """Count the weights that leave when only these labels stay (``bool [labels]``)."""
-    tensors = {w.tensor: w for w in structure.weights}.values()
-    return sum(int(np.prod(w.shape)) - weights_kept(w, kept) for w in tensors)
+    return sum(int(np.prod(w.shape)) - weights_kept(w, kept) for w in counted(structure))
 
 
 def predicted_macs(structure: Structure, macs: Mapping[str, float], kept: Bool) -> float:
@@ -179,13 +209,13 @@ def unit_costs(structure: Structure, macs: Mapping[str, float] | None = None) ->
     Multiply-accumulates if those of the nodes are given, else weights.
     """
     result = np.zeros(len(structure.units))
-    amounts = None if macs is None else macs_of_weights(structure, macs)
-    seen: set[str] = set()
-    for k, weight in enumerate(structure.weights):
-        if amounts is None and weight.tensor in seen:
-            continue
-        seen.add(weight.tensor)
-        amount = float(np.prod(weight.shape)) if amounts is None else amounts[k]
+    weights: Sequence[Weight] = structure.weights if macs is not None else counted(structure)
+    amounts = (
+        [float(np.prod(w.shape)) for w in weights]
+        if macs is None
+        else macs_of_weights(structure, macs)
+    )
+    for weight, amount in zip(weights, amounts, strict=True):
         for labels in weight.axes.values():
             unit = structure.units.atoms(labels)[1]
             np.add.at(result, unit, amount / len(labels))

@@ -98,7 +98,8 @@ def _weights(
     sparsity = request.sparsity
     assert sparsity is not None
     total, excluded = subject.cost.weights, subject.structure.excluded
-    weights = {n: w for n, w in subject.weights.items() if n not in excluded}
+    names = {w.tensor for w in cost.counted(subject.structure)}
+    weights = {n: w for n, w in subject.weights.items() if n in names - excluded}
     if not weights:
         raise BudgetError("every weight is excluded; nothing can be zeroed")
     nonzero = {n: w != 0 for n, w in weights.items()}

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from onnxprune.graph import Model, Shapes, captured
 from onnxprune.labels import Array
+from onnxprune.storage import without_constants
 
 SMALL = 32768
 """Bytes up to which a folded constant may be larger than what it was computed from."""
@@ -19,6 +20,7 @@ _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
     | {"Multinomial", "Bernoulli", "Dropout"}
 )
+_HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 def computed_constants(proto: onnx.ModelProto) -> dict[str, frozenset[str]]:
@@ -28,12 +30,14 @@ def computed_constants(proto: onnx.ModelProto) -> dict[str, frozenset[str]]:
         For each, the initializers it was computed from.
     """
     known = {t.name: frozenset([t.name]) for t in proto.graph.initializer}
+    halves = {t.name for t in proto.graph.initializer if t.data_type in _HALVES}
     outputs = {v.name for v in proto.graph.output}
     found: dict[str, frozenset[str]] = {}
     for node in proto.graph.node:
         has_graph = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
-        if node.op_type in _RANDOM or has_graph or node.op_type == "DequantizeLinear":
-            continue  # dequantised weights are to stay small
+        unpacks = node.op_type == "Cast" and node.input[0] in halves
+        if node.op_type in _RANDOM or has_graph or unpacks or node.op_type == "DequantizeLinear":
+            continue  # weights are to stay as small as they are stored
         inputs = [name for name in node.input if name]
         if node.op_type in ("Shape", "Size"):
             sources = frozenset[str]()
@@ -54,10 +58,7 @@ def fold(model: Model, shapes: Shapes) -> Model:
     What depends on the batch or on another dynamic size stays computed. A folded weight (one
     that the file holds transposed, say) keeps the name of its initializer.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    graph = proto.graph
-    constants = shapes.constants
+    graph, constants = model.proto.graph, shapes.constants
     kept = [n for n in graph.node if not all(o in constants for o in n.output)]
     needed = {v.name for v in graph.output}
     live: list[onnx.NodeProto] = []
@@ -69,18 +70,19 @@ def fold(model: Model, shapes: Shapes) -> Model:
     produced = {name for node in live for name in node.output}
     folded = [name for name in constants if name in needed and name not in produced]
     names = _source_names(model.proto, folded, needed, constants)
-    for name in folded:
-        graph.initializer.append(numpy_helper.from_array(constants[name], name))
     inputs = {v.name for v in graph.input}
     used = [t for t in graph.initializer if t.name in needed or t.name in inputs]
-    for node in live:
+    if len(live) == len(graph.node) and len(used) == len(graph.initializer):
+        return model
+    proto = without_constants(model.proto)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(live))
+    for node in proto.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
-    for tensor in used:
+    proto.graph.initializer.extend(used)
+    proto.graph.initializer.extend(numpy_helper.from_array(constants[n], n) for n in folded)
+    for tensor in proto.graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
-    del graph.node[:]
-    graph.node.extend(reversed(live))
-    del graph.initializer[:]
-    graph.initializer.extend(used)
     return replace(model, proto=proto)
 
 

@@ -19,12 +19,12 @@ import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
+from onnxprune import storage
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.labels import Array
-
-MOST_BYTES = 2**31
-"""Size from which protobuf cannot hold a model as one message."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class TensorSpec:
 class Model:
     """An ONNX model, and the hash and size in bytes of the file it came from.
 
-    The size is 0 for a model that was not read from a file; ``files`` are that file and its
-    external data.
+    The size includes external data; it is 0 for a model that was not read from a file.
+    ``files`` are that file and its external data.
     """
 
     proto: onnx.ModelProto
@@ -152,16 +152,12 @@ def load(path: str | Path) -> Model:
         ) from None
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes or no outputs")
-    external, files = _load_external(proto, path)
+    files = (path, *storage.load_external(proto, path))
     if problem := _problem(proto):
         raise ModelError(f"{path}: not a valid ONNX model: {problem}")
-    if proto.ByteSize() >= MOST_BYTES:
-        raise ModelError(
-            f"{path}: has {proto.ByteSize():,} bytes with its external data; models of 2 GiB and "
-            "more are not supported"
-        )
     digest = hashlib.sha256(data).hexdigest()
-    return Model(normalise(proto).proto, digest, len(data) + external, (path, *files))
+    size = sum(file.stat().st_size for file in files)
+    return Model(normalise(proto).proto, digest, size, files)
 
 
 _ONNXRUNTIME_DECIDES = (
@@ -175,6 +171,10 @@ _ONNXRUNTIME_DECIDES = (
 def _problem(proto: onnx.ModelProto) -> str:
     """Return what the ONNX checker has against a model, or nothing."""
     try:
+        if storage.is_heavy(proto):
+            for tensor in proto.graph.initializer:
+                onnx.checker.check_tensor(tensor)
+            proto = storage.outline(proto)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # damaged names make the checker's binding raise anything
         text = str(error).strip() or type(error).__name__
@@ -184,10 +184,11 @@ def _problem(proto: onnx.ModelProto) -> str:
 
 
 def normalise(proto: onnx.ModelProto) -> Model:
-    """Inline local functions and turn ``Constant`` nodes into initializers."""
+    """Inline local functions, turn ``Constant`` nodes into initializers, give each one name."""
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
-    return Model(_constants_to_initializers(proto))
+        light, held = storage.split(proto)
+        proto = storage.join(onnx.inliner.inline_local_functions(light), held)
+    return Model(_without_aliases(_constants_to_initializers(proto)))
 
 
 def require_fixed_channels(model: Model) -> None:
@@ -216,23 +217,9 @@ def require_fixed_channels(model: Model) -> None:
             )
 
 
-def _load_external(proto: onnx.ModelProto, path: Path) -> tuple[int, list[Path]]:
-    """Read external data into the model; return its size in bytes and its files."""
-    tensors = list(onnx.external_data_helper._get_all_tensors(proto))
-    external = [t for t in tensors if t.data_location == TensorProto.EXTERNAL]
-    missing = {e.value for t in external for e in t.external_data if e.key == "location"}
-    try:
-        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError):
-        names = ", ".join(sorted(missing))
-        raise ModelError(
-            f"{path}: its external data is missing or cannot be read: expected {names} "
-            f"in {path.parent}; copy it beside the model"
-        ) from None
-    return sum(len(t.raw_data) for t in external), [path.parent / m for m in sorted(missing)]
-
-
 def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
+    if not any(node.op_type == "Constant" for node in proto.graph.node):
+        return proto
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     del result.graph.node[:]
@@ -245,6 +232,27 @@ def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
             result.graph.node.append(node)
         else:
             result.graph.initializer.append(tensor)
+    return result
+
+
+def _without_aliases(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Let readers of an ``Identity`` of an initializer read that: some exporters share so."""
+    constants = {t.name for t in proto.graph.initializer}
+    fixed = {v.name for v in proto.graph.output}.union(*map(captured, proto.graph.node))
+    names: dict[str, str] = {}
+    for node in proto.graph.node:
+        if node.op_type == "Identity" and node.output[0] not in fixed:
+            source = names.get(node.input[0], node.input[0])
+            if source in constants:
+                names[node.output[0]] = source
+    if not names:
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    del result.graph.node[:]
+    result.graph.node.extend(n for n in proto.graph.node if n.output[0] not in names)
+    for node in result.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
     return result
 
 
@@ -264,10 +272,14 @@ def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
     return tensor
 
 
+UNPACKS = ("DequantizeLinear", "Cast")
+"""Operators that turn a constant, as it is stored, into the one that is computed with."""
+
+
 def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
     """Return the values of initializers; those that the model dequantises, dequantised."""
     tensors = {t.name: t for t in model.proto.graph.initializer}
-    values = {name: numpy_helper.to_array(tensors[name]) for name in names if name in tensors}
+    values = {name: _computable(tensors[name]) for name in names if name in tensors}
     for node in model.proto.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in values:
             name = node.input[0]
@@ -284,9 +296,15 @@ def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
     return values
 
 
+def _computable(tensor: TensorProto) -> Array:
+    """Return the values of a tensor; numpy does not compute with bfloat16, but float32 holds it."""
+    values = numpy_helper.to_array(tensor)
+    return values.astype(np.float32) if tensor.data_type == TensorProto.BFLOAT16 else values
+
+
 def tensor_types(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """Return the type of every tensor that shape inference knows, inputs and outputs included."""
-    graph = onnx.shape_inference.infer_shapes(proto).graph
+    graph = onnx.shape_inference.infer_shapes(storage.outline(proto)).graph
     return {v.name: v.type for v in [*graph.value_info, *graph.input, *graph.output]}
 
 
@@ -319,8 +337,14 @@ def edit(model: Model) -> gs.Graph:
     return gs.import_onnx(model.proto)
 
 
+def values_of(tensor: gs.Constant) -> Array:
+    """Return the values of a constant; the graph does not keep what had to be read for that."""
+    values = tensor._values
+    return np.asarray(values.load() if isinstance(values, LazyValues) else values)
+
+
 def rebuild(graph: gs.Graph, original: Model) -> Model:
-    """Turn an edited graph back into a Model with the metadata of ``original``.
+    """Turn an edited graph, which is used up, back into a Model with the metadata of ``original``.
 
     Shapes of intermediate tensors are dropped, since edits make them stale, and inferred anew
     if the original declared them.
@@ -329,7 +353,11 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
         if isinstance(tensor, gs.Variable) and not _is_interface(tensor, graph):
             tensor.shape = None
     graph.cleanup().toposort()
+    constants = _take_large_constants(graph)
     proto = gs.export_onnx(graph, do_type_check=False)
+    for tensor in proto.graph.initializer:
+        if tensor.name in constants:
+            tensor.CopyFrom(constants[tensor.name])
     source = original.proto
     # Before IR version 4 every initializer had to be an input as well; ours never are.
     proto.ir_version = max(source.ir_version, 4)
@@ -349,8 +377,20 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
     del proto.graph.value_info[:]
     if source.graph.value_info:
         with contextlib.suppress(onnx.shape_inference.InferenceError):
-            proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+            inferred = onnx.shape_inference.infer_shapes(storage.outline(proto), data_prop=True)
+            proto.graph.value_info.extend(inferred.graph.value_info)
     return Model(proto, original.sha256)
+
+
+def _take_large_constants(graph: gs.Graph) -> dict[str, TensorProto]:
+    """Take large constants out of a graph: exporting it would copy each of them three times."""
+    taken = {}
+    for name, tensor in graph.tensors().items():
+        dense = isinstance(tensor, gs.Constant) and not isinstance(tensor._values, SparseValues)
+        if dense and int(np.prod(tensor.shape)) >= storage.LARGE:
+            taken[name] = OnnxExporter.export_tensor_proto(tensor)
+            tensor.values = np.zeros(0, dtype=np.float32)
+    return taken
 
 
 def _is_interface(tensor: gs.Tensor, graph: gs.Graph) -> bool:
@@ -374,9 +414,3 @@ def check(model: Model) -> None:
     """
     if problem := _problem(model.proto):
         raise InternalError(f"the pruned model is not valid: {problem}")
-
-
-def serialise(model: Model) -> bytes:
-    """Return the bytes of the model file; the same model gives the same bytes."""
-    data: bytes = model.proto.SerializeToString(deterministic=True)
-    return data

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.cost import Cost, macs_of_weights, weights_kept
+from onnxprune.cost import Cost, counted, macs_of_weights, weights_kept
 from onnxprune.structure import Structure, Weight
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class Inspection:
     def prunable_weights(self) -> float:
         """The share of the weights that would leave with all prunable channels."""
         total = max(self.cost.weights, 1)
-        weights = {w.tensor: w for w in self.structure.weights}.values()
-        return sum(_size(w) * self._leaving(w) for w in weights) / total
+        return sum(_size(w) * self._leaving(w) for w in counted(self.structure)) / total
 
     @property
     def prunable_macs(self) -> float:

@@ -13,6 +13,7 @@ from onnxprune.folding import SMALL, computed_constants
 from onnxprune.graph import Model, Shapes, tensor_types
 from onnxprune.labels import Array
 from onnxprune.session import Feeds, Session
+from onnxprune.storage import draft, nbytes
 
 _PREFIX = "onnxprune/shape/"
 
@@ -30,8 +31,9 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
         agree. Where the model does not run with other spatial sizes, only the batch differs.
     """
     candidates = computed_constants(model.proto)
-    proto, tensors = _with_shape_outputs(model.proto, set(candidates))
-    session = Session(proto, threads=threads, optimize=False)
+    proto, held = draft(model.proto)
+    tensors = _add_shape_outputs(proto, set(candidates))
+    session = Session(proto, threads=threads, optimize=False, held=held)
     shape_names = [_PREFIX + name for name in tensors]
     outputs = shape_names + list(candidates)
 
@@ -46,7 +48,10 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
     first, constants = run(feeds)
     second, other = _second_run(model, feeds, run)
     # A large constant stays computed if folding it would make the file larger.
-    sizes = {t.name: t.ByteSize() for t in model.proto.graph.initializer}
+    graph = model.proto.graph
+    others = [n for n in graph.node if not all(o in candidates for o in n.output)]
+    staying = {name for node in others for name in node.input}
+    sizes = {t.name: 0 if t.name in staying else nbytes(t) for t in graph.initializer}
     agreed = {
         name: value
         for name, value in constants.items()
@@ -91,16 +96,13 @@ def _grown(value: Array, axes: list[int]) -> Array:
     return value
 
 
-def _with_shape_outputs(
-    source: onnx.ModelProto, values: set[str]
-) -> tuple[onnx.ModelProto, list[str]]:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(source)
+def _add_shape_outputs(proto: onnx.ModelProto, values: set[str]) -> list[str]:
+    """Let a model return these values, and the shapes of all other computed tensors."""
     graph = proto.graph
-    kinds = tensor_types(source)
+    kinds = tensor_types(proto)
     tensors: list[str] = []
     del graph.output[:]
-    for node in source.graph.node:
+    for node in list(graph.node):
         for name in node.output:
             if not name or (name in kinds and not kinds[name].HasField("tensor_type")):
                 continue
@@ -112,4 +114,4 @@ def _with_shape_outputs(
             graph.output.append(
                 helper.make_tensor_value_info(_PREFIX + name, TensorProto.INT64, [None])
             )
-    return proto, tensors
+    return tensors

@@ -88,7 +88,7 @@ class Op:
         return self.has(i) and isinstance(self.node.inputs[i], gs.Constant)
 
     def is_parameter(self, i: int) -> bool:
-        """Whether input ``i`` is an initializer, or one that is dequantised."""
+        """Whether input ``i`` is an initializer, or one that is dequantised or cast."""
         return self.is_constant(i) or (self.has(i) and self.tensor(i) in self._trace.parameters)
 
     def value(self, i: int) -> npt.NDArray[Any] | None:
@@ -278,9 +278,17 @@ class Op:
         if self.is_constant(i):
             self._trace.sites.append(site)
 
-    def parameter(self, source: int) -> None:
-        """Say that output 0 is computed from initializer ``source`` alone, index by index."""
-        self._trace.parameters[self.node.outputs[0].name] = self.tensor(source)
+    def unpack(self) -> None:
+        """Say that output 0 is computed from initializer 0 alone, index by index.
+
+        It remains a parameter, which can shrink with what it meets.
+        """
+        for axis, size in enumerate(self.shape(0)):
+            if size > 1:
+                labels = self.fresh(size)
+                self.site(0, axis, labels)
+                self.give(axis, labels)
+        self._trace.parameters[self.node.outputs[0].name] = self.tensor(0)
 
     def sink(self, i: int, axis: int) -> I64 | None:
         """Take an input axis over which the node sums."""

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 
 import onnxprune
-from onnxprune import cost, graph
+from onnxprune import cost, graph, storage
 from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
 from onnxprune.calibrate import Point, calibrate
 from onnxprune.changes import group_changes, layer_changes
@@ -28,30 +28,30 @@ from onnxprune.plan import Mode, PruningPlan
 from onnxprune.recover import compensate_bias
 from onnxprune.recovery import Ladder, recover_classifier, recover_layers, sample_chunks
 from onnxprune.report import Report, Side
-from onnxprune.request import Request
+from onnxprune.request import Request, settled
 from onnxprune.rewrite import rewrite
 from onnxprune.score import CRITERIA, Scorer, weight_points
 from onnxprune.selection import measure_moments
 from onnxprune.statistics import ActivationStats
 from onnxprune.subject import Subject, observe_inputs, trace_subject
-from onnxprune.targets import write_file
+from onnxprune.targets import check_target, data_target, default_target, write_files
 from onnxprune.trace import trace
 from onnxprune.verify import masked, verify
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["Accuracy", "Inspection", "PruneResult", "evaluate", "inspect", "prune", "save"]
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """A pruned model, the report on how it came about, and the files it was read from."""
+    """A pruned model, the report on how it came about, and the files it was read from.
+
+    ``external`` says whether its large weights are to be written beside it (see :func:`save`).
+    """
 
     model: onnx.ModelProto
     report: Report
     sources: tuple[Path, ...]
+    external: bool = False
 
 
 class _Log:
@@ -88,8 +88,8 @@ def prune(
     sparsity: float | None = None,
     macs: float | None = None,
     mode: Mode = "channels",
-    metric: str = "f-magnitude",
-    recover: str = "full",
+    metric: str | None = None,
+    recover: str | None = None,
     allocation: str = "auto",
     align: int | None = None,
     exclude: Sequence[str] = (),
@@ -114,8 +114,8 @@ def prune(
             either this or ``macs``.
         macs: the operations of the pruned model, as a fraction of the original's.
         mode: ``channels`` or ``weights``.
-        metric: the criterion.
-        recover: ``full``, ``bias`` or ``none``.
+        metric: the criterion; None is ``f-magnitude``, without samples ``magnitude``.
+        recover: ``full``, ``bias`` or ``none``; None is ``full``, without samples ``none``.
         allocation: how the budget is spread over the layers.
         align: preferred divisor of the channels that stay; None for an automatic choice.
         exclude: globs over node and initializer names.
@@ -137,8 +137,7 @@ def prune(
     request = Request(
         sparsity,
         mode,
-        metric,
-        recover,
+        *settled(metric, recover, random_inputs=random_inputs),
         align,
         tuple(exclude),
         output,
@@ -174,12 +173,20 @@ def prune(
     with log.stage("rewrite"):
         pruned = rewrite(subject.folded, subject.structure, plan)
     with log.stage("verify"):
-        reference = masked(subject.folded, subject.structure, plan)
-        proof = verify(reference, pruned, feeds, "rewritten model", threads=threads)
+        proof = verify(
+            masked(subject.folded, subject.structure, plan),
+            pruned,
+            feeds,
+            "rewritten model",
+            threads=threads,
+        )
     with log.stage("recover"):
         recovered, recovery = _recover(subject, pruned, plan, stats, samples, request, log)
     with log.stage("check"):
         final = _finish(recovered, original, request)
+        external = len(original.files) > 1 or storage.needs_data_file(final.proto)
+        location = data_target(default_target(Path(model))).name if external else None
+        final = replace(final, file_bytes=storage.pack(final.proto, location).size)
         after_cost = cost.measure(final, observe(final, feeds, threads=threads))
     with log.stage("evaluate"):
         after = log.accuracy(final, samples.report, request)
@@ -203,22 +210,34 @@ def prune(
             warnings=tuple(dict.fromkeys(log.warnings)),
         ),
         original.files,
+        external,
     )
 
 
-def save(result: PruneResult, path: str | Path) -> None:
-    """Write a pruned model; an older file at ``path`` survives until the new one is complete.
+def save(result: PruneResult, path: str | Path) -> Report:
+    """Write a pruned model; older files survive until the new ones are complete.
+
+    Large weights go to ``path`` + ``.data`` where the original had external data, or where
+    protobuf could not hold them.
+
+    Returns:
+        The report, with the size of what was written.
 
     Raises:
-        OutputError: if it cannot be written.
+        OutputError: if it cannot be written, or would overwrite what it was made from.
     """
-    data = graph.serialise(Model(result.model))
-
-    def same(written: bytes) -> None:
-        if written != data:
-            raise InternalError(f"{path}: what was written reads back differently")
-
-    write_file(Path(path), data, same)
+    path = Path(path)
+    data = data_target(path) if result.external else None
+    targets = [path] if data is None else [data, path]
+    for target in targets:
+        check_target(target, result.sources, force=True)
+    packed = storage.pack(result.model, data.name if data else None)
+    write_files(
+        {target: packed.data() if target == data else [packed.model] for target in targets},
+        lambda written: packed.check(written[path], written[data] if data else None),
+    )
+    after = result.report.after
+    return replace(result.report, after=replace(after, cost=replace(after.cost, bytes=packed.size)))
 
 
 def inspect(

@@ -12,6 +12,12 @@ from onnxprune.score import CRITERIA
 from onnxprune.spread import SPREADS
 
 
+def settled(metric: str | None, recover: str | None, *, random_inputs: bool) -> tuple[str, str]:
+    """Return metric and recovery, with what can be done without samples as their default."""
+    defaults = ("magnitude", "none") if random_inputs else ("f-magnitude", "full")
+    return metric or defaults[0], recover or defaults[1]
+
+
 @dataclass(frozen=True)
 class Request:
     """The settings that decide what a run does; they appear in the report.
@@ -45,7 +51,7 @@ class Request:
     sparsity: float | None
     mode: Mode = "channels"
     metric: str = "f-magnitude"
-    recover: str = "bias"
+    recover: str = "full"
     align: int | None = None
     exclude: tuple[str, ...] = ()
     output: str = ""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph import Model, captured_names, edit, node_id, rebuild
+from onnxprune.graph import Model, captured_names, edit, node_id, rebuild, values_of
 from onnxprune.labels import Array, Bool
 from onnxprune.plan import PruningPlan
 from onnxprune.structure import OriginalShape, Renumber, Sizes, Structure
@@ -55,7 +55,7 @@ def _slice_constants(nodes: dict[str, gs.Node], structure: Structure, kept: Bool
         tensor = node.inputs[i]
         sliced = made.get((tensor.name, key))
         if sliced is None:
-            values = np.asarray(tensor.values)
+            values = values_of(tensor)
             for axis, keep in key:
                 values = values.compress(np.frombuffer(keep, dtype=np.bool_), axis=axis)
             alone = len(uses[tensor.name]) == 1

@@ -24,9 +24,8 @@ F_POWER_WEIGHTS = 0.5
 F_POWER_CHANNELS = 1.0
 """Powers of F with the magnitude."""
 
-F_POWER_ERROR_WEIGHTS = 0.1
-F_POWER_ERROR_CHANNELS = 0.25
-"""Powers of F with the error that is left; chosen, like those above, on training data (see
+F_POWER_ERROR = 0.1
+"""Power of F with the error that is left; chosen, like those above, on training data (see
 benchmarks/README.md)."""
 
 
@@ -184,7 +183,7 @@ class Scorer:
                 if self._criterion.per_layer:
                     score = _divided(score, float(np.sqrt(np.mean(score**2))))
             else:
-                f = self._relative_f(weight.point, size, F_POWER_ERROR_WEIGHTS)[weight.channel_of]
+                f = self._relative_f(weight.point, size, F_POWER_ERROR)[weight.channel_of]
                 error = errors.get(weight.tensor)
                 if error is None:
                     error = typical * _divided(magnitude**2, float((magnitude**2).sum()))
@@ -201,9 +200,7 @@ class Scorer:
         Args:
             errors: ``float64 [units]``.
         """
-        f, rms = self._unit_evidence(
-            lambda p, size: self._relative_f(p, size, F_POWER_ERROR_CHANNELS)
-        )
+        f, rms = self._unit_evidence(lambda p, size: self._relative_f(p, size, F_POWER_ERROR))
         magnitude = np.ones(len(errors))
         return np.asarray(self._criterion.score(Evidence(magnitude, f, rms, self._rng, errors)))
 

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.storage import Held, is_heavy, split
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -26,10 +28,11 @@ class Session:
     """An onnxruntime session with a fixed number of threads.
 
     Args:
-        model: the model to run, or its file.
+        model: the model to run, which may be larger than a protobuf message, or its file.
         threads: intra-operator threads; 0 lets onnxruntime choose.
         optimize: whether onnxruntime may rewrite the graph; off for single runs, where it
             costs more than it saves, and for comparing bits.
+        held: initializers that the model only declares (see :func:`onnxprune.storage.split`).
         provider: the execution provider; the CPU takes what it does not know.
         timed: for measuring: runs like a session with default settings, but its threads do not
             spin between runs, where they would take the cores from the session whose turn it is.
@@ -44,6 +47,7 @@ class Session:
         *,
         threads: int = 0,
         optimize: bool = True,
+        held: Held | None = None,
         provider: str = PROVIDER,
         timed: bool = False,
     ) -> None:
@@ -58,6 +62,11 @@ class Session:
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         )
+        if not held and isinstance(model, onnx.ModelProto) and is_heavy(model):
+            model, held = split(model)
+        self._held = [_value(tensor) for tensor in (held or {}).values()]
+        if held:
+            options.add_external_initializers(list(held), self._held)
         try:
             self._session = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model.SerializeToString(),
@@ -158,5 +167,16 @@ def quantize_dynamic(proto: onnx.ModelProto, target: Path) -> None:
         root.removeHandler(silence)
 
 
+def _value(tensor: onnx.TensorProto) -> ort.OrtValue:
+    array = numpy_helper.to_array(tensor)
+    if array.dtype.kind in "biuf":
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    raw = array.view(f"u{array.dtype.itemsize}")  # numpy has no type of its own for bfloat16
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, tensor.data_type)
+
+
 def _first(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())[:300]
+    if "NOT_IMPLEMENTED" in text:
+        text += "; its CPU provider lacks that operator for these types: export in float32"
+    return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,28 +64,69 @@ def _readable(target: Path) -> Iterator[None]:
         raise OutputError(f"{str(target)[:200]}: cannot be written: {error}") from None
 
 
-def write_file(path: Path, data: bytes, check: Callable[[bytes], None] = lambda _: None) -> None:
-    """Write a file completely or not at all: beside its place first, then renamed over it.
+def default_target(model: Path) -> Path:
+    """Return where the pruned form of a model goes if nothing else is said."""
+    return model.with_name(f"{model.stem}.pruned.onnx")
+
+
+def data_target(model: Path) -> Path:
+    """Return where the external data of a model to be written goes."""
+    return model.with_name(f"{model.name}.data")
+
+
+def write_files(
+    contents: Mapping[Path, Iterable[bytes]],
+    check: Callable[[Mapping[Path, Path]], None] = lambda _: None,
+) -> None:
+    """Write files completely or not at all: all beside their places first, then renamed.
 
     Args:
-        path: where to write; an older file there survives until the new one is complete.
-        data: what to write.
-        check: called with what was read back from the disk, before the rename.
+        contents: what to write where, a file before those that point to it. Older files
+            survive until all new ones are complete.
+        check: called with where each file was written to, before any is renamed.
 
     Raises:
-        OutputError: if it cannot be written; nothing was changed then.
+        OutputError: if one cannot be written; nothing was changed then.
     """
+    path = next(iter(contents))
+    written: dict[Path, Path] = {}
     try:
-        with _beside(path) as (handle, temporary):
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-            check(Path(temporary).read_bytes())
-            os.replace(temporary, path)
+        with contextlib.ExitStack() as stack:
+            for path, chunks in contents.items():
+                handle, temporary = stack.enter_context(_beside(path))
+                handle.writelines(chunks)
+                handle.flush()
+                os.fsync(handle.fileno())
+                written[path] = Path(temporary)
+            check(written)
+            _move_in(written)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written: {error.strerror or error}; it was left as it was"
         ) from None
+
+
+def _move_in(written: Mapping[Path, Path]) -> None:
+    """Rename files to their places; of several, no old one may meet a new one."""
+    placed: list[Path] = []
+    aside: dict[Path, Path] = {}
+    try:
+        for path in reversed(list(written)):
+            if len(written) > 1 and path.exists():
+                spare = written[path].with_suffix(".old")
+                os.replace(path, spare)
+                aside[path] = spare
+        for path, temporary in written.items():
+            os.replace(temporary, path)
+            placed.append(path)
+    except BaseException:
+        for path in placed:
+            path.unlink()
+        for path, spare in reversed(aside.items()):
+            os.replace(spare, path)
+        raise
+    for spare in aside.values():
+        spare.unlink()
 
 
 @contextlib.contextmanager

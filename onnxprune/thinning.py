@@ -23,6 +23,9 @@ DENSITY_STEP = 0.74
 TRIAL_DENSITIES = (0.5, 0.25)
 """Shares of a layer's weights that stay in its trials."""
 
+TINY = 1e-12
+"""Divergences and relative errors below are taken for this."""
+
 
 class Thinning:
     """The layers of a model whose single weights may become zero.
@@ -46,8 +49,8 @@ class Thinning:
     def scales(self, progress: Callable[[int], None] = lambda _: None) -> dict[str, float]:
         """Return how far the outputs move for a relative error of 1 in a layer, by tensor.
 
-        Each layer is thinned out alone to :data:`TRIAL_DENSITIES`; the divergences of the
-        outputs are divided by the errors that are left.
+        Each layer is thinned out alone to :data:`TRIAL_DENSITIES`; the scale is the geometric
+        mean of what the outputs' divergence is to the error that is left.
         """
         trials: list[dict[str, Array]] = []
         errors: list[float] = []
@@ -61,8 +64,8 @@ class Thinning:
                 trials.append(self._measured.trial(layer, matrices))
                 errors.append(error)
         moved = self._measured.divergences(trials, progress).reshape(len(self._layers), -1)
-        totals = np.reshape(errors, moved.shape).sum(axis=1)
-        scales = moved.sum(axis=1) / np.maximum(totals, 1e-30)
+        ratios = np.maximum(moved, TINY) / np.maximum(np.reshape(errors, moved.shape), TINY)
+        scales = np.exp(np.log(ratios).mean(axis=1))
         return {la.weight: float(s) for la, s in zip(self._layers, scales, strict=True)}
 
     def run(

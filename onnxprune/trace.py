@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -53,7 +54,7 @@ def trace(
             f"exclude pattern '{sorted(unmatched)[0]}' matches no node and no initializer"
         )
     _freeze_outputs(graph, state)
-    _tie_shared_weights(state)
+    _tie_shared(graph, state)
     return _structure(
         state, frozenset(excluded), {node_id(n): n.name or node_id(n) for n in graph.nodes}
     )
@@ -90,14 +91,33 @@ def _freeze_outputs(graph: gs.Graph, state: Trace) -> None:
                 state.labels.freeze(labels, reason)
 
 
-def _tie_shared_weights(state: Trace) -> None:
-    """A weight that several nodes use stays one tensor; smaller constants are un-shared."""
-    weights = {w.tensor for w in state.weights}
-    first: dict[tuple[str, int], I64] = {}
+def _tie_shared(graph: gs.Graph, state: Trace) -> None:
+    """A matrix that several nodes use stays one tensor; vectors are un-shared.
+
+    Where one of the uses cannot shrink along an axis, none can.
+    """
+    cuts: dict[tuple[str, int], dict[int, I64]] = defaultdict(dict)
     for site in state.sites:
-        if site.tensor in weights:
-            labels = first.setdefault((site.tensor, site.axis), site.labels)
-            state.labels.tie(labels, site.labels)
+        cuts[site.node, site.input][site.axis] = site.labels
+    users: dict[str, list[tuple[gs.Node, int]]] = defaultdict(list)
+    for node in graph.nodes:
+        for name in captured_names(node):
+            users[name].append((node, -1))
+        for i, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and sum(n > 1 for n in tensor.shape) > 1:
+                users[tensor.name].append((node, i))
+    for name, uses in users.items():
+        for axis in {axis for node, i in uses for axis in cuts[node_id(node), i]}:
+            labels = [cuts[node_id(node), i].get(axis) for node, i in uses]
+            known = [one for one in labels if one is not None]
+            for other in known[1:]:
+                state.labels.tie(known[0], other)
+            if len(known) < len(labels):
+                node = next(
+                    node for (node, _), one in zip(uses, labels, strict=True) if one is None
+                )
+                why = f"'{name}' is used here too, and cannot shrink along axis {axis}"
+                state.labels.freeze(known[0], Reason(node.name or node_id(node), why))
 
 
 def _structure(state: Trace, excluded: frozenset[str], names: dict[str, str]) -> Structure:

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxprune.errors import InternalError, ModelError
-from onnxprune.graph import Model, edit, node_id, rebuild, tensor_types
+from onnxprune.graph import UNPACKS, Model, edit, node_id, rebuild, tensor_types
 from onnxprune.labels import Array, Bool
 from onnxprune.plan import PruningPlan
 from onnxprune.session import Feeds, Session
@@ -59,10 +59,14 @@ def masked(model: Model, structure: Structure, plan: PruningPlan) -> Model:
     for name, stays in plan.masks.items():
         tensor = graph.tensors()[name]
         for node in list(tensor.outputs):
-            if node.op == "DequantizeLinear":
-                output, node.outputs[0] = node.outputs[0], gs.Variable(f"{name}/dequantized")
-                scale = node.inputs[1].values.dtype
-                _times(graph, node.outputs[0], stays.astype(scale), output)
+            if node.op in UNPACKS:
+                output, node.outputs[0] = node.outputs[0], gs.Variable(f"{name}/unpacked")
+                dtype = (
+                    helper.tensor_dtype_to_np_dtype(node.attrs["to"])
+                    if node.op == "Cast"
+                    else node.inputs[1].values.dtype
+                )
+                _times(graph, node.outputs[0], stays.astype(dtype), output)
                 continue
             for i, operand in enumerate(node.inputs):
                 if operand is tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import cases_attention
 import cases_contrib
 import cases_indexing
 import cases_normalization
@@ -38,6 +39,7 @@ from strategies import Body, Net, apply, attention, both, chain, shuffle, window
 __all__ = [
     "CASES",
     "Case",
+    "cases_attention",
     "cases_contrib",
     "cases_indexing",
     "cases_normalization",
@@ -247,6 +249,16 @@ rows(
     "reversed",
     chain(flat, apply("Transpose"), left("MatMul", 4, 16), apply("Transpose")),
 )
+
+
+def tied_table(n: Net, x: str) -> str:
+    """A matrix that one layer uses as it is and another transposed."""
+    table = n.weight(96, 96)  # too large to be stored twice
+    y = n.op("Tanh", n.op("MatMul", n.dense(x, 4, 96), table))
+    return n.op("MatMul", n.dense(y, 96, 96), n.op("Transpose", table))
+
+
+tokens("Transpose", "tied table", tied_table, out=96)
 rows("Flatten", "plain", flat, out=16)
 rows("Flatten", "one pixel", chain(pooled, apply("Flatten", axis=-3)))
 rows("Squeeze", "axes input", chain(pooled, apply("Squeeze", [2, -1])))

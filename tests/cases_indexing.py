@@ -137,6 +137,33 @@ def class_token(how: str) -> Body:
 for _how in ("computed", "short", "PyTorch"):
     tokens("Expand", f"class token, {_how}", chain(class_token(_how), positions, dense(4, 4)))
 
+
+def gates(op_type: str) -> Body:
+    """One gate for all channels, which the graph repeats for each of them."""
+
+    def body(n: Net, x: str) -> str:
+        gate = n.op("Sigmoid", n.op("ReduceMax", "x0", axes=[1], keepdims=1))
+        shape = computed_shape(n, x, 4, 4, 4) if op_type == "Expand" else n.const([1, 4, 1, 1])
+        return n.op("Mul", n.conv(x, 4, 4), n.op(op_type, gate, shape))
+
+    return body
+
+
+def reversed_tokens(n: Net, x: str) -> str:
+    """Turn the first tokens of each sample around."""
+    return n.op("ReverseSequence", x, n.const([3, 2]), batch_axis=0, time_axis=1)
+
+
+tokens("ReverseSequence", "tokens", reversed_tokens, batch=2)
+_turned = chain(swap, reversed_tokens, swap)
+tokens("ReverseSequence", "channels", _turned, batch=2, prunable=False)
+layer("Trilu", "maps", apply("Trilu", upper=0))
+layer("Trilu", "upper", apply("Trilu", 1))
+tokens("Trilu", "last axis", chain(apply("Unsqueeze", [1]), apply("Trilu"), apply("Squeeze", [1])),
+       prunable=False)  # fmt: skip
+for _op in ("Expand", "Tile"):
+    layer(_op, "gates", gates(_op))
+
 # -- blocks of maps --------------------------------------------------------------------------
 
 for _op, _wide, _modes in (("DepthToSpace", 12, ("DCR", "CRD", "")), ("SpaceToDepth", 4, ("",))):
@@ -209,3 +236,18 @@ layer("Einsum", "factors", _grid, c=6)
 tokens("Einsum", "ellipsis", einsum("...d,dk->...k", (4, 5)), out=5, prunable=False)
 tokens("Einsum", "diagonal", chain(einsum("bii->bi"), apply("Unsqueeze", [1])), prunable=False)
 tokens("Einsum", "spread", two("bnd,bnd->bnd", same, dense(4, 1)), prunable=False)
+
+
+def twice(first: str, second: str, *shape: int) -> Body:
+    """One matrix in two Einsums, with a layer before each of them."""
+
+    def body(n: Net, x: str) -> str:
+        weight = n.weight(*shape)
+        y = n.op("Tanh", n.op("Einsum", x, weight, equation=first))
+        return n.op("Einsum", n.dense(n.op("Add", y, n.weight(4)), 4, 4), weight, equation=second)
+
+    return body
+
+
+tokens("Einsum", "shared matrix", twice("bnd,dk->bnk", "bnd,dk->bnk", 4, 4))
+tokens("Einsum", "shared matrix, there and back", twice("bnd,dk->bnk", "bnd,kd->bnk", 4, 4))

@@ -99,6 +99,7 @@ layer("LRN", "channels", _lrn, prunable=False)
 layer("LRN", "turned", chain(turned, _lrn, turned))
 layer("CumSum", "map axis", apply("CumSum", 2))
 layer("CumSum", "last axis, reversed", apply("CumSum", -1, reverse=1, exclusive=1))
+layer("CumProd", "map axis", apply("CumProd", 2), opset=26)
 layer("CumSum", "channels", apply("CumSum", 1), prunable=False)
 tokens("CumSum", "tokens", apply("CumSum", [1]))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from case import layer, rows, tokens
+from onnx import TensorProto, helper
 from strategies import Body, Net, both, chain
 
 
@@ -81,6 +82,27 @@ def shared(n: Net, x: str) -> str:
     return n.op("Conv", n.op("Relu", n.op("Conv", x, weight)), weight)
 
 
+def stored(kind: int) -> Body:
+    """A convolution and a depthwise one whose parameters are stored in a shorter type."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+
+    def held(n: Net, *shape: int) -> str:
+        values = n.rng.choice([-1.0, 1.0], size=shape) * n.positive(*shape)
+        return n.op("Cast", n.const(values, dtype), to=TensorProto.FLOAT)
+
+    def body(n: Net, x: str) -> str:
+        y = n.op("Conv", x, held(n, 4, 4, 1, 1), held(n, 4))
+        return n.op("Conv", n.op("Mul", y, held(n, 4, 1, 1)), held(n, 4, 1, 1, 1), group=4)
+
+    return body
+
+
+def stored_matrix(n: Net, x: str) -> str:
+    """A matrix in half precision, and one that two layers share."""
+    weight = n.op("Cast", n.const(n.positive(4, 4) - 1, np.float16), to=TensorProto.FLOAT)
+    return n.op("MatMul", n.op("Tanh", n.op("MatMul", x, weight)), weight)
+
+
 for _op in ("QuantizeLinear", "DequantizeLinear"):
     layer(_op, "one scale", there_and_back())
     layer(_op, "no zero point", there_and_back(zero=False))
@@ -109,3 +131,6 @@ rows("DequantizeLinear", "Gemm, transposed", matrix("Gemm", 16, 5, 0, transB=1),
 tokens("DequantizeLinear", "MatMul", matrix("MatMul", 4, 5, 1), out=5)
 tokens("DequantizeLinear", "MatMul, one scale", matrix("MatMul", 4, 5, None), out=5)
 tokens("DequantizeLinear", "MatMul, input axis", matrix("MatMul", 4, 5, 0), out=5)
+layer("Cast", "weights in half precision", stored(TensorProto.FLOAT16))
+layer("Cast", "weights in bfloat16", stored(TensorProto.BFLOAT16))
+tokens("Cast", "shared matrix", stored_matrix)

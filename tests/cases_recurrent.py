@@ -34,7 +34,8 @@ def initial_state(n: Net, x: str, how: str, directions: int, hidden: int) -> str
     shape = n.op("Concat", ends[0], batch_of(n, x), ends[1], axis=0)
     if how == "zeros":
         return n.op("ConstantOfShape", shape)
-    return n.op("Expand", n.weight(directions, 1, hidden), shape)
+    value = n.const(0.7) if how == "one number" else n.weight(directions, 1, hidden)
+    return n.op("Expand", value, shape)
 
 
 def recurrent(
@@ -110,7 +111,7 @@ for _op in GATES:
     for _direction, _bias in product(("forward", "bidirectional"), (True, False)):
         case(_op, f"{_direction}{'' if _bias else ', no bias'}", direction=_direction, bias=_bias)
     case(_op, "reverse", direction="reverse")
-    for _initial in ("constant", "zeros", "token", "layer"):
+    for _initial in ("constant", "zeros", "token", "one number", "layer"):
         for _direction in ("forward", "bidirectional"):
             case(
                 _op, f"{_direction}, initial {_initial}", direction=_direction,

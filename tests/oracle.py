@@ -336,7 +336,7 @@ def masked(t: Traced, stays: Bool) -> Reference:
     parameters = set[str]()
     for name, node in t.nodes().items():
         operands = list(node.input)
-        if node.op_type == "DequantizeLinear" and operands[0] in t.constants:
+        if node.op_type in ("DequantizeLinear", "Cast") and operands[0] in t.constants:
             parameters.add(name)
         for summed in summed_axes(node, t.shape, t.constants):
             i, axis, rank = summed.input, summed.axis, len(t.shape(operands[summed.input]))

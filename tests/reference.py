@@ -49,7 +49,7 @@ def _own_axes(
     shape: Callable[[str], tuple[int, ...]],
     constants: Mapping[str, Any],
 ) -> list[tuple[int, int]]:
-    if node.op_type in ("Conv", "FusedConv", "ConvTranspose"):
+    if node.op_type in ("Conv", "DeformConv", "FusedConv", "ConvTranspose"):
         weight, groups = shape(node.input[1]), given.get("group", 1)
         per_group = weight[0] // groups if node.op_type == "ConvTranspose" else weight[1]
         return [(0, 1)] if per_group > 1 else []
@@ -59,6 +59,10 @@ def _own_axes(
         return [(0, -1 - given.get("transA", 0)), (1, -2 + given.get("transB", 0))]
     if node.op_type in RECURRENT:
         return [(0, 2)]
+    if node.op_type == "Attention" and node.domain:
+        return [(0, 2)]
+    if node.op_type in ("Attention", "MultiHeadAttention"):
+        return [(0, -1), (1, -1)]
     if node.op_type == "Einsum":
         return _vanishing(given["equation"].decode())
     if node.op_type in SUMS:

@@ -44,8 +44,20 @@ for _op, _word, _caught in (
     (f"{DOMAIN}SkipLayerNormalization", "normalised", "mask"),
     (f"{DOMAIN}SkipLayerNormalization", "tie", "mask permutation"),
     (f"{DOMAIN}SkipSimplifiedLayerNormalization", "normalised", "mask"),
+    ("Attention", "tie", "mask permutation"),
+    ("Attention", "sink", "mask"),
+    ("Attention", "sizes", "mask"),
+    ("Attention", "freeze", "mask"),
+    ("RotaryEmbedding", "freeze", "mask permutation"),
+    (f"{DOMAIN}MultiHeadAttention", "tie", "mask permutation"),
+    (f"{DOMAIN}MultiHeadAttention", "freeze", "mask"),
+    (f"{DOMAIN}Attention", "site", "mask permutation"),
+    (f"{DOMAIN}Attention", "sizes", "mask"),
+    ("DeformConv", "sink", "mask"),
+    ("Col2Im", "tie", "mask permutation"),
     ("QuantizeLinear", "site", "mask permutation"),
     ("DequantizeLinear", "site", "mask permutation"),
+    ("Cast", "site", "mask permutation"),
 ):
     SABOTAGES.append(Sabotage(f"{_op}: without {_word}", _op, without(_op, _word), _caught))
 

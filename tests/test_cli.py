@@ -478,9 +478,24 @@ def test_every_metric(tiny: Path, data: Path, metric: str) -> None:
         assert report["sparsity"]["achieved"] >= 0.4
 
 
-def test_layers_are_refitted_by_default() -> None:
-    parameters = {p.name: p.default for p in cli.main.commands["prune"].params}
-    assert parameters["recover"] == "full"
+def test_layers_are_refitted_by_default(tiny: Path, data: Path) -> None:
+    request = onnxprune.prune(tiny, data, sparsity=0.5).report.request
+    assert (request["metric"], request["recover"]) == ("f-magnitude", "full")
+
+
+def test_random_inputs_need_nothing_else(tiny: Path) -> None:
+    report = report_of(tiny, "--random-inputs", "--sparsity", 0.5)
+    assert report["request"]["metric"] == "magnitude"
+    assert report["request"]["recover"] == "none"
+    assert report["sparsity"]["achieved"] >= 0.5
+
+
+@pytest.mark.parametrize("choice", [("--metric", "f"), ("--recover", "bias")])
+def test_random_inputs_have_no_statistics(tiny: Path, choice: tuple[str, str]) -> None:
+    result = run(tiny, "--random-inputs", "--sparsity", 0.5, *choice)
+    assert result.exit_code == 1
+    assert "random inputs have no statistics: use one of the metrics" in result.stderr
+    assert choice[1] in result.stderr
 
 
 @pytest.mark.parametrize("allocation", cli.ALLOCATIONS)
@@ -703,7 +718,7 @@ def test_output_that_exists_is_overwritten_with_force(tiny: Path, data: Path) ->
     onnx.checker.check_model(str(out), full_check=True)
 
 
-def test_external_data_is_read_and_counted(tmp_path: Path, data: Path, tiny: Path) -> None:
+def test_external_data_is_read_counted_and_written(tmp_path: Path, data: Path, tiny: Path) -> None:
     model = tmp_path / "ext.onnx"
     save(tiny_net(), model, save_as_external_data=True, location="ext.bin", size_threshold=0)
     out = tmp_path / "out.onnx"
@@ -714,6 +729,23 @@ def test_external_data_is_read_and_counted(tmp_path: Path, data: Path, tiny: Pat
     assert report["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     (tmp_path / "ext.bin").unlink()
     assert Counted(out).weights == report["after"]["weights"]
+    written = (out, tmp_path / "out.onnx.data")
+    assert report["after"]["bytes"] == sum(f.stat().st_size for f in written)
+
+
+def test_external_data_is_overwritten_with_force_only(tmp_path: Path, data: Path) -> None:
+    model, out = tmp_path / "ext.onnx", tmp_path / "out.onnx"
+    save(tiny_net(), model, save_as_external_data=True, location="ext.bin", size_threshold=0)
+    old = tmp_path / "out.onnx.data"
+    old.write_text("old")
+    command = [model, "--calib", data, "--sparsity", 0.5, "-o", out]
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "out.onnx.data: exists already; use --force" in result.stderr
+    assert old.read_text() == "old"
+    assert not out.exists()
+    assert f"wrote {out} and out.onnx.data" in done(*command, "--force").stdout
+    assert Counted(out).weights
 
 
 # -- stdout and stderr -----------------------------------------------------------------------

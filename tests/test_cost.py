@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from strategies import Net
 
 from onnxprune.cost import measure
 from onnxprune.graph import load, normalise
@@ -88,3 +89,14 @@ def test_integer_layers_count_like_their_originals(tmp_path):
     assert (after.macs, after.weights) == (before.macs, before.weights)
     scales = 2  # one for each weight tensor
     assert after.params == before.params - before.weights + scales, "float constants only"
+
+
+def test_operations_of_einsum_count():
+    n = Net()
+    x = n.input(2, 5, 4)
+    heads = n.op("Einsum", x, n.weight(4, 3, 6), equation="btd, dhk -> bthk")
+    y = n.op("Einsum", heads, heads, equation="bihk,bjhk->bhij")
+    model = normalise(n.model(y, rank=4))
+    cost = measure(model, observe(model, {"x0": np.ones((2, 5, 4), np.float32)}, threads=1))
+    assert (cost.params, cost.weights) == (4 * 3 * 6, 0)
+    assert cost.macs == 5 * 4 * 3 * 6 + 3 * 5 * 5 * 6

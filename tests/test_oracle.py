@@ -9,12 +9,10 @@ import onnx
 import oracle
 import pytest
 from cases import CASES
-from cases_normalization import turned
-from cases_recurrent import batch_of
 from onnx import ModelProto, numpy_helper
 from sabotages import CORRECT, Sabotage
 from sabotages_by_family import SABOTAGES
-from strategies import Body, Net, apply, chain
+from strategies import Body, Net
 
 from onnxprune.errors import InternalError
 from onnxprune.rules import RULES
@@ -31,16 +29,11 @@ UNKNOWN: dict[str, Body] = {
     "GatherElements": lambda n, x: n.op(
         "GatherElements", x, n.const(n.rng.integers(4, size=(1, 4, 4, 4))), axis=1
     ),
-    "ReverseSequence": lambda n, x: n.op(
-        "ReverseSequence", x, n.op("Expand", n.const([3]), batch_of(n, x)), time_axis=1,
-        batch_axis=0,
-    ),
     "ScatterElements": lambda n, x: n.op(
         "ScatterElements", x, n.const([[[[2]], [[0]]]]), n.weight(1, 2, 1, 1), axis=1
     ),
-    "Trilu": chain(turned, apply("Trilu"), turned),
 }  # fmt: skip
-for _op in UNKNOWN:
+for _op in (*UNKNOWN, "ReverseSequence", "Trilu"):
     _name = f"{_op}: as if element-wise"
     SABOTAGES.append(Sabotage(_name, _op, CORRECT["Relu"], "mask permutation"))
 

@@ -76,7 +76,7 @@ def bias_that_a_branch_reads() -> ModelProto:
     return branching(n, y, n.nodes[0].input[2])
 
 
-@regression()
+@regression(prunable=False)
 def weight_that_a_branch_reads() -> ModelProto:
     n = Net()
     y = n.conv(stem(n), 4, 3)

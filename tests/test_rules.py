@@ -15,15 +15,19 @@ from oracle import (
     Findings,
     Traced,
     check,
+    error,
+    feeds,
     identity,
     mask,
     permutation,
     pruned,
     random_removal,
+    run,
     traced,
 )
 from strategies import BATCH, BLOCKS, Net, attention, networks, shuffle, squeeze_excite
 
+from onnxprune.graph import normalise
 from onnxprune.rules import RULES
 
 ALL = [case for cases in CASES.values() for case in cases]
@@ -215,6 +219,38 @@ def test_a_shuffled_channel_leaves_with_its_row_or_its_column() -> None:
     assert before[0] == rows | columns
     assert len(rows) == len(columns) == 1
     assert after == [before[k] for k in (0, 3, 1, 4, 2, 5)]
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in ALL if "shared matrix" in c.name or "tied" in c.name], ids=lambda c: c.name
+)
+def test_a_shared_matrix_is_not_copied(case: Case) -> None:
+    t = traced_case(case)
+    small = pruned(t, random_removal(t.structure, np.random.default_rng(0), 0.6))
+    matrices = [
+        [i for i in proto.graph.initializer if len(i.dims) > 1] for proto in (t.proto, small)
+    ]
+    assert len(matrices[0]) == len(matrices[1])
+    assert sum(np.prod(i.dims) for i in matrices[1]) < sum(np.prod(i.dims) for i in matrices[0])
+
+
+def test_a_weight_shared_through_identity_is_one_tensor() -> None:
+    """As TorchScript exports parameters with equal values; vectors may still be sliced apart."""
+    n = Net()
+    x = stem(n, 6)
+    weight, bias = n.weight(6, 6, 1, 1), n.weight(6)
+    x = n.op("Relu", n.op("Conv", x, weight, bias))
+    x = n.op("Conv", x, n.op("Identity", n.op("Identity", weight)), n.op("Identity", bias))
+    proto = n.model(n.conv(x, 6, 2), n.op("Identity", bias))
+    whole = normalise(proto).proto
+    assert [node.op_type for node in whole.graph.node].count("Identity") == 1  # an output's
+    assert error(run(proto, feeds(proto, 2)), run(whole, feeds(whole, 2))) == 0
+    assert check(whole, share=0.6).visible
+    t = traced(whole)
+    small = pruned(t, random_removal(t.structure, np.random.default_rng(0), 0.6))
+    kernels = [tuple(i.dims) for i in small.graph.initializer if len(i.dims) == 4]
+    assert len(kernels) == 3
+    assert (6, 6, 1, 1) not in kernels
 
 
 def test_a_shared_weight_stays_one_tensor_and_a_shared_bias_does_not_tie() -> None:

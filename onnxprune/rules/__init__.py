@@ -11,6 +11,7 @@ To add an operator: one rule here (a plain activation is one word in
 """
 
 from onnxprune.rules import (
+    attention,
     contrib,
     einsum,
     elementwise,
@@ -27,6 +28,7 @@ from onnxprune.rules.registry import RULES, Rule, rule
 __all__ = [
     "RULES",
     "Rule",
+    "attention",
     "contrib",
     "einsum",
     "elementwise",

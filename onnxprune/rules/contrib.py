@@ -27,7 +27,9 @@ def fused_bias_activation(op: Op) -> None:
 def fused_conv(op: Op) -> None:
     """A convolution, an optional addition of another tensor, and an activation."""
     conv(op)
-    if op.has(3):
+    if op.is_parameter(3):
+        op.site(3, 1, op.given(1))
+    elif op.has(3):
         op.tie(op.given(1), op.take(3, 1))
 
 

@@ -7,7 +7,7 @@ from onnxprune.op import Op
 from onnxprune.rules.registry import rule
 
 UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh "
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot CastLike Ceil Celu Clip Cos Cosh "
     "Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log "
     "Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign "
     "Sqrt Swish Tan Tanh ThresholdedRelu"
@@ -26,6 +26,15 @@ def unary(op: Op) -> None:
         labels = op.take(0, axis)
         for o in range(len(op.node.outputs)):
             op.give(axis, labels, o)
+
+
+@rule("Cast")
+def cast(op: Op) -> None:
+    """Another type; a constant that is stored in a smaller one remains a parameter."""
+    if op.is_constant(0):
+        op.unpack()
+    else:
+        unary(op)
 
 
 @rule(*BROADCAST)

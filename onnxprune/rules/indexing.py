@@ -161,20 +161,34 @@ def scatter_nd(op: Op) -> None:
             op.give(k, labels)
 
 
+@rule("ReverseSequence", "Trilu")
+def along_two_axes(op: Op) -> None:
+    """Values are moved, or set to zero, by their places along two axes; the others pass."""
+    rank = len(op.shape(0))
+    over = {rank - 2, rank - 1}
+    if op.type == "ReverseSequence":
+        over = {int(op.attribute("batch_axis", 1)), int(op.attribute("time_axis", 0))}
+    for axis in set(range(rank)) - over:
+        op.give(axis, op.take(0, axis))
+
+
 @rule("Expand")
 def expand(op: Op) -> None:
     """Axes of size 1 are repeated; the others pass, and the shape operand is rewritten.
 
-    A constant (a class token that is repeated for every sample) can shrink with what it meets.
+    A repeated axis, and a constant (a class token that is repeated for every sample), can shrink
+    with what it meets.
     """
     out = op.out_shape()
     counted: dict[int, I64] = {}
     behind = len(out) - len(op.shape(0))
     for k in range(len(out)):
         labels = join(op, k, out, [0])
-        if op.is_constant(0) and k >= behind and op.shape(0)[k - behind] == out[k] > 1:
+        repeated = k < behind or op.shape(0)[k - behind] != out[k]
+        if (repeated or op.is_constant(0)) and out[k] > 1 and not op.dynamic(0, k):
             labels = op.fresh(out[k])
-            op.site(0, k - behind, labels)
+            if not repeated:
+                op.site(0, k - behind, labels)
         op.give(k, labels)
         if labels is not None:
             counted[k] = labels
@@ -184,13 +198,19 @@ def expand(op: Op) -> None:
 
 @rule("Tile")
 def tile(op: Op) -> None:
-    """Labels repeat as the values do."""
+    """Labels repeat as the values do; an axis of size 1 can be repeated less often."""
     repeats = op.ints(1, "")
     if repeats is None:
         return
+    counted: dict[int, I64] = {}
     for k, times in enumerate(repeats):
         labels = op.take(0, k)
-        op.give(k, labels if labels is None or times == 1 else np.tile(labels, times))
+        if op.shape(0)[k] == 1 and times > 1 and not op.dynamic(0, k):
+            labels = counted[k] = op.fresh(times)
+        elif labels is not None and times > 1:
+            labels = np.tile(labels, times)
+        op.give(k, labels)
+    op.sizes(counted, 1)
 
 
 @rule("Shape")

@@ -13,6 +13,10 @@ from onnxprune.rules.registry import rule
 @rule("Conv")
 def conv(op: Op) -> None:
     """Fresh output channels; the input channels slice the weight's axis 1."""
+    _convolve(op, bias=2)
+
+
+def _convolve(op: Op, *, bias: int) -> None:
     outputs = op.out_shape()[1]
     groups, per_group = int(op.attribute("group", 1)), op.shape(1)[1]
     index = np.arange(outputs, dtype=np.int64)
@@ -23,9 +27,17 @@ def conv(op: Op) -> None:
         groups=groups,
         inside=(1, per_group),
         outside=(0, outputs // groups),
+        bias=bias,
         channel_of=(first + np.arange(per_group)).reshape(outputs, per_group, *spatial),
         output_of=index.reshape(outputs, 1, *spatial),
     )
+
+
+@rule("DeformConv")
+def deformable_conv(op: Op) -> None:
+    """A convolution whose every channel is read at the same computed positions."""
+    if op.attribute("offset_group", 1) == 1:
+        _convolve(op, bias=3)
 
 
 @rule("ConvTranspose")
@@ -41,6 +53,7 @@ def conv_transpose(op: Op) -> None:
         groups=groups,
         inside=(0, inputs // groups),
         outside=(1, per_group),
+        bias=2,
         channel_of=index.reshape(inputs, 1, *spatial),
         output_of=(first + np.arange(per_group)).reshape(inputs, per_group, *spatial),
     )
@@ -52,6 +65,7 @@ def _convolution(
     groups: int,
     inside: tuple[int, int],
     outside: tuple[int, int],
+    bias: int,
     channel_of: I64,
     output_of: I64,
 ) -> None:
@@ -75,7 +89,7 @@ def _convolution(
         op.origin(1, merged)
     for axis, own, whole in ((inside[0], within, labels), (outside[0], fresh, merged)):
         op.site(1, axis, whole if axis == 0 else own)
-    op.site(2, 0, merged)
+    op.site(bias, 0, merged)
     if group is not None:
         op.sizes({0: group}, "group")
     op.weight(

@@ -100,12 +100,12 @@ def mean_variance_normalization(op: Op) -> None:
         op.give(k, op.normalised(0, k) if k in axes else op.take(0, k))
 
 
-@rule("LRN", "CumSum", "TopK", "ArgMax", "ArgMin")
+@rule("LRN", "CumSum", "CumProd", "TopK", "ArgMax", "ArgMin")
 def along_one_axis(op: Op) -> None:
     """Values along one axis depend on each other; the other axes pass."""
     rank = len(op.shape(0))
     default = {"LRN": 1, "TopK": -1}.get(op.type, 0)
-    axes = op.ints(1, "axis") if op.type == "CumSum" else [int(op.attribute("axis", default))]
+    axes = op.ints(1, "axis") if op.type.startswith("Cum") else [int(op.attribute("axis", default))]
     if axes is None:
         return
     axis = axes[0] % rank

@@ -17,14 +17,11 @@ def quantize(op: Op) -> None:
     axis = int(op.attribute("axis", 1)) % max(len(shape), 1)
     if len(op.shape(1)) > 1 or op.attribute("block_size", 0):
         return
+    if op.is_constant(0):
+        op.unpack()
     for k, size in enumerate(shape):
-        labels = op.take(0, k)
-        if op.is_constant(0) and size > 1:
-            labels = op.fresh(size)
-            op.site(0, k, labels)
+        if not op.is_constant(0):
+            op.give(k, op.take(0, k))
         for i in (1, 2):
             if k == axis and op.has(i) and op.shape(i) == (size,) and size > 1:
-                op.site(i, 0, labels)
-        op.give(k, labels)
-    if op.is_constant(0):
-        op.parameter(0)
+                op.site(i, 0, op.given(k))

@@ -11,10 +11,18 @@ from onnxprune.rules.registry import rule
 
 @rule("Transpose")
 def transpose(op: Op) -> None:
-    """Axes change places."""
+    """Axes change places.
+
+    A constant is transposed in the graph only where something else needs it as it is (the table
+    of an embedding that is also the last layer): both uses shrink together.
+    """
     rank = len(op.shape(0))
     for axis, source in enumerate(op.attribute("perm", range(rank)[::-1])):
-        op.give(axis, op.take(0, int(source)))
+        labels = op.take(0, int(source))
+        if op.is_constant(0) and op.shape(0)[source] > 1:
+            labels = op.fresh(op.shape(0)[source])
+            op.site(0, int(source), labels)
+        op.give(axis, labels)
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")

@@ -17,6 +17,21 @@ def pool(op: Op) -> None:
         op.give(axis, op.take(0, axis))
 
 
+@rule("GridSample", "RoiAlign", "MaxRoiPool")
+def sample(op: Op) -> None:
+    """Every map is sampled at the same positions, which another input names."""
+    op.give(1, op.take(0, 1))
+
+
+@rule("CenterCropPad")
+def crop(op: Op) -> None:
+    """Axes that it does not name pass."""
+    rank = len(op.shape(0))
+    named = {int(k) % rank for k in op.attribute("axes", range(rank))}
+    for axis in set(range(rank)) - named:
+        op.give(axis, op.take(0, axis))
+
+
 @rule("Resize", "Upsample")
 def resize(op: Op) -> None:
     """Axes that keep their size pass; a ``sizes`` operand is rewritten."""
@@ -48,8 +63,20 @@ def depth_space(op: Op) -> None:
     if op.type == "SpaceToDepth":
         op.give(1, op.merge([None, labels], dims))
         return
-    kept = op.fresh(few) if few > 1 else None
-    spread = [None, kept] if place else [kept, None]
-    merged = op.merge(spread, dims)
-    op.tie(labels, merged)
-    op.give(1, kept)
+    op.give(1, _whole(op, labels, dims, place))
+
+
+def _whole(op: Op, labels: I64, dims: tuple[int, int], place: int) -> I64 | None:
+    """Return the factor of an axis whose indices leave with all that share them."""
+    kept = op.fresh(dims[place]) if dims[place] > 1 else None
+    op.tie(labels, op.merge([None, kept] if place else [kept, None], dims))
+    return kept
+
+
+@rule("Col2Im")
+def columns_to_image(op: Op) -> None:
+    """Columns ``[N, channels x kernel, positions]`` are added up to maps: whole channels leave."""
+    op.give(0, op.take(0, 0))
+    channels, labels = op.out_shape()[1], op.take(0, 1)
+    if labels is not None:
+        op.give(1, _whole(op, labels, (channels, len(labels) // channels), 0))

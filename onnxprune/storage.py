@@ -1,0 +1,228 @@
+"""Storage: a model as one message, or its large initializers apart from it.
+
+Protobuf cannot hold 2 GiB in one message, and files of models as large keep their weights
+beside the model. :func:`split` takes large initializers out of a model; what is left is small
+enough for everything that serialises it, and :func:`pack` lays both out for the disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.errors import InternalError, ModelError
+
+MOST_BYTES = 2**31 - 2**26
+"""Bytes of constants from which a file cannot hold them: 2 GiB, less room for the rest."""
+
+HEAVY = 2**28
+"""Bytes of constants from which a model is not handled as one message, which costs copies."""
+
+LARGE = 1024
+"""Bytes from which an initializer leaves the message."""
+
+PAGE, PAGED = 4096, 2**20
+"""Initializers from ``PAGED`` bytes on begin at a multiple of ``PAGE``, to be mapped."""
+
+Held = Mapping[str, TensorProto]
+"""Initializers that were taken out of a model, by name."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A model as it lies on disk: the bytes of its file, and of the data beside it.
+
+    ``places`` are the offsets of the tensors in the data file, in order, and ``end`` its size.
+    """
+
+    model: bytes
+    held: Held
+    places: Mapping[str, int]
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that the files take together."""
+        return len(self.model) + self.end
+
+    def data(self) -> Iterator[bytes]:
+        """Yield the content of the data file."""
+        at = 0
+        for name, offset in self.places.items():
+            raw = _raw(self.held[name])
+            yield bytes(offset - at)
+            yield raw
+            at = offset + len(raw)
+
+    def check(self, model: Path, data: Path | None) -> None:
+        """Read written files back and compare them with what was to be written.
+
+        Raises:
+            InternalError: if they differ.
+        """
+        written = model.read_bytes()
+        same = written == self.model
+        if same and data is not None:
+            tensors = onnx.load_model_from_string(written).graph.initializer
+            outside = {t.name: t for t in tensors if t.data_location == TensorProto.EXTERNAL}
+            same = outside.keys() == self.held.keys() and all(
+                _read(tensor, data) == _raw(self.held[name]) for name, tensor in outside.items()
+            )
+        if not same:
+            raise InternalError(f"{model}: what was written reads back differently")
+
+
+def pack(proto: onnx.ModelProto, location: str | None) -> Packed:
+    """Lay a model out for the disk; the same model gives the same bytes.
+
+    Args:
+        proto: the model.
+        location: name of the file for large initializers; None keeps them inside.
+    """
+    if location is None:
+        return Packed(proto.SerializeToString(deterministic=True), {}, {}, 0)
+    light, held = split(proto)
+    places: dict[str, int] = {}
+    end = 0
+    for tensor in light.graph.initializer:
+        if tensor.name in held:
+            size = len(_raw(held[tensor.name]))
+            step = PAGE if size >= PAGED else 16
+            places[tensor.name] = -(-end // step) * step
+            end = places[tensor.name] + size
+            _point(tensor, location=location, offset=places[tensor.name], length=size)
+    return Packed(light.SerializeToString(deterministic=True), held, places, end)
+
+
+def is_heavy(proto: onnx.ModelProto) -> bool:
+    """Whether a model is better handled without its large initializers."""
+    return sum(map(nbytes, proto.graph.initializer)) >= HEAVY
+
+
+def needs_data_file(proto: onnx.ModelProto) -> bool:
+    """Whether the constants of a model are more than protobuf holds in one file."""
+    return sum(map(nbytes, proto.graph.initializer)) >= MOST_BYTES
+
+
+def split(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
+    """Return a copy of a model that only declares its large initializers, and these.
+
+    They stay where they are, as external data at no real location.
+    """
+    light = without_constants(proto)
+    held: dict[str, TensorProto] = {}
+    for tensor in proto.graph.initializer:
+        if nbytes(tensor) < LARGE:
+            light.graph.initializer.append(tensor)
+            continue
+        declared = light.graph.initializer.add(
+            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims
+        )
+        _point(declared, location="held")
+        held[tensor.name] = tensor
+    return light, held
+
+
+def without_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model that lacks its initializers."""
+    copy = onnx.ModelProto()
+    _copy_fields(proto, copy, "graph")
+    _copy_fields(proto.graph, copy.graph, "initializer")
+    return copy
+
+
+def join(light: onnx.ModelProto, held: Held) -> onnx.ModelProto:
+    """Put initializers that :func:`split` took out back into place; returns the argument."""
+    for tensor in light.graph.initializer:
+        if tensor.name in held:
+            tensor.CopyFrom(held[tensor.name])
+    return light
+
+
+def draft(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
+    """Return a copy of a model that may be extended and run, without data if it is heavy."""
+    if is_heavy(proto):
+        return split(proto)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy, {}
+
+
+def outline(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that lists large initializers as inputs: enough to infer shapes from."""
+    light, held = split(proto)
+    kept = [t for t in light.graph.initializer if t.name not in held]
+    del light.graph.initializer[:]
+    light.graph.initializer.extend(kept)
+    known = {v.name for v in light.graph.input}
+    for name, tensor in held.items():
+        if name not in known:
+            value = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+            light.graph.input.append(value)
+    return light
+
+
+def load_external(proto: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
+    """Read external data into a model; return its files.
+
+    Raises:
+        ModelError: naming the files, if one is missing or cannot be read.
+    """
+    tensors = list(onnx.external_data_helper._get_all_tensors(proto))
+    external = [t for t in tensors if t.data_location == TensorProto.EXTERNAL]
+    names = sorted({e.value for t in external for e in t.external_data if e.key == "location"})
+    try:
+        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError):
+        raise ModelError(
+            f"{path}: its external data is missing or cannot be read: expected "
+            f"{', '.join(names)} in {path.parent}; copy it beside the model"
+        ) from None
+    return tuple(path.parent / name for name in names)
+
+
+def nbytes(tensor: TensorProto) -> int:
+    """Return the size of a tensor's values in bytes, 0 for strings."""
+    if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
+        return 0
+    width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * int(width)
+
+
+def _raw(tensor: TensorProto) -> bytes:
+    if not tensor.HasField("raw_data"):
+        tensor = numpy_helper.from_array(numpy_helper.to_array(tensor))
+    return tensor.raw_data
+
+
+def _point(tensor: TensorProto, **entries: Any) -> None:
+    """Let a tensor point to external data."""
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _read(tensor: TensorProto, file: Path) -> bytes:
+    place = {e.key: e.value for e in tensor.external_data}
+    with file.open("rb") as handle:
+        handle.seek(int(place["offset"]))
+        return handle.read(int(place["length"]))
+
+
+def _copy_fields(source: Any, target: Any, *but: str) -> None:
+    for field, value in source.ListFields():
+        if field.name in but:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
