@@ -64,7 +64,7 @@ class Thinning:
                 trials.append(self._measured.trial(layer, matrices))
                 errors.append(error)
         moved = self._measured.divergences(trials, progress).reshape(len(self._layers), -1)
-        ratios = np.maximum(moved, TINY) / np.maximum(np.reshape(errors, moved.shape), TINY)
+        ratios = np.clip(moved, TINY, 1 / TINY) / np.maximum(np.reshape(errors, moved.shape), TINY)
         scales = np.exp(np.log(ratios).mean(axis=1))
         return {la.weight: float(s) for la, s in zip(self._layers, scales, strict=True)}
 
