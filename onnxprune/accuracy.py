@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
 from onnxprune.data import Batch
 from onnxprune.errors import CalibrationError, ModelError
 from onnxprune.graph import Model
-from onnxprune.labels import F64, I64, Array
+from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.session import Session
 
 
@@ -25,6 +26,7 @@ class Accuracy:
         samples: number of samples.
         per_class: accuracy of each class, NaN where it has no samples, ``float64 [K]``.
         warnings: what the user should know about the samples.
+        hits: whether each sample is right, ``bool [samples]``.
     """
 
     value: float
@@ -33,6 +35,32 @@ class Accuracy:
     samples: int
     per_class: tuple[float, ...]
     warnings: tuple[str, ...] = ()
+    hits: Bool = field(default_factory=lambda: np.zeros(0, dtype=np.bool_), compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, without the single samples."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "hits"}
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much accuracy one model has less than another on the same samples, as a fraction.
+
+    Attributes:
+        value: the difference; negative where it gained.
+        standard_error: of the difference: only samples on which the two differ count.
+        samples: number of samples.
+    """
+
+    value: float
+    standard_error: float
+    samples: int
+
+
+def drop_between(before: Accuracy, after: Accuracy) -> Drop:
+    """Compare two models that were measured on the same samples."""
+    lost = before.hits.astype(np.float64) - after.hits
+    return Drop(float(lost.mean()), float(lost.std() / np.sqrt(len(lost))), len(lost))
 
 
 def measure_accuracy(
@@ -82,6 +110,7 @@ def measure_accuracy(
             float(hit[label == k].mean()) if (label == k).any() else float("nan")
             for k in range(scores.shape[1])
         ),
+        hits=hit,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune import __version__
-from onnxprune.errors import InternalError, OnnxpruneError
+from onnxprune.errors import InternalError, OnnxpruneError, QualityError
 from onnxprune.targets import check_apart, check_target, data_target, default_target, write_files
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Repeated here so that --help does not import numpy; a test compares them.
 METRICS = ("f-magnitude", "f", "magnitude", "activation", "reconstruction", "random")
-MODES = ("channels", "weights")
+MODES = ("auto", "channels", "weights")
 RECOVERIES = ("none", "bias", "full")
 ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
 
@@ -67,6 +67,25 @@ def _align(_: click.Context, __: click.Parameter, value: str) -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"'{value}' is neither 'auto' nor a whole number of at least 1")
     return int(value)
+
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9,
+         "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}  # fmt: skip
+
+
+def _size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Read a number of bytes, such as 2MB, 1.5MiB or 800000."""
+    if value is None:
+        return None
+    number = value.strip().rstrip("BbKkMmGgIi ")
+    unit = value.strip()[len(number) :].strip().upper()
+    try:
+        size = int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size < 1:
+        raise click.BadParameter(f"'{value}' is not a size such as 800000, 500KB, 2MB or 1.5MiB")
+    return size
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -133,6 +152,24 @@ def main() -> None:
     """
 
 
+BUDGETS = ("sparsity", "params", "macs", "size")
+
+
+def _check_budget(settings: Mapping[str, Any]) -> None:
+    """Make sure that there is one budget, and one that the mode can meet."""
+    given = [f"--{name}" for name in BUDGETS if settings[name] is not None]
+    if len(given) > 1 or not (given or settings["max_drop"] is not None):
+        raise click.UsageError(
+            f"give exactly one of {', '.join(f'--{name}' for name in BUDGETS)}, or --max-drop "
+            f"alone; got {' and '.join(given) or 'none'}"
+        )
+    if settings["mode"] == "weights" and given != ["--sparsity"]:
+        raise click.UsageError(
+            f"--mode weights needs --sparsity: zeros make a model no faster and no smaller; got "
+            f"{given[0] if given else '--max-drop'}"
+        )
+
+
 @main.command()
 @_model
 @click.option(
@@ -154,17 +191,38 @@ def main() -> None:
     help="Fraction of the weights that leaves, between 0 and 1.",
 )
 @click.option(
+    "--params",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="R",
+    help="Instead: parameters of the pruned model, as a fraction of MODEL's.",
+)
+@click.option(
     "--macs",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="R",
-    help="Instead: operations of the pruned model, as a fraction of MODEL's. Channels only.",
+    help="Instead: its operations, as a fraction of MODEL's.",
+)
+@click.option("--size", callback=_size, metavar="2MB", help="Instead: its file size, at most.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    metavar="D",
+    help="Accuracy that may be lost on held-out samples, as a fraction; alone: the fewest "
+    "operations within it.",
+)
+@click.option(
+    "--min-accuracy",
+    type=click.FloatRange(0, 1),
+    metavar="A",
+    help="Accuracy to keep on held-out samples, as a fraction.",
 )
 @click.option(
     "--mode",
     type=click.Choice(MODES),
-    default="channels",
+    default="auto",
     show_default=True,
-    help="Remove whole channels, or zero single weights.",
+    help="Remove whole channels, zero single weights, or remove what the accuracy allows and "
+    "zero the rest of a --sparsity.",
 )
 @click.option(
     "-o",
@@ -223,7 +281,11 @@ def main() -> None:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
 )
-@click.option("--force", is_flag=True, help="Overwrite an existing OUT.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Overwrite an existing OUT, and write a model that misses a quality gate.",
+)
 @_json
 @_quiet
 def prune(
@@ -238,10 +300,7 @@ def prune(
     """Prune MODEL and write the result, once it is proven right."""
     if (settings["data"] is None) != settings["random_inputs"]:
         raise click.UsageError("give either --calib DATA or --random-inputs")
-    if (settings["sparsity"] is None) == (settings["macs"] is None):
-        raise click.UsageError("give either --sparsity S or --macs R")
-    if settings["macs"] is not None and settings["mode"] != "channels":
-        raise click.UsageError("--macs needs --mode channels: zeros take as many operations")
+    _check_budget(settings)
     out = out or default_target(model)
     sources = [model, *(p for p in (settings["data"], settings["eval_data"]) if p)]
     for target in (out, data_target(out)):
@@ -257,7 +316,8 @@ def prune(
         result = pipeline.prune(model, progress=progress, **settings)
     if report_path:
         check_target(report_path, result.sources, force=True)
-    report = pipeline.save(result, out)
+    good = force or not result.missed
+    report = pipeline.save(result, out, force=force) if good else result.report
     if report_path:
         write_files({report_path: [report.to_json().encode()]})
     _warn(report.warnings)
@@ -265,6 +325,9 @@ def prune(
         click.echo(report.to_json(), nl=False)
     elif not quiet:
         _print(report.summary())
+    if not good:
+        raise QualityError(f"{out} was not written: {result.missed}")
+    if not (quiet or as_json):
         click.echo(f"wrote {out}{f' and {data_target(out).name}' if result.external else ''}")
 
 
@@ -300,8 +363,6 @@ def inspect(model: Path, as_json: bool, **settings: Any) -> None:
 @_quiet
 def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Measure MODEL's top-1 accuracy on labelled samples."""
-    from dataclasses import asdict
-
     from onnxprune import pipeline
     from onnxprune.report import plain
 
@@ -309,7 +370,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
         result = pipeline.evaluate(model, data, progress=progress, **settings)
     _warn(result.warnings)
     if as_json:
-        click.echo(json.dumps(plain(asdict(result)), indent=2))
+        click.echo(json.dumps(plain(result.to_dict()), indent=2))
     else:
         click.echo(
             f"accuracy {100 * result.value:.2f} ± {100 * result.standard_error:.2f} % "

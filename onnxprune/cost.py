@@ -31,12 +31,13 @@ WEIGHT_INPUTS = {
 OTHER_PRODUCTS = ("Attention", "DeformConv", "Einsum")
 """Further operators whose operations count."""
 
-_FLOATS = {
+FLOATS = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 }
+"""Element types that count as parameters."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def measure(model: Model, shapes: Shapes) -> Cost:
     )
     weights = {name for name in operands if name in constants}
     return Cost(
-        params=sum(_size(t) for t in graph.initializer if t.data_type in _FLOATS),
+        params=count_params(model),
         weights=sum(_size(constants[name]) for name in weights),
         nonzero_weights=sum(
             int(np.count_nonzero(weight_values(model, [name])[name])) for name in weights
@@ -86,6 +87,11 @@ def measure(model: Model, shapes: Shapes) -> Cost:
         macs=round(sum(node_macs(model, shapes).values())),
         bytes=model.file_bytes or model.proto.ByteSize(),
     )
+
+
+def count_params(model: Model) -> int:
+    """Count the elements of all float constants."""
+    return sum(_size(t) for t in model.proto.graph.initializer if t.data_type in FLOATS)
 
 
 def unpacked_weights(model: Model) -> dict[str, str]:

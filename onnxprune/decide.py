@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
 
 from onnxprune import cost
 from onnxprune.allocate import allocate_channels, allocate_weights
+from onnxprune.budget import Budget, Meter
 from onnxprune.errors import BudgetError
-from onnxprune.labels import F64, Bool
+from onnxprune.labels import F64, Array, Bool
 from onnxprune.plan import PruningPlan, plan_from_units
 from onnxprune.request import Request
 from onnxprune.score import Scorer
@@ -18,62 +22,134 @@ from onnxprune.subject import Subject
 from onnxprune.thinning import Thinning
 
 
-def decide(
-    subject: Subject, scorer: Scorer, measured: Measured | None, request: Request
-) -> PruningPlan:
-    """Choose what stays.
+class Decider:
+    """Chooses what stays of one model; what it finds out serves every budget.
 
     Args:
         subject: the model.
         scorer: scores its channels or weights.
         measured: second moments, if the metric wants the errors that are left.
-        request: mode, budget and alignment.
-
-    Raises:
-        BudgetError: if the budget cannot be met.
+        meter: predicts what remains.
+        request: criterion, allocation and alignment.
     """
-    if request.mode == "channels":
-        return _channels(subject, scorer, measured, request)
-    return _weights(subject, scorer, measured, request)
 
+    def __init__(
+        self,
+        subject: Subject,
+        scorer: Scorer,
+        measured: Measured | None,
+        meter: Meter,
+        request: Request,
+    ) -> None:
+        self._subject = subject
+        self._scorer = scorer
+        self._measured = measured
+        self._meter = meter
+        self._request = request
 
-def _channels(
-    subject: Subject, scorer: Scorer, measured: Measured | None, request: Request
-) -> PruningPlan:
-    structure = subject.structure
-    macs = cost.node_macs(subject.folded, subject.shapes)
-    total = sum(macs.values())
+    def channels(self, budget: Budget) -> PruningPlan:
+        """Remove channels until a budget is met.
 
-    def saved(kept: Bool) -> float:
-        labels = structure.units.keep(kept)
-        if request.macs is None:
-            return cost.weights_removed(structure, labels) / subject.cost.weights
-        return 1 - cost.predicted_macs(structure, macs, labels) / total
+        Raises:
+            BudgetError: if it cannot be met.
+        """
+        structure = self._subject.structure
+        remaining = self._meter.remaining(budget.kind)
+        costs = self._meter.unit_costs(budget.kind) if self._additive else None
+        units = allocate_channels(
+            structure,
+            self._unit_scores,
+            lambda kept: 1 - remaining(structure.units.keep(kept)),
+            1 - budget.limit,
+            align=self._request.align,
+            costs=costs,
+            goal="" if budget.kind == "sparsity" else budget.asked,
+        )
+        return plan_from_units(self._subject.original.sha256, structure, units)
 
-    if request.macs is not None:
-        target, goal = 1 - request.macs, f"macs {request.macs:g}"
-        costs = cost.unit_costs(structure, macs)
-    else:
-        assert request.sparsity is not None
-        target, goal = request.sparsity, ""
-        costs = cost.unit_costs(structure)
-    if measured is None:
-        scores = scorer.score_units()
-    else:
-        scores = scorer.score_unit_errors(unit_errors(structure, measured))
-    ranked_as_is = request.allocation in ("auto", "global")
-    if not ranked_as_is:
-        scores = _spread_units(structure, scores, request.allocation)
-    units = allocate_channels(
-        structure,
-        scores,
-        saved,
-        target,
-        align=request.align,
-        costs=costs if measured is not None and ranked_as_is else None,
-        goal=goal,
-    )
-    return plan_from_units(subject.original.sha256, structure, units)
+    def zeros(self, sparsity: float, base: PruningPlan | None = None) -> PruningPlan:
+        """Zero single weights until, with the channels that leave anyway, so many are gone.
+
+        Args:
+            sparsity: the share of all weights.
+            base: a plan whose channels leave.
+
+        Raises:
+            BudgetError: if so many cannot be zeroed.
+        """
+        subject = self._subject
+        names = {w.tensor for w in cost.counted(subject.structure)}
+        allowed = names - subject.structure.excluded
+        weights = {n: w for n, w in subject.weights.items() if n in allowed}
+        if not weights:
+            raise BudgetError("every weight is excluded; nothing can be zeroed")
+        base = base or PruningPlan(subject.original.sha256)
+        left = self._left(weights, base)
+        masks = self._zeroed(weights, left, sparsity)
+        return PruningPlan(subject.original.sha256, base.keep, masks)
+
+    @cached_property
+    def _unit_scores(self) -> F64:
+        """Scores of the units, ``float64 [units]``."""
+        if self._measured is None:
+            scores = self._scorer.score_units()
+        else:
+            errors = unit_errors(self._subject.structure, self._measured)
+            scores = self._scorer.score_unit_errors(errors)
+        if self._request.allocation in ("auto", "global"):
+            return scores
+        return _spread_units(self._subject.structure, scores, self._request.allocation)
+
+    @property
+    def _additive(self) -> bool:
+        return self._measured is not None and self._request.allocation in ("auto", "global")
+
+    def _left(self, weights: Mapping[str, Array], base: PruningPlan) -> dict[str, Bool]:
+        """Return where weights are neither zero already nor leave with a channel."""
+        left = {n: np.asarray(w != 0) for n, w in weights.items()}
+        kept = base.kept_labels(self._subject.structure)
+        for weight in self._subject.structure.weights:
+            for axis, labels in weight.axes.items() if weight.tensor in left else ():
+                view = [1] * len(weight.shape)
+                view[axis] = -1
+                left[weight.tensor] = left[weight.tensor] & kept[labels].reshape(view)
+        return left
+
+    def _zeroed(
+        self, weights: Mapping[str, Array], left: Mapping[str, Bool], sparsity: float
+    ) -> dict[str, Bool]:
+        total = self._subject.cost.weights
+        allocation = "global" if self._request.allocation == "auto" else self._request.allocation
+        spread = SPREADS[allocation]
+
+        def masks(
+            scores: Mapping[str, F64], left: Mapping[str, Bool], part: float
+        ) -> dict[str, Bool]:
+            comparable = {n: spread(scores[n], erk_share(w.shape)) for n, w in weights.items()}
+            return allocate_weights(comparable, left, total, part)
+
+        if self._measured is None:
+            return masks({n: s**2 for n, s in self._scorer.score_weights().items()}, left, sparsity)
+        available = sum(w.size for w in weights.values())
+        share = min(sparsity * total / available, 1.0)
+
+        def masks_at(
+            errors: Mapping[str, F64], left: Mapping[str, Bool], part: float
+        ) -> dict[str, Bool]:
+            wanted = sparsity if part >= share else part * available / total
+            return masks(self._scorer.score_weights(errors), left, wanted)
+
+        thinning, scales = self._thinning
+        return thinning.run(masks_at, left, share, scales if allocation == "global" else {})
+
+    @cached_property
+    def _thinning(self) -> tuple[Thinning, dict[str, float]]:
+        assert self._measured is not None
+        excluded = self._subject.structure.excluded
+        weights = {n: w != 0 for n, w in self._subject.weights.items() if n not in excluded}
+        thinning = Thinning(self._measured, weights)
+        wanted = self._request.allocation in ("auto", "global")
+        return thinning, thinning.scales() if wanted else {}
 
 
 def _spread_units(structure: Structure, scores: F64, allocation: str) -> F64:
@@ -90,39 +166,3 @@ def _spread_units(structure: Structure, scores: F64, allocation: str) -> F64:
         share = sum(shares.get(k, [1.0])) / len(shares.get(k, [1.0]))
         result[group.units] = spread(scores[group.units] ** 2, share)
     return result
-
-
-def _weights(
-    subject: Subject, scorer: Scorer, measured: Measured | None, request: Request
-) -> PruningPlan:
-    sparsity = request.sparsity
-    assert sparsity is not None
-    total, excluded = subject.cost.weights, subject.structure.excluded
-    names = {w.tensor for w in cost.counted(subject.structure)}
-    weights = {n: w for n, w in subject.weights.items() if n in names - excluded}
-    if not weights:
-        raise BudgetError("every weight is excluded; nothing can be zeroed")
-    nonzero = {n: w != 0 for n, w in weights.items()}
-
-    allocation = "global" if request.allocation == "auto" else request.allocation
-    spread = SPREADS[allocation]
-
-    def masks(scores: Mapping[str, F64], left: Mapping[str, Bool], part: float) -> dict[str, Bool]:
-        comparable = {n: spread(scores[n], erk_share(w.shape)) for n, w in weights.items()}
-        return allocate_weights(comparable, left, total, part)
-
-    if measured is None:
-        scores = {n: s**2 for n, s in scorer.score_weights().items()}
-        return PruningPlan(subject.original.sha256, masks=masks(scores, nonzero, sparsity))
-    available = sum(w.size for w in weights.values())
-    share = min(sparsity * total / available, 1.0)
-
-    def masks_at(
-        errors: Mapping[str, F64], left: Mapping[str, Bool], part: float
-    ) -> dict[str, Bool]:
-        wanted = sparsity if part >= share else part * available / total
-        return masks(scorer.score_weights(errors), left, wanted)
-
-    thinning = Thinning(measured, nonzero)
-    scales = thinning.scales() if allocation == "global" else {}
-    return PruningPlan(subject.original.sha256, masks=thinning.run(masks_at, share, scales))

@@ -121,7 +121,7 @@ def _layer(
     bias, output = _own_bias(graph, node, weight, outputs, values.dtype)
     labels = weight.output_labels
     size = shapes.sizes(weight.node)[weight.output_axis]
-    support = plan.masks.get(weight.tensor)
+    support = _sliced(plan.masks.get(weight.tensor), weight, kept)
     if support is None and np.mean(values == 0) > SPARSE:
         support = values != 0
     return Layer(
@@ -139,6 +139,15 @@ def _layer(
         cut=_is_cut(weight, plan, kept),
         skip=_skip(graph, output, shapes),
     )
+
+
+def _sliced(mask: Bool | None, weight: Weight, kept: Bool) -> Bool | None:
+    """Cut what has left out of a mask of the original weight."""
+    if mask is None:
+        return None
+    for axis, labels in weight.axes.items():
+        mask = mask.compress(kept[labels], axis=axis)
+    return mask
 
 
 def _is_cut(weight: Weight, plan: PruningPlan, kept: Bool) -> bool:

@@ -61,6 +61,7 @@ def fit_layers(
     layers: Sequence[Layer],
     chunks: Sequence[Feeds],
     *,
+    rows: float = 1.0,
     seed: int = 0,
     threads: int = 0,
     progress: Callable[[int], None] = lambda _: None,
@@ -72,6 +73,7 @@ def fit_layers(
         pruned: its prepared pruned version (see :func:`onnxprune.layers.prepare`).
         layers: its layers, in order.
         chunks: inputs of the samples to fit on, in chunks that the models can run.
+        rows: multiplies the number of rows that a layer is fitted on.
         seed: of the drawn positions.
         threads: onnxruntime threads.
         progress: called with 1 after each layer.
@@ -89,7 +91,8 @@ def fit_layers(
         wanted = before.step([layer.output, *extra], [*later, layer.output])
         found = after.step([layer.data, *extra], [*later, layer.output, *(r.data for r in rest)])
         rng = np.random.default_rng([seed, k])
-        parts = _moments(layer, found, wanted, samples, rng)
+        count = max(1, -(-int(rows * max(ROWS, ROWS_PER_INPUT * layer.form.width)) // samples))
+        parts = _moments(layer, found, wanted, count, rng)
         fit = _fit(layer, after, parts)
         for name, values in fit.constants.items():
             after.replace(name, values)
@@ -105,16 +108,17 @@ def _moments(
     layer: Layer,
     found: list[list[Array]],
     wanted: list[list[Array]],
-    samples: int,
+    count: int,
     rng: np.random.Generator,
 ) -> list[tuple[Moments, Moments]]:
-    """Gather the moments of the fit rows and of the check rows for each group."""
+    """Gather the moments of the fit rows and of the check rows for each group.
+
+    ``count`` rows are drawn from each sample.
+    """
     form = layer.form
-    rows_wanted = max(ROWS, ROWS_PER_INPUT * form.width)
     result: list[tuple[Moments, Moments]] = []
     seen = 0
     for (x, *skips), (y, *targets) in zip(found, wanted, strict=True):
-        count = max(1, -(-rows_wanted // samples))
         kept_y = _kept(y, layer)
         rows = form.rows(x, kept_y, count, rng)
         inputs = form.inputs(x, kept_y.shape, rows)

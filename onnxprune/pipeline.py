@@ -1,42 +1,32 @@
-"""Pipeline: compose the stages. This is the Python API; the command line is a client of it."""
+"""Pipeline: the verbs. This is the Python API; the command line is a client of it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
-import onnxprune
 from onnxprune import cost, graph, storage
 from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
-from onnxprune.calibrate import Point, calibrate
 from onnxprune.changes import group_changes, layer_changes
 from onnxprune.data import open_dataset
-from onnxprune.decide import decide
-from onnxprune.errors import CalibrationError, InternalError
+from onnxprune.errors import CalibrationError, InternalError, QualityError
+from onnxprune.execute import Outcome
 from onnxprune.folding import fold
 from onnxprune.graph import Model
-from onnxprune.holdout import Holdout, Part, Progress, hold_out, silent, skip_warnings
+from onnxprune.holdout import Progress, hold_out, silent, skip_warnings
 from onnxprune.inspection import Inspection
+from onnxprune.log import Log
 from onnxprune.observe import observe
-from onnxprune.plan import Mode, PruningPlan
-from onnxprune.recover import compensate_bias
-from onnxprune.recovery import Ladder, recover_classifier, recover_layers, sample_chunks
 from onnxprune.report import Report, Side
-from onnxprune.request import Request, settled
-from onnxprune.rewrite import rewrite
-from onnxprune.score import CRITERIA, Scorer, weight_points
-from onnxprune.selection import measure_moments
-from onnxprune.statistics import ActivationStats
-from onnxprune.subject import Subject, observe_inputs, trace_subject
+from onnxprune.request import DROP, Mode, Request, settled
+from onnxprune.search import drop_of, search
+from onnxprune.study import Study
+from onnxprune.subject import observe_inputs
 from onnxprune.targets import check_target, data_target, default_target, write_files
 from onnxprune.trace import trace
-from onnxprune.verify import masked, verify
 
 __all__ = ["Accuracy", "Inspection", "PruneResult", "evaluate", "inspect", "prune", "save"]
 
@@ -45,40 +35,19 @@ __all__ = ["Accuracy", "Inspection", "PruneResult", "evaluate", "inspect", "prun
 class PruneResult:
     """A pruned model, the report on how it came about, and the files it was read from.
 
-    ``external`` says whether its large weights are to be written beside it (see :func:`save`).
+    Attributes:
+        model: the model.
+        report: the report.
+        sources: the files of the original.
+        external: whether large weights belong into a file of their own.
+        missed: the quality gate that is not met, in a sentence; empty if all are.
     """
 
     model: onnx.ModelProto
     report: Report
     sources: tuple[Path, ...]
     external: bool = False
-
-
-class _Log:
-    """Clock, warnings and progress of one call."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.timings: dict[str, float] = {}
-        self.warnings: list[str] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
-
-    def accuracy(self, model: Model, part: Part, request: Request) -> Accuracy | None:
-        """Measure accuracy on a part of the samples; None if it is empty."""
-        if not len(part):
-            return None
-        return measure_accuracy(
-            model,
-            part.batches(),
-            output=request.output,
-            threads=request.threads,
-            progress=self.progress("evaluate", len(part)),
-        )
+    missed: str = ""
 
 
 def prune(
@@ -86,8 +55,12 @@ def prune(
     data: str | Path | None = None,
     *,
     sparsity: float | None = None,
+    params: float | None = None,
     macs: float | None = None,
-    mode: Mode = "channels",
+    size: int | None = None,
+    max_drop: float | None = None,
+    min_accuracy: float | None = None,
+    mode: Mode = "auto",
     metric: str | None = None,
     recover: str | None = None,
     allocation: str = "auto",
@@ -111,9 +84,13 @@ def prune(
         data: labelled calibration samples: a folder of class folders with images, or an .npz;
             None with ``random_inputs``.
         sparsity: see :class:`~onnxprune.request.Request`, like the other settings; give
-            either this or ``macs``.
-        macs: the operations of the pruned model, as a fraction of the original's.
-        mode: ``channels`` or ``weights``.
+            exactly one budget (this to ``size``), or ``max_drop`` alone.
+        params: the float constants of the pruned model, as a fraction of the original's.
+        macs: its operations, likewise.
+        size: its file size in bytes.
+        max_drop: accuracy that may be lost on held-out samples, as a fraction.
+        min_accuracy: accuracy to be kept on them.
+        mode: ``auto``, ``channels`` or ``weights``.
         metric: the criterion; None is ``f-magnitude``, without samples ``magnitude``.
         recover: ``full``, ``bias`` or ``none``; None is ``full``, without samples ``none``.
         allocation: how the budget is spread over the layers.
@@ -134,98 +111,124 @@ def prune(
         OnnxpruneError: for everything the user can act on (see :mod:`onnxprune.errors`).
         InternalError: if the result fails verification.
     """
+    metric, recover = settled(metric, recover, random_inputs=random_inputs)
     request = Request(
-        sparsity,
-        mode,
-        *settled(metric, recover, random_inputs=random_inputs),
-        align,
-        tuple(exclude),
-        output,
-        seed,
-        threads,
-        batch_size,
-        allow_inexact,
-        random_inputs,
-        macs,
-        allocation,
+        sparsity=sparsity,
+        params=params,
+        macs=macs,
+        size=size,
+        max_drop=max_drop,
+        min_accuracy=min_accuracy,
+        mode=mode,
+        metric=metric,
+        recover=recover,
+        allocation=allocation,
+        align=align,
+        exclude=tuple(exclude),
+        allow_inexact=allow_inexact,
+        random_inputs=random_inputs,
+        output=output,
+        seed=seed,
+        threads=threads,
+        batch_size=batch_size,
     )
     if (data is None) != random_inputs:
         raise CalibrationError("give either calibration samples or random_inputs")
-    log = _Log(progress)
+    log = Log(progress)
     with log.stage("load"):
         original = _load(model)
         class_output(original, output)
         samples = hold_out(
             data, eval_data, original, mean=mean, std=std, seed=seed, batch_size=batch_size
         )
-    with log.stage("observe"):
-        feeds, shapes = observe_inputs(original, samples, seed=seed, threads=threads)
-    with log.stage("trace"):
-        subject = trace_subject(original, shapes, request)
-    classes = _count_classes(subject, samples, request, log)
-    with log.stage("evaluate"):
-        before = log.accuracy(original, samples.report, request)
-    _warn_chance(before, classes, log)
-    with log.stage("calibrate"):
-        stats = _calibrate(subject, samples.fit, request, classes, log)
-    with log.stage("score"):
-        plan = _decide(subject, stats, samples.fit, request, log)
-    with log.stage("rewrite"):
-        pruned = rewrite(subject.folded, subject.structure, plan)
-    with log.stage("verify"):
-        proof = verify(
-            masked(subject.folded, subject.structure, plan),
-            pruned,
-            feeds,
-            "rewritten model",
-            threads=threads,
-        )
-    with log.stage("recover"):
-        recovered, recovery = _recover(subject, pruned, plan, stats, samples, request, log)
+    location = data_target(default_target(Path(model))).name if len(original.files) > 1 else None
+    study = Study(original, samples, request, log, location)
+    before = study.reported
+    with log.stage("search"):
+        outcome = search(study)
+    return _result(study, outcome, str(model), before)
+
+
+def _result(study: Study, outcome: Outcome, path: str, before: Accuracy | None) -> PruneResult:
+    """Measure what came out, and report it."""
+    subject, log, original = study.subject, study.log, study.subject.original
+    external = study.location is not None or storage.needs_data_file(outcome.model.proto)
+    location = data_target(default_target(Path(path))).name if external else None
+    final = replace(outcome.model, file_bytes=storage.pack(outcome.model.proto, location).size)
     with log.stage("check"):
-        final = _finish(recovered, original, request)
-        external = len(original.files) > 1 or storage.needs_data_file(final.proto)
-        location = data_target(default_target(Path(model))).name if external else None
-        final = replace(final, file_bytes=storage.pack(final.proto, location).size)
-        after_cost = cost.measure(final, observe(final, feeds, threads=threads))
-    with log.stage("evaluate"):
-        after = log.accuracy(final, samples.report, request)
-    log.warnings += skip_warnings(samples.skipped)
-    achieved = _achieved(subject.cost, after_cost, request)
-    return PruneResult(
-        final.proto,
-        Report(
-            model={"path": str(model), "sha256": original.sha256},
-            request=request.to_dict(),
-            data=samples.to_dict(),
-            before=Side(subject.cost, before),
-            after=Side(after_cost, after),
-            achieved=achieved,
-            verification=proof,
-            recovery=recovery,
-            groups=group_changes(subject.structure, plan),
-            frozen=subject.structure.frozen,
-            layers=layer_changes(subject.structure, original, final),
-            timings=log.timings,
-            warnings=tuple(dict.fromkeys(log.warnings)),
-        ),
-        original.files,
-        external,
+        after_cost = cost.measure(final, observe(final, study.feeds, threads=study.request.threads))
+    after = study.accuracy(final, study.samples.report)
+    log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
+    missed = _missed(study, outcome)
+    report = Report(
+        model={"path": path, "sha256": original.sha256},
+        request=study.request.to_dict(),
+        data=study.samples.to_dict(),
+        before=Side(subject.cost, before),
+        after=Side(after_cost, after),
+        achieved=_achieved(subject.cost, after_cost, study.request),
+        drop=drop_of(study, outcome),
+        gate_met=not missed,
+        verification=outcome.verification,
+        recovery=outcome.recovery,
+        groups=group_changes(subject.structure, outcome.plan),
+        frozen=subject.structure.frozen,
+        layers=layer_changes(subject.structure, original, final),
+        timings=log.timings,
+        warnings=tuple(dict.fromkeys(log.warnings)),
     )
+    return PruneResult(final.proto, report, original.files, external, missed)
 
 
-def save(result: PruneResult, path: str | Path) -> Report:
+def _missed(study: Study, outcome: Outcome) -> str:
+    """Return which quality gate is not met; warn of a drop that the samples cannot tell."""
+    request, drop = study.request, drop_of(study, outcome)
+    if drop is None or outcome.selected is None:
+        return ""
+    limit = DROP if request.max_drop is None else request.max_drop
+    if drop.standard_error > max(limit, 1e-9) / 2:
+        study.log.warnings.append(
+            f"the {drop.samples} samples that decide are too few to tell a drop of {limit:g}: its "
+            f"standard error is {drop.standard_error:.4f}; give more samples"
+        )
+    if request.max_drop is not None and drop.value > limit:
+        return (
+            f"accuracy drops by {drop.value:.4f} ± {drop.standard_error:.4f} on {drop.samples} "
+            f"held-out samples, allowed are {limit:g}; ask for less, or write it with --force"
+        )
+    if request.max_drop is None and drop.value > limit and request.budget == "sparsity":
+        study.log.warnings.append(
+            f"accuracy drops by {drop.value:.4f} ± {drop.standard_error:.4f} on {drop.samples} "
+            "held-out samples, however the sparsity is divided; ask for less"
+        )
+    if request.min_accuracy is not None and outcome.selected.value < request.min_accuracy:
+        return (
+            f"accuracy is {outcome.selected.value:.4f} on {drop.samples} held-out samples, wanted "
+            f"are {request.min_accuracy:g}; ask for less, or write it with --force"
+        )
+    return ""
+
+
+def save(result: PruneResult, path: str | Path, *, force: bool = False) -> Report:
     """Write a pruned model; older files survive until the new ones are complete.
 
     Large weights go to ``path`` + ``.data`` where the original had external data, or where
     protobuf could not hold them.
+
+    Args:
+        result: what :func:`prune` returned.
+        path: where to write.
+        force: write it even if it misses a quality gate.
 
     Returns:
         The report, with the size of what was written.
 
     Raises:
         OutputError: if it cannot be written, or would overwrite what it was made from.
+        QualityError: if it misses a quality gate.
     """
+    if result.missed and not force:
+        raise QualityError(f"{path}: not written: {result.missed}")
     path = Path(path)
     data = data_target(path) if result.external else None
     targets = [path] if data is None else [data, path]
@@ -295,158 +298,21 @@ def _load(path: str | Path) -> Model:
     return model
 
 
-def _count_classes(subject: Subject, samples: Holdout, request: Request, log: _Log) -> int:
-    """Compare the labels with the model's classes; return the number of classes."""
-    name = class_output(subject.original, request.output)
-    shape = subject.shapes.first.get(name, ())
-    known = shape[1] if len(shape) >= 2 else 0
-    if known and samples.labels_end > known:
-        raise CalibrationError(
-            f"label {samples.labels_end - 1} is outside the model's classes: output '{name}' "
-            f"has {known}; check the class folders or y"
-        )
-    if known and len(samples.class_names) not in (0, known):
-        log.warnings.append(
-            f"the calibration set has {len(samples.class_names)} classes, the model's output "
-            f"'{name}' has {known}: check that the order of the class folders is the model's"
-        )
-    return max(known, samples.labels_end)
-
-
-def _warn_chance(before: Accuracy | None, classes: int, log: _Log) -> None:
-    if before and before.value - 2 * before.standard_error <= 1 / classes:
-        log.warnings.append(
-            f"the original model scores {100 * before.value:.1f} % on {before.samples} samples, "
-            f"no better than chance for {classes} classes: the class order or the "
-            "preprocessing (--mean, --std) is probably wrong, and so are the statistics"
-        )
-
-
-def _calibrate(
-    subject: Subject, part: Part, request: Request, classes: int, log: _Log
-) -> dict[Point, ActivationStats]:
-    criterion = CRITERIA[request.metric]
-    if not (criterion.needs_labels or criterion.needs_rms or request.recover != "none"):
-        return {}
-    return calibrate(
-        subject.folded,
-        subject.shapes,
-        weight_points(subject.structure),
-        part.batches(),
-        classes=classes,
-        squares=criterion.needs_rms,
-        threads=request.threads,
-        progress=log.progress("calibrate", len(part)),
-    )
-
-
-def _decide(
-    subject: Subject,
-    stats: Mapping[Point, ActivationStats],
-    part: Part,
-    request: Request,
-    log: _Log,
-) -> PruningPlan:
-    measured = None
-    if request.uses_errors:
-        with log.stage("moments"):
-            measured = measure_moments(
-                subject.folded,
-                subject.structure,
-                subject.shapes,
-                subject.weights,
-                sample_chunks(subject.folded, subject.shapes, part),
-                output=class_output(subject.original, request.output),
-                macs=subject.cost.macs,
-                seed=request.seed,
-                threads=request.threads,
-                progress=log.progress("moments", len(subject.structure.weights)),
-            )
-    scorer = Scorer(
-        subject.structure, subject.weights, stats, metric=request.metric, seed=request.seed
-    )
-    return decide(subject, scorer, measured, request)
-
-
-def _recover(
-    subject: Subject,
-    pruned: Model,
-    plan: PruningPlan,
-    stats: Mapping[Point, ActivationStats],
-    samples: Holdout,
-    request: Request,
-    log: _Log,
-) -> tuple[Model, dict[str, Any]]:
-    """Run the steps of the recovery; none may raise the loss on the *select* part."""
-    if request.recover == "none":
-        return pruned, {"accepted": False, "steps": []}
-
-    def loss(model: Model) -> float | None:
-        try:
-            measured = log.accuracy(model, samples.select, request)
-        except CalibrationError:  # the outputs are not finite
-            return float("inf")
-        return measured.loss if measured else None
-
-    ladder = Ladder(pruned, loss)
-    common = (subject.structure, plan)
-    accepted = ladder.offer("bias", compensate_bias(subject.folded, pruned, *common, stats))
-    if not accepted and request.recover == "bias":
-        ladder.refuse("bias compensation")
-    if request.recover == "full":
-        recover_layers(
-            ladder,
-            subject.folded,
-            pruned,
-            *common,
-            subject.shapes,
-            samples.fit,
-            seed=request.seed,
-            threads=request.threads,
-            progress=log.progress,
-        )
-        recover_classifier(
-            ladder,
-            *common,
-            subject.shapes,
-            samples.fit,
-            class_output(subject.original, request.output),
-            threads=request.threads,
-        )
-    log.warnings += ladder.warnings
-    return ladder.model, ladder.to_dict()
-
-
-def _finish(model: Model, original: Model, request: Request) -> Model:
-    """Add provenance and make sure that the result is a valid model with the same interface."""
-    settings = f"{request.mode} {request.goal} {request.metric} {request.recover}"
-    final = graph.with_metadata(
-        model,
-        {
-            "onnxprune.version": onnxprune.__version__,
-            "onnxprune.source_sha256": original.sha256,
-            "onnxprune.request": f"{settings} seed {request.seed}",
-        },
-    )
-    graph.check(final)
-    return final
-
-
 def _achieved(before: cost.Cost, after: cost.Cost, request: Request) -> float:
-    """Return the sparsity that was reached; make sure that the request was.
+    """Return the sparsity that was reached; make sure that the budget was kept.
 
     Raises:
         InternalError: if it was not.
     """
-    left = after.weights if request.mode == "channels" else after.nonzero_weights
+    left = after.nonzero_weights if request.zeroes else after.weights
     achieved = 1 - left / before.weights
-    if request.sparsity is not None and achieved < request.sparsity - 1e-9:
-        raise InternalError(
-            f"the pruned model reaches sparsity {achieved}, requested {request.sparsity}"
-        )
-    if request.macs is not None and after.macs > request.macs * before.macs + 1:
-        raise InternalError(
-            f"the pruned model takes {after.macs} of {before.macs} operations, requested "
-            f"{request.macs:g} of them"
-        )
+    kept = {
+        "sparsity": (1 - achieved, 1 - (request.sparsity or 0.0)),
+        "params": (after.params / before.params, request.params),
+        "macs": ((after.macs - 1) / max(before.macs, 1), request.macs),
+        "size": (after.bytes, request.size),
+    }
+    for kind, (got, wanted) in kept.items():
+        if request.budget == kind and wanted is not None and got > wanted + 1e-9:
+            raise InternalError(f"the pruned model has {kind} {got:g}, requested {wanted:g}")
     return achieved

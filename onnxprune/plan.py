@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from onnxprune.labels import Bool
 from onnxprune.structure import Structure
-
-Mode = Literal["channels", "weights"]
-MODES: tuple[Mode, ...] = ("channels", "weights")
 
 
 @dataclass(frozen=True)

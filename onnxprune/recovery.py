@@ -7,7 +7,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,33 @@ MEMORY = 1 << 30
 
 CHUNK = 64
 """Samples that are run at once where the model leaves it open."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of the samples a recovery uses.
+
+    Attributes:
+        samples: the most samples to fit on; None for all.
+        rows: share of the rows that a layer is fitted on otherwise.
+    """
+
+    samples: int | None = None
+    rows: float = 1.0
+
+    def thinned(self, part: Part) -> Part:
+        """Return at most that many samples of a part, spread evenly."""
+        if self.samples is None or len(part) <= self.samples:
+            return part
+        chosen = np.linspace(0, len(part) - 1, self.samples).astype(np.int64)
+        return replace(part, rows=part.rows[chosen])
+
+
+ALL = Effort()
+"""For the result."""
+
+QUICK = Effort(samples=512, rows=0.3)
+"""For candidates on the way to a decision."""
 
 Loss = Callable[[Model], float | None]
 """Returns the loss of a model on the select part; None if that is empty."""
@@ -97,6 +124,7 @@ def recover_layers(
     shapes: Shapes,
     part: Part,
     *,
+    rows: float = 1.0,
     seed: int,
     threads: int,
     progress: Progress = silent,
@@ -113,6 +141,7 @@ def recover_layers(
         plan: what was removed.
         shapes: its observed shapes.
         part: the samples to fit on.
+        rows: see :class:`Effort`.
         seed: of the drawn positions.
         threads: onnxruntime threads.
         progress: told of each layer that is done.
@@ -128,6 +157,7 @@ def recover_layers(
             prepared,
             layers,
             chunks,
+            rows=rows,
             seed=seed,
             threads=threads,
             progress=progress("recover", len(layers)),

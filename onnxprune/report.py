@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.accuracy import Accuracy
+from onnxprune.accuracy import Accuracy, Drop
 from onnxprune.cost import Cost
 from onnxprune.structure import Frozen
 from onnxprune.verify import Verification
@@ -76,6 +76,8 @@ class Report:
     layers: Sequence[Layer]
     timings: Mapping[str, float]
     warnings: Sequence[str] = field(default=())
+    drop: Drop | None = None
+    gate_met: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values; NaN becomes None."""
@@ -86,9 +88,14 @@ class Report:
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "sparsity": {"requested": self.request["sparsity"], "achieved": self.achieved},
-            "macs": {
-                "requested": self.request["macs"],
-                "achieved": self.after.cost.macs / max(self.before.cost.macs, 1),
+            **{name: self._ratio(name) for name in ("params", "macs")},
+            "size": {"requested": self.request["size"], "achieved": self.after.cost.bytes},
+            "split": self.split,
+            "quality": {
+                "met": self.gate_met,
+                "drop": self.drop.value if self.drop else None,
+                "standard_error": self.drop.standard_error if self.drop else None,
+                "samples": self.drop.samples if self.drop else 0,
             },
             "verification": asdict(self.verification),
             "recovery": dict(self.recovery),
@@ -101,6 +108,34 @@ class Report:
         result: dict[str, Any] = plain(values)
         return result
 
+    @property
+    def split(self) -> dict[str, float]:
+        """The shares of the original's weights that left with channels, and that became zero."""
+        total = max(self.before.cost.weights, 1)
+        zeros = [s.cost.weights - s.cost.nonzero_weights for s in (self.before, self.after)]
+        return {
+            "channels": 1 - self.after.cost.weights / total,
+            "zeros": max(zeros[1] - zeros[0], 0) / total,
+        }
+
+    def _ratio(self, name: str) -> dict[str, float | None]:
+        before, after = (getattr(side.cost, name) for side in (self.before, self.after))
+        return {"requested": self.request[name], "achieved": after / max(before, 1)}
+
+    def _wanted(self) -> str:
+        """Say what was asked for and what was reached."""
+        reached = {
+            "sparsity": self.achieved,
+            "params": self._ratio("params")["achieved"],
+            "macs": self._ratio("macs")["achieved"],
+            "size": self.after.cost.bytes,
+        }
+        kind = next((k for k in reached if self.request[k] is not None), None)
+        if kind is None:
+            return f"macs: as few as a drop of {self.request['max_drop']:g} allows"
+        shown = f"{reached[kind]:,}" if kind == "size" else f"{reached[kind]:.4f}"
+        return f"{kind}: requested {self.request[kind]:g}, achieved {shown}"
+
     def to_json(self) -> str:
         """Return the report as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
@@ -111,21 +146,27 @@ class Report:
         from rich.text import Text
 
         parts: list[RenderableType] = [_costs(self.before, self.after)]
-        if self.request["macs"] is None:
-            wanted = (
-                f"sparsity: requested {self.request['sparsity']:g}, achieved {self.achieved:.4f}"
-            )
-        else:
-            reached = self.after.cost.macs / max(self.before.cost.macs, 1)
-            wanted = f"macs: requested {self.request['macs']:g}, achieved {reached:.4f}"
-        achieved = f"{wanted} ({self.request['mode']})"
+        achieved = f"{self._wanted()} ({self.request['mode']})"
         proof = (
             f"verified: relative error {self.verification.max_rel_error:.1e} on "
             f"{self.verification.samples} samples against the masked original"
         )
         parts += [Text(achieved), Text(proof)]
-        if self.request["mode"] == "weights":
-            parts.append(Text("zeros do not run faster in onnxruntime; they compress"))
+        if self.split["zeros"] > 0:
+            parts.append(
+                Text(
+                    f"{100 * self.split['channels']:.1f} % of the weights left with channels, "
+                    f"{100 * self.split['zeros']:.1f} % became zeros; zeros do not run faster in "
+                    "onnxruntime, they compress"
+                )
+            )
+        if self.drop:
+            parts.append(
+                Text(
+                    f"accuracy drop on the {self.drop.samples} samples that decide: "
+                    f"{100 * self.drop.value:.2f} ± {100 * self.drop.standard_error:.2f} points"
+                )
+            )
         if self.frozen:
             parts.append(frozen_table(self.frozen))
         return Lines(*parts)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from onnxprune.budget import Budget
 from onnxprune.errors import OnnxpruneError
-from onnxprune.plan import MODES, Mode
 from onnxprune.recover import RECOVERIES
 from onnxprune.score import CRITERIA
 from onnxprune.spread import SPREADS
+
+Mode = Literal["auto", "channels", "weights"]
+MODES: tuple[Mode, ...] = ("auto", "channels", "weights")
+
+BUDGETS = ("sparsity", "params", "macs", "latency", "size")
+
+DROP = 0.01
+"""Accuracy that ``auto`` may lose where the user does not say how much."""
 
 
 def settled(metric: str | None, recover: str | None, *, random_inputs: bool) -> tuple[str, str]:
@@ -22,11 +30,20 @@ def settled(metric: str | None, recover: str | None, *, random_inputs: bool) -> 
 class Request:
     """The settings that decide what a run does; they appear in the report.
 
+    Exactly one of ``sparsity``, ``params``, ``macs``, ``latency`` and ``size`` is given, or
+    none of them and ``max_drop``, which then asks for the fewest operations within it.
+
     Attributes:
-        sparsity: the fraction of the weights that leaves, between 0 and 1; or None.
-        macs: the multiply-accumulates of the pruned model, as a fraction of the original's; or
-            None. Exactly one of the two is given, and this one for channels only.
-        mode: ``channels`` removes coupled channels, ``weights`` zeroes single weights.
+        sparsity: the fraction of the weights that leaves, between 0 and 1.
+        params: the float constants of the pruned model, as a fraction of the original's.
+        macs: its multiply-accumulates, likewise.
+        latency: its measured latency, likewise.
+        size: its file size in bytes.
+        max_drop: accuracy that may be lost on the *select* samples, as a fraction.
+        min_accuracy: accuracy to be kept on them.
+        mode: ``channels`` removes coupled channels, ``weights`` zeroes single weights, ``auto``
+            removes as many weights with their channels as the accuracy allows, and zeroes the
+            rest of a sparsity.
         metric: a key of :data:`onnxprune.score.CRITERIA`.
         recover: ``full`` refits all layers and the classifier, ``bias`` moves the mean of what
             is removed into biases, ``none`` does nothing.
@@ -40,36 +57,61 @@ class Request:
             then normalised over the kept channels.
         random_inputs: there are no samples; made-up inputs serve for shapes and verification.
         output: name of the output with the class scores; empty for the first.
+        provider: onnxruntime's execution provider for measuring latency.
         seed: of everything that is drawn.
         threads: onnxruntime threads; 0 lets it choose.
         batch_size: samples per run where the model leaves it open.
 
     Raises:
-        OnnxpruneError: if a value is out of range.
+        OnnxpruneError: if a value is out of range, or settings exclude each other.
     """
 
-    sparsity: float | None
-    mode: Mode = "channels"
+    sparsity: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    latency: float | None = None
+    size: int | None = None
+    max_drop: float | None = None
+    min_accuracy: float | None = None
+    mode: Mode = "auto"
     metric: str = "f-magnitude"
     recover: str = "full"
+    allocation: str = "auto"
     align: int | None = None
     exclude: tuple[str, ...] = ()
+    allow_inexact: bool = False
+    random_inputs: bool = False
     output: str = ""
+    provider: str = "CPUExecutionProvider"
     seed: int = 0
     threads: int = 0
     batch_size: int = 32
-    allow_inexact: bool = False
-    random_inputs: bool = False
-    macs: float | None = None
-    allocation: str = "auto"
 
     def __post_init__(self) -> None:
-        if (self.sparsity is None) == (self.macs is None):
-            raise OnnxpruneError("give either sparsity or macs")
-        for name in ("sparsity", "macs"):
+        self._check_values()
+        self._check_budget()
+        needs_samples = CRITERIA[self.metric].needs_samples or self.recover != "none"
+        if self.random_inputs and needs_samples:
+            usable = [n for n, c in CRITERIA.items() if not c.needs_samples]
+            raise OnnxpruneError(
+                "random inputs have no statistics: use one of the metrics "
+                f"{', '.join(usable)} and recover none; got metric {self.metric}, recover "
+                f"{self.recover}"
+            )
+        if self.random_inputs and (self.max_drop, self.min_accuracy) != (None, None):
+            raise OnnxpruneError("max_drop and min_accuracy need labelled samples")
+
+    def _check_values(self) -> None:
+        for name in ("sparsity", "params", "macs", "latency"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < 1.0:
                 raise OnnxpruneError(f"{name} must lie between 0 and 1; got {value:g}")
+        for name in ("max_drop", "min_accuracy"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise OnnxpruneError(
+                    f"{name} is a fraction and must lie between 0 and 1; got {value:g}"
+                )
         for name, known in (
             ("mode", MODES),
             ("metric", CRITERIA),
@@ -80,20 +122,39 @@ class Request:
                 raise OnnxpruneError(
                     f"{name} must be one of {', '.join(known)}; got '{getattr(self, name)}'"
                 )
-        for name, least in (("align", 1), ("seed", 0), ("threads", 0), ("batch_size", 1)):
+        for name, least in (
+            ("align", 1),
+            ("size", 1),
+            ("seed", 0),
+            ("threads", 0),
+            ("batch_size", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise OnnxpruneError(f"{name} must be at least {least}; got {value}")
-        if self.macs is not None and self.mode != "channels":
-            raise OnnxpruneError("macs needs mode channels: zeros take as many operations")
-        needs_samples = CRITERIA[self.metric].needs_samples or self.recover != "none"
-        if self.random_inputs and needs_samples:
-            usable = [n for n, c in CRITERIA.items() if not c.needs_samples]
+
+    def _check_budget(self) -> None:
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1 or not (given or self.max_drop is not None):
             raise OnnxpruneError(
-                "random inputs have no statistics: use one of the metrics "
-                f"{', '.join(usable)} and recover none; got metric {self.metric}, recover "
-                f"{self.recover}"
+                f"give exactly one of {', '.join(BUDGETS)}, or max_drop alone; got "
+                f"{' and '.join(given) or 'none'}"
             )
+        if self.mode == "weights" and given != ["sparsity"]:
+            raise OnnxpruneError(
+                f"mode weights needs a sparsity: zeros make a model no faster and no smaller; got "
+                f"{given[0] if given else 'max_drop alone'}"
+            )
+
+    @property
+    def budget(self) -> str | None:
+        """The kind of budget that was given; None if there is only a bound on the accuracy."""
+        return next((name for name in BUDGETS if getattr(self, name) is not None), None)
+
+    @property
+    def zeroes(self) -> bool:
+        """Whether single weights may become zero."""
+        return self.mode == "weights" or (self.mode == "auto" and self.sparsity is not None)
 
     @property
     def uses_errors(self) -> bool:
@@ -104,7 +165,27 @@ class Request:
     @property
     def goal(self) -> str:
         """What is asked for, in short."""
-        return f"macs {self.macs:g}" if self.macs is not None else f"{self.sparsity:g}"
+        if self.budget is None:
+            return f"max_drop {self.max_drop:g}"
+        return f"{self.budget} {getattr(self, self.budget):g}"
+
+    def limit(self, original_bytes: int) -> Budget:
+        """Return the budget as what may remain of the original, which has so many bytes.
+
+        Raises:
+            OnnxpruneError: if there is no budget, or the model is as small already.
+        """
+        if self.sparsity is not None:
+            return Budget("sparsity", 1 - self.sparsity, self.goal)
+        if self.size is not None:
+            if self.size >= original_bytes:
+                raise OnnxpruneError(
+                    f"size {self.size} is no budget: the model's file has {original_bytes} bytes"
+                )
+            return Budget("size", self.size / original_bytes, self.goal)
+        if self.budget is None:
+            raise OnnxpruneError("there is no budget, only a bound on the accuracy")
+        return Budget(self.budget, getattr(self, self.budget), self.goal)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""

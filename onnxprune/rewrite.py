@@ -25,6 +25,7 @@ def rewrite(model: Model, structure: Structure, plan: PruningPlan) -> Model:
     graph = edit(model)
     nodes = {node_id(node): node for node in graph.nodes}
     kept = plan.kept_labels(structure)
+    _zero(graph, plan)  # masks have the shapes of the original
     _slice_constants(nodes, structure, kept)
     for sizes in structure.sizes:
         _recount(graph, nodes[sizes.node], sizes, kept)
@@ -32,7 +33,6 @@ def rewrite(model: Model, structure: Structure, plan: PruningPlan) -> Model:
         _renumber(nodes[renumber.node], renumber, kept)
     for shape in structure.original_shapes:
         _restore_shape(graph, nodes[shape.node], shape, kept)
-    _zero(graph, plan)
     return rebuild(graph, model)
 
 

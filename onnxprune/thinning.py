@@ -71,6 +71,7 @@ class Thinning:
     def run(
         self,
         masks_at: Callable[[Mapping[str, F64], Mapping[str, Bool], float], dict[str, Bool]],
+        left: Mapping[str, Bool],
         share: float,
         scales: Mapping[str, float],
         progress: Callable[[int], None] = lambda _: None,
@@ -80,20 +81,23 @@ class Thinning:
         Args:
             masks_at: given the error that each weight would add by tensor, what is left by
                 tensor and the share that is to go, returns what stays by tensor.
-            share: the share of these weights that is to be zero in the end.
+            left: what is left to begin with, by tensor.
+            share: the share of these weights that is to be gone in the end.
             scales: what the relative errors of a tensor are multiplied by; default 1.
             progress: called with 1 after each round.
         """
-        rounds = max(1, int(np.ceil(np.log(max(1 - share, 1e-6)) / np.log(DENSITY_STEP))))
-        left = dict(self._nonzero)
+        first = np.mean(np.concatenate([mask.ravel() for mask in left.values()]))
+        ratio = max(1 - share, 1e-6) / max(float(first), 1e-6)
+        rounds = max(1, int(np.ceil(np.log(min(ratio, 1.0)) / np.log(DENSITY_STEP))))
+        result = dict(left)
         for k in range(1, rounds + 1):
             errors = {
-                la.weight: self._errors(la, left[la.weight]) * scales.get(la.weight, 1.0)
+                la.weight: self._errors(la, result[la.weight]) * scales.get(la.weight, 1.0)
                 for la in self._layers
             }
-            left = masks_at(errors, left, 1 - (1 - share) ** (k / rounds))
+            result = masks_at(errors, result, 1 - float(first) * ratio ** (k / rounds))
             progress(1)
-        return left
+        return result
 
     def _errors(self, layer: Layer, left: Bool) -> F64:
         """Return the relative error that each weight would add, of the tensor's shape."""

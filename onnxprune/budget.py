@@ -1,0 +1,88 @@
+"""Budget: what may remain of a model, and what would remain of it. Numpy only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import helper
+
+from onnxprune import cost
+from onnxprune.graph import Model
+from onnxprune.labels import F64, Bool
+from onnxprune.structure import Structure
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of one kind of cost may remain.
+
+    Attributes:
+        kind: ``sparsity`` (of the weights), ``params``, ``macs``, ``latency`` or ``size``.
+        limit: what may remain, as a fraction of the original's.
+        asked: how the user put it, for messages.
+    """
+
+    kind: str
+    limit: float
+    asked: str
+
+
+class Meter:
+    """Predicts what remains of a model's costs when only some labels stay.
+
+    Args:
+        model: the model that was traced.
+        structure: the result of tracing it.
+        costs: what it costs.
+        macs: multiply-accumulates of each node (see :func:`onnxprune.cost.node_macs`).
+        seconds: measured time of each node, likewise; needed for ``latency`` only.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        structure: Structure,
+        costs: cost.Cost,
+        macs: Mapping[str, float],
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self._model = model
+        self._structure = structure
+        self._costs = costs
+        self._amounts = {"macs": macs, "latency": seconds or macs}
+
+    def remaining(self, kind: str) -> Callable[[Bool], float]:
+        """Return what computes the fraction that remains with ``kept`` (``bool [labels]``)."""
+        if kind in self._amounts:
+            amounts = self._amounts[kind]
+            total = max(sum(amounts.values()), 1e-30)
+            return lambda kept: cost.predicted_macs(self._structure, amounts, kept) / total
+        if kind == "sparsity":
+            total = max(self._costs.weights, 1)
+            return lambda kept: 1 - cost.weights_removed(self._structure, kept) / total
+        return lambda kept: self._constants_left(kept, in_bytes=kind == "size")
+
+    def unit_costs(self, kind: str) -> F64:
+        """Return what removing each unit alone would save, ``float64 [units]``, in any unit."""
+        return cost.unit_costs(self._structure, self._amounts.get(kind))
+
+    def _constants_left(self, kept: Bool, *, in_bytes: bool) -> float:
+        """Return the share of the float constants, or of the file's bytes, that stays."""
+        shares: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
+        for site in self._structure.sites:
+            uses = shares[site.tensor]
+            key = (site.node, site.input)
+            uses[key] = uses.get(key, 1.0) * float(kept[site.labels].mean())
+        before = after = 0.0
+        for tensor in self._model.proto.graph.initializer:
+            if not in_bytes and tensor.data_type not in cost.FLOATS:
+                continue
+            size = np.prod(tensor.dims, dtype=np.float64)
+            size *= helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize if in_bytes else 1
+            before += size
+            after += size * sum(set(shares[tensor.name].values()) or {1.0})
+        total = float(self._costs.bytes) if in_bytes else max(before, 1.0)
+        return 1 - (before - after) / total

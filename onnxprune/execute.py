@@ -1,0 +1,131 @@
+"""Execute: carry out a plan, prove it, and give accuracy back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnxprune
+from onnxprune import graph
+from onnxprune.accuracy import Accuracy
+from onnxprune.errors import CalibrationError
+from onnxprune.graph import Model
+from onnxprune.plan import PruningPlan
+from onnxprune.recover import compensate_bias
+from onnxprune.recovery import ALL, Effort, Ladder, recover_classifier, recover_layers
+from onnxprune.request import Request
+from onnxprune.rewrite import rewrite
+from onnxprune.study import Study
+from onnxprune.verify import Verification, masked, verify
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A plan that was carried out.
+
+    Attributes:
+        plan: what was removed.
+        model: the result.
+        verification: the proof of the rewrite.
+        recovery: the steps of the recovery, for the report.
+        warnings: what the user should know of them.
+        selected: accuracy on the *select* samples, None without any.
+    """
+
+    plan: PruningPlan
+    model: Model
+    verification: Verification
+    recovery: dict[str, Any]
+    warnings: tuple[str, ...]
+    selected: Accuracy | None
+
+
+def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
+    """Rewrite a model by a plan, verify that, and recover what was lost.
+
+    Args:
+        study: the model.
+        plan: a plan for it.
+        effort: how much of the samples the recovery uses.
+
+    Raises:
+        InternalError: if the rewritten model is wrong.
+    """
+    log, subject = study.log, study.subject
+    with log.stage("rewrite"):
+        pruned = rewrite(subject.folded, subject.structure, plan)
+    with log.stage("verify"):
+        proof = verify(
+            masked(subject.folded, subject.structure, plan),
+            pruned,
+            study.feeds,
+            "rewritten model",
+            threads=study.request.threads,
+        )
+    with log.stage("recover"):
+        ladder = _recover(study, pruned, plan, effort)
+    model = finished(ladder.model, study)
+    return Outcome(
+        plan,
+        model,
+        proof,
+        ladder.to_dict(),
+        tuple(ladder.warnings),
+        study.accuracy(model, study.samples.select) if study.gated else None,
+    )
+
+
+def _recover(study: Study, pruned: Model, plan: PruningPlan, effort: Effort) -> Ladder:
+    """Run the steps of the recovery; none may raise the loss on the *select* part."""
+    subject, request, samples = study.subject, study.request, study.samples
+
+    def loss(model: Model) -> float | None:
+        try:
+            measured = study.accuracy(model, samples.select)
+        except CalibrationError:  # the outputs are not finite
+            return float("inf")
+        return measured.loss if measured else None
+
+    if request.recover == "none":
+        return Ladder(pruned, lambda _: None)
+    ladder = Ladder(pruned, loss)
+    common = (subject.structure, plan)
+    accepted = ladder.offer("bias", compensate_bias(subject.folded, pruned, *common, study.stats))
+    if not accepted and request.recover == "bias":
+        ladder.refuse("bias compensation")
+    if request.recover == "full":
+        fit = effort.thinned(samples.fit)
+        recover_layers(
+            ladder,
+            subject.folded,
+            pruned,
+            *common,
+            subject.shapes,
+            fit,
+            rows=effort.rows,
+            seed=request.seed,
+            threads=request.threads,
+            progress=study.log.progress,
+        )
+        recover_classifier(
+            ladder, *common, subject.shapes, fit, study.output, threads=request.threads
+        )
+    return ladder
+
+
+def finished(model: Model, study: Study) -> Model:
+    """Add provenance and make sure that the result is a valid model with the same interface."""
+    final = graph.with_metadata(
+        model,
+        {
+            "onnxprune.version": onnxprune.__version__,
+            "onnxprune.source_sha256": study.subject.original.sha256,
+            "onnxprune.request": _settings(study.request),
+        },
+    )
+    graph.check(final)
+    return final
+
+
+def _settings(request: Request) -> str:
+    return f"{request.mode} {request.goal} {request.metric} {request.recover} seed {request.seed}"

@@ -1,0 +1,31 @@
+"""Log: the clock, the warnings and the progress of one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from onnxprune.holdout import Progress
+
+
+class Log:
+    """What a run has to tell besides its result.
+
+    Attributes:
+        progress: see :data:`~onnxprune.holdout.Progress`.
+        timings: seconds by stage.
+        warnings: a line each.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.timings: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to a stage."""
+        start = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start

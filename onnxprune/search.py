@@ -1,0 +1,144 @@
+"""Search: find the plan that meets a request, by trying where it cannot be worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from onnxprune import cost, storage
+from onnxprune.accuracy import Drop, drop_between
+from onnxprune.budget import Budget
+from onnxprune.errors import BudgetError
+from onnxprune.execute import Outcome, execute, finished
+from onnxprune.layers import prepare
+from onnxprune.plan import PruningPlan
+from onnxprune.recovery import QUICK
+from onnxprune.request import DROP
+from onnxprune.rewrite import rewrite
+from onnxprune.study import Study
+
+SPLITS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
+"""Shares of a sparsity that leave with whole channels, in the order of preference."""
+
+MACS = tuple(round(0.95 * 0.91**k, 4) for k in range(31, -1, -1))
+"""Ratios of the operations that are tried for the fewest within a bound on the accuracy."""
+
+TIGHTENINGS = 5
+
+
+def search(study: Study) -> Outcome:
+    """Find and carry out the plan that meets the request of a study.
+
+    Raises:
+        BudgetError: if there is none; names the best achievable.
+    """
+    request = study.request
+    if request.budget is None:
+        return _fewest_macs(study)
+    if request.sparsity is not None and request.mode == "weights":
+        return execute(study, study.decider.zeros(request.sparsity))
+    if request.sparsity is not None and request.mode == "auto" and study.selected:
+        return _split(study, request.sparsity)
+    return execute(study, _within(study, request.limit(study.bytes)))
+
+
+def drop_of(study: Study, outcome: Outcome) -> Drop | None:
+    """Return the accuracy that was lost on the *select* samples; None without any."""
+    if study.selected is None or outcome.selected is None:
+        return None
+    return drop_between(study.selected, outcome.selected)
+
+
+def _split(study: Study, sparsity: float) -> Outcome:
+    """Let as much of a sparsity as the accuracy allows leave with channels, and zero the rest."""
+
+    def plan(share: float) -> PruningPlan:
+        if share == 0.0:
+            return study.decider.zeros(sparsity)
+        budget = Budget("sparsity", 1 - share * sparsity, f"sparsity {sparsity:g}")
+        channels = study.decider.channels(budget)
+        return channels if share == 1.0 else study.decider.zeros(sparsity, channels)
+
+    return _first_good(study, SPLITS, plan)
+
+
+def _fewest_macs(study: Study) -> Outcome:
+    """Remove as many operations as the accuracy allows."""
+
+    def plan(ratio: float) -> PruningPlan:
+        return study.decider.channels(Budget("macs", ratio, f"macs {ratio:g}"))
+
+    outcome = _first_good(study, MACS, plan)
+    drop, limit = drop_of(study, outcome), study.request.max_drop or 0.0
+    if drop is None or drop.value > limit:
+        shown = "unknown" if drop is None else f"{drop.value:.4f}"
+        raise BudgetError(
+            f"max_drop {limit:g} cannot be kept by removing channels: removing "
+            f"{100 * (1 - MACS[-1]):.0f} % of the operations already loses {shown}; allow more, "
+            "or give more samples"
+        )
+    return outcome
+
+
+def _first_good(
+    study: Study, candidates: Sequence[float], plan: Callable[[float], PruningPlan]
+) -> Outcome:
+    """Carry out the first candidate that is good enough, or the last.
+
+    Candidates get better one after the other, so that halving finds the first good one among
+    quick trials; it then has to prove itself with all samples.
+    """
+    limit = DROP if study.request.max_drop is None else study.request.max_drop
+
+    def good(outcome: Outcome) -> bool:
+        drop = drop_of(study, outcome)
+        return drop is not None and drop.value <= limit
+
+    def tried(k: int) -> bool:
+        try:
+            return good(execute(study, plan(candidates[k]), QUICK))
+        except BudgetError:
+            return False
+
+    low, high = 0, len(candidates) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if tried(middle) else (middle + 1, high)
+    while True:
+        outcome = execute(study, plan(candidates[low]))
+        if good(outcome) or low == len(candidates) - 1:
+            return outcome
+        low += 1
+
+
+def _within(study: Study, budget: Budget) -> PruningPlan:
+    """Remove channels until the finished model is within a budget.
+
+    What recovery adds (biases) is only known once it is there, so the limit is tightened by
+    what a plan exceeds it.
+    """
+    limit = budget
+    for _ in range(TIGHTENINGS):
+        plan = study.decider.channels(limit)
+        left = _left(study, plan, budget.kind)
+        if left <= budget.limit:
+            return plan
+        limit = replace(limit, limit=limit.limit * budget.limit / left * 0.999)
+    raise BudgetError(
+        f"{budget.asked} cannot be reached by removing channels: {left:.4f} of the original is "
+        "left; ask for less"
+    )
+
+
+def _left(study: Study, plan: PruningPlan, kind: str) -> float:
+    """Return what is left of the file's bytes or of the parameters once a model is finished."""
+    if kind not in ("size", "params"):
+        return 0.0
+    subject = study.subject
+    pruned = rewrite(subject.folded, subject.structure, plan)
+    if study.request.recover != "none":
+        pruned = prepare(pruned, subject.structure, plan, subject.shapes)[0]
+    model = finished(pruned, study)
+    if kind == "params":
+        return cost.count_params(model) / subject.cost.params
+    return storage.pack(model.proto, study.location).size / study.bytes
