@@ -18,6 +18,9 @@ AUTO_ALIGN, AUTO_SHARE = 8, 8
 """Channels that onnxruntime computes together on common processors, and the steps that a group is
 divided into at least: a narrow group has too few multiples of the first to choose from."""
 
+PRECISION = 0.01
+"""How far less than allowed may remain, relative to that, before a step is divided."""
+
 WEIGHT_FLOOR = 0.005
 """Share of each weight tensor that is never zeroed, at least one weight."""
 
@@ -35,7 +38,8 @@ def allocate_channels(
     """Choose the units that stay.
 
     Units leave in steps, worst mean score first. A step takes a group down to a multiple of
-    its alignment; only where such steps do not reach the request, single units follow.
+    its alignment; only where such steps do not reach the request, single units follow. With
+    automatic alignment the last step is taken in part where it would overshoot.
 
     With ``costs``, scores are errors that add up, and the steps that leave first are those
     with the least error for what they save. The worst unit of a group still leaves first.
@@ -84,7 +88,18 @@ def allocate_channels(
             high = middle
         else:
             low = middle + 1
+    if align is None and high and removed(keep(high)) > sparsity + PRECISION * (1 - sparsity):
+        return _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
     return keep(high)
+
+
+def _part_of(kept: Bool, step: I64, removed: Callable[[Bool], float], sparsity: float) -> Bool:
+    """Remove only as many units of a step as the request needs."""
+    for unit in step:
+        kept[unit] = False
+        if removed(kept) >= sparsity:
+            break
+    return kept
 
 
 def _floor(structure: Structure, scores: F64) -> Bool:

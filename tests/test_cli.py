@@ -23,7 +23,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxprune
-from onnxprune import cli, pipeline, plan, recover, score, spread
+from onnxprune import cli, pipeline, recover, request, score, spread
 
 ROOT = Path(__file__).parent.parent
 MODELS = sorted((ROOT / "models").glob("*.onnx"))
@@ -387,9 +387,14 @@ def test_mode_decides_what_shrinks(pruned: Pruned) -> None:
         assert after["bytes"] < 0.5 * before["bytes"]
         assert after["macs"] < before["macs"]
         assert after["weights"] < before["weights"]
-    else:
+    elif pruned.mode == "weights":
         assert after["weights"] == before["weights"]
         assert after["macs"] == before["macs"]
+    else:
+        split = pruned.report["split"]
+        assert split["channels"] == pytest.approx(1 - after["weights"] / before["weights"])
+        assert split["channels"] + split["zeros"] >= 0.7 - 1e-3
+        assert (after["macs"] < before["macs"]) == (split["channels"] > 0)
 
 
 def test_rewrite_is_verified_on_samples(pruned: Pruned) -> None:
@@ -415,7 +420,8 @@ def test_every_group_and_layer_stays_alive(pruned: Pruned) -> None:
     assert all(1 <= g["kept"] <= g["units"] for g in groups)
     assert all(x["nonzero_after"] >= 1 for x in pruned.report["layers"])
     removed = sum(g["units"] - g["kept"] for g in groups)
-    assert (removed > 0) == (pruned.mode == "channels")
+    assert (removed > 0) == (pruned.report["split"]["channels"] > 0)
+    assert pruned.mode != "channels" or removed
 
 
 def test_frozen_names_the_output(pruned: Pruned) -> None:
@@ -524,16 +530,16 @@ def test_without_recovery_weights_are_kept_or_gone(tiny: Path, data: Path, mode:
     assert len(report["layers"]) == 3
     for layer in report["layers"]:
         old, new = (next(iter(f.of_node(layer["node"]).values())) for f in (before, after))
-        if mode == "channels":
-            assert np.isin(new, old).all()
-        else:
+        if mode == "weights":
             assert np.array_equal(new, np.where(new != 0, old, 0))
+        else:
+            assert np.isin(new[new != 0], old).all()
     assert report["after"]["nonzero_weights"] < report["before"]["nonzero_weights"]
 
 
 def test_choices_are_those_of_the_package() -> None:
     assert tuple(cli.METRICS) == tuple(score.CRITERIA)
-    assert tuple(cli.MODES) == tuple(plan.MODES)
+    assert tuple(cli.MODES) == tuple(request.MODES)
     assert tuple(cli.RECOVERIES) == tuple(recover.RECOVERIES)
     assert ("auto", *spread.SPREADS) == cli.ALLOCATIONS
 

@@ -85,12 +85,12 @@ def test_a_budget_of_operations_that_cannot_be_met_names_the_best() -> None:
 
 
 def test_exactly_one_budget() -> None:
-    with pytest.raises(OnnxpruneError, match="either sparsity or macs"):
-        Request(None)
-    with pytest.raises(OnnxpruneError, match="either sparsity or macs"):
-        Request(0.5, macs=0.5)
-    with pytest.raises(OnnxpruneError, match="channels"):
-        Request(None, mode="weights", macs=0.5)
+    with pytest.raises(OnnxpruneError, match="exactly one of sparsity, params, macs"):
+        Request()
+    with pytest.raises(OnnxpruneError, match="exactly one of sparsity, params, macs"):
+        Request(sparsity=0.5, macs=0.5)
+    with pytest.raises(OnnxpruneError, match="weights needs a sparsity"):
+        Request(mode="weights", macs=0.5)
 
 
 def two_groups(first: int, second: int) -> Structure:

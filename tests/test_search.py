@@ -1,0 +1,138 @@
+"""Budgets are kept by the finished file, and what accuracy allows decides how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxprune import pipeline
+from onnxprune.accuracy import Accuracy, drop_between
+from onnxprune.errors import BudgetError, OnnxpruneError, QualityError
+from onnxprune.request import Request
+
+ROOT = Path(__file__).parent.parent
+MODELS = sorted((ROOT / "models").glob("*.onnx"))
+CALIB = ROOT / "calibration" / "digits"
+RESNET = ROOT / "models" / "digits_resnet.onnx"
+LENET = ROOT / "models" / "digits_lenet300.onnx"
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "budget", [{"params": 0.5}, {"macs": 0.6}, {"sparsity": 0.5}, {"size": 0.4}], ids=str
+)
+@pytest.mark.parametrize("recover", ["none", "bias"])
+def test_the_file_keeps_the_budget_closely(
+    path: Path, budget: dict[str, float], recover: str, tmp_path: Path
+) -> None:
+    ((kind, value),) = budget.items()
+    wanted = int(value * path.stat().st_size) if kind == "size" else value
+    result = pipeline.prune(path, CALIB, **{kind: wanted}, recover=recover, metric="magnitude")
+    report = pipeline.save(result, tmp_path / "out.onnx")
+    before, after = report.before.cost, report.after.cost
+    assert after.bytes == (tmp_path / "out.onnx").stat().st_size
+    remains = {
+        "params": after.params / before.params,
+        "macs": after.macs / before.macs,
+        "sparsity": after.nonzero_weights / before.weights,
+        "size": after.bytes / before.bytes,
+    }[kind]
+    assert 0.97 * value < remains <= value
+    assert result.report.split["zeros"] == 0 or kind == "sparsity"
+
+
+def test_a_size_that_cannot_be_reached_names_the_best() -> None:
+    with pytest.raises(BudgetError, match="size 700 cannot be reached"):
+        pipeline.prune(LENET, CALIB, size=700, recover="none", metric="magnitude")
+
+
+def test_a_size_above_that_of_the_file_is_no_budget() -> None:
+    with pytest.raises(OnnxpruneError, match="is no budget"):
+        pipeline.prune(LENET, CALIB, size=10**9, recover="none", metric="magnitude")
+
+
+def test_channels_and_zeros_leave_together() -> None:
+    """A plan with both is verified, and its masks have the shapes of the original."""
+    result = pipeline.prune(RESNET, CALIB, sparsity=0.9, max_drop=0.05, recover="bias")
+    split = result.report.split
+    assert split["channels"] + split["zeros"] >= 0.9 - 1e-9
+    assert split["zeros"] > 0
+    assert result.report.verification.max_rel_error < 1e-4
+    values = [numpy_helper.to_array(t) for t in result.model.graph.initializer]
+    zeros = sum(int((v == 0).sum()) for v in values if v.ndim > 1)
+    assert zeros >= split["zeros"] * result.report.before.cost.weights
+
+
+def test_the_drop_decides_the_split() -> None:
+    seen = {}
+    for limit in (0.0, 1.0):
+        result = pipeline.prune(LENET, CALIB, sparsity=0.8, max_drop=limit, recover="bias")
+        seen[limit] = result.report.split["channels"]
+    assert seen[1.0] >= 0.8, "all leave with channels where accuracy does not matter"
+    assert seen[0.0] < seen[1.0]
+
+
+def test_the_fewest_operations_within_a_drop() -> None:
+    strict, loose = (
+        pipeline.prune(LENET, CALIB, max_drop=limit, recover="bias").report for limit in (0.01, 0.2)
+    )
+    for report, limit in ((strict, 0.01), (loose, 0.2)):
+        assert report.drop is not None
+        assert report.drop.value <= limit
+        assert report.split["zeros"] == 0
+    assert loose.after.cost.macs < strict.after.cost.macs < strict.before.cost.macs
+
+
+def test_a_missed_gate_is_not_written(tmp_path: Path) -> None:
+    result = pipeline.prune(
+        LENET, CALIB, sparsity=0.95, mode="channels", max_drop=0.0, recover="none"
+    )
+    assert not result.report.to_dict()["quality"]["met"]
+    with pytest.raises(QualityError, match="accuracy drops by"):
+        pipeline.save(result, tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
+    pipeline.save(result, tmp_path / "out.onnx", force=True)
+    onnx.checker.check_model(str(tmp_path / "out.onnx"))
+
+
+def test_a_gate_on_the_accuracy() -> None:
+    common = {"sparsity": 0.3, "mode": "channels", "recover": "bias"}
+    assert not pipeline.prune(LENET, CALIB, **common, min_accuracy=0.5).missed
+    missed = pipeline.prune(LENET, CALIB, **common, min_accuracy=1.0).missed
+    assert not missed or "wanted are 1" in missed
+
+
+def test_the_standard_error_of_a_drop_counts_differences_only() -> None:
+    def accuracy(hits: np.ndarray) -> Accuracy:
+        return Accuracy(float(hits.mean()), 0.0, 0.0, len(hits), (), hits=hits)
+
+    hits = np.arange(1000) % 10 != 0
+    same = drop_between(accuracy(hits), accuracy(hits))
+    assert (same.value, same.standard_error, same.samples) == (0.0, 0.0, 1000)
+    worse = hits.copy()
+    worse[:20] = False
+    drop = drop_between(accuracy(hits), accuracy(worse))
+    assert drop.value == pytest.approx(0.018)
+    assert drop.standard_error == pytest.approx(np.sqrt(0.018 * 0.982 / 1000))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"sparsity": 0.5, "macs": 0.5},
+        {"size": 0},
+        {"max_drop": 1.5},
+        {"sparsity": 0.5, "min_accuracy": -0.1},
+        {"mode": "weights", "macs": 0.5},
+        {"mode": "weights", "max_drop": 0.1},
+    ],
+    ids=str,
+)
+def test_requests_that_cannot_be(settings: dict[str, float]) -> None:
+    with pytest.raises(OnnxpruneError):
+        Request(**settings)
