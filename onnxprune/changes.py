@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import numpy_helper
 
@@ -9,14 +11,18 @@ from onnxprune.cost import unpacked_weights
 from onnxprune.graph import Model
 from onnxprune.plan import PruningPlan
 from onnxprune.report import GroupChange, Layer
+from onnxprune.selection import Sensitivity
 from onnxprune.structure import Structure
 
 
-def group_changes(structure: Structure, plan: PruningPlan) -> list[GroupChange]:
-    """Count the units of each group that stay."""
+def group_changes(
+    structure: Structure, plan: PruningPlan, sensitivities: Sequence[Sensitivity] = ()
+) -> list[GroupChange]:
+    """Count the units of each group that stay, beside what trials say of the group."""
     kept = plan.kept_units(structure)
+    found = {s.group: s for s in sensitivities}
     return [
-        GroupChange(g.name, g.nodes, len(g.units), int(kept[g.units].sum()))
+        GroupChange(g.name, g.nodes, len(g.units), int(kept[g.units].sum()), found.get(g.name))
         for g in structure.groups
     ]
 

@@ -15,7 +15,7 @@ from onnxprune.labels import F64, Array, Bool
 from onnxprune.plan import PruningPlan, plan_from_units
 from onnxprune.request import Request
 from onnxprune.score import Scorer
-from onnxprune.selection import Measured, unit_errors
+from onnxprune.selection import Measured, Sensitivity, unit_errors
 from onnxprune.spread import SPREADS, erk_share
 from onnxprune.structure import Structure
 from onnxprune.subject import Subject
@@ -89,13 +89,22 @@ class Decider:
         return PruningPlan(subject.original.sha256, base.keep, masks)
 
     @cached_property
+    def unit_errors(self) -> tuple[F64, list[Sensitivity]]:
+        """The error that each unit adds, and what cutting each group does to the outputs.
+
+        Zeros and nothing where the metric does not look at errors.
+        """
+        if self._measured is None:
+            return np.zeros(len(self._subject.structure.units)), []
+        return unit_errors(self._subject.structure, self._measured)
+
+    @cached_property
     def _unit_scores(self) -> F64:
         """Scores of the units, ``float64 [units]``."""
         if self._measured is None:
             scores = self._scorer.score_units()
         else:
-            errors = unit_errors(self._subject.structure, self._measured)
-            scores = self._scorer.score_unit_errors(errors)
+            scores = self._scorer.score_unit_errors(self.unit_errors[0])
         if self._request.allocation in ("auto", "global"):
             return scores
         return _spread_units(self._subject.structure, scores, self._request.allocation)

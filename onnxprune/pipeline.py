@@ -160,6 +160,7 @@ def _result(study: Study, outcome: Outcome, path: str, before: Accuracy | None) 
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
     missed = _missed(study, outcome)
+    trials = [] if study.request.mode == "weights" else study.decider.unit_errors[1]
     report = Report(
         model={"path": path, "sha256": original.sha256},
         request=study.request.to_dict(),
@@ -171,7 +172,7 @@ def _result(study: Study, outcome: Outcome, path: str, before: Accuracy | None) 
         gate_met=not missed,
         verification=outcome.verification,
         recovery=outcome.recovery,
-        groups=group_changes(subject.structure, outcome.plan),
+        groups=group_changes(subject.structure, outcome.plan, trials),
         frozen=subject.structure.frozen,
         layers=layer_changes(subject.structure, original, final),
         timings=log.timings,

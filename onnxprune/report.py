@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.accuracy import Accuracy, Drop
 from onnxprune.cost import Cost
+from onnxprune.selection import Sensitivity
 from onnxprune.structure import Frozen
 from onnxprune.verify import Verification
 
@@ -51,12 +52,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class GroupChange:
-    """How many units of a group stayed."""
+    """How many units of a group stayed, and what removing some did in trials."""
 
     name: str
     nodes: tuple[str, ...]
     units: int
     kept: int
+    sensitivity: Sensitivity | None = None
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,24 @@ from onnxprune.session import Feeds
 from onnxprune.structure import Structure, Weight
 from onnxprune.walk import Walk
 
-TRIALS = (0.5, 0.75)
+TRIALS = (0.25, 0.5, 0.75)
 """Shares of a group's units that are removed in its trials."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What cutting one group does to the model's outputs, its readers refitted.
+
+    Attributes:
+        group: its name.
+        removed: how many of its units leave in each trial.
+        divergence: how far the outputs move then, in nats (see
+            :func:`onnxprune.sensitivity.divergences`).
+    """
+
+    group: str
+    removed: tuple[int, ...]
+    divergence: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -102,8 +118,8 @@ def measure_moments(
 
 def unit_errors(
     structure: Structure, measured: Measured, progress: Callable[[int], None] = lambda _: None
-) -> F64:
-    """Return the error that each unit adds where it leaves, ``float64 [units]``.
+) -> tuple[F64, list[Sensitivity]]:
+    """Return the error that each unit adds where it leaves, ``float64 [units]``, and the trials.
 
     Units leave their group by backward elimination; the errors of a group add up to that of
     removing it. Its scale is the divergence of the outputs in trials where it is partly
@@ -111,16 +127,12 @@ def unit_errors(
     """
     by_node = {layer.node: layer for layer in measured.layers}
     everything = list(_readers(structure, measured, by_node))
-    result = np.full(len(structure.units), np.nan)
-    found: list[tuple[Elimination, float]] = []
+    found: list[tuple[str, Elimination, list[int]]] = []
     trials: list[dict[str, Array]] = []
-    spans: list[tuple[float, int]] = []
     for group in structure.groups:
         members = {int(u) for u in group.units}
         own = [(layer, r) for layer, r in everything if not members.isdisjoint(r.columns)]
         if not own:
-            spans.append((0.0, 0))
-            found.append((Elimination([], np.zeros(0), {}), 0.0))
             continue
         counts = sorted({max(1, int(len(members) * share)) for share in TRIALS})
         readers = [
@@ -133,23 +145,21 @@ def unit_errors(
             for _, r in own
         ]
         elimination = eliminate(sorted(members), readers, counts)
-        for count in counts:
-            trials.append(_trial(measured, own, elimination.snapshots[count]))
+        trials += [_trial(measured, own, elimination.snapshots[count]) for count in counts]
+        found.append((group.name, elimination, counts))
+    moved = iter(measured.divergences(trials, progress))
+    result = np.full(len(structure.units), np.nan)
+    sensitivities: list[Sensitivity] = []
+    for name, elimination, counts in found:
+        divergence = [float(next(moved)) for _ in counts]
         left = sum(float(elimination.errors[count - 1]) for count in counts)
-        spans.append((left, len(counts)))
-        found.append((elimination, left))
-    moved = measured.divergences(trials, progress)
-    start = 0
-    for elimination, (left, count) in zip((e for e, _ in found), spans, strict=True):
-        total = float(moved[start : start + count].sum())
-        start += count
-        if count:
-            scale = total / left if left > 0 else 0.0
-            steps = np.diff(np.concatenate([[0.0], elimination.errors]))
-            result[elimination.order] = np.maximum.accumulate(steps) * scale
+        scale = sum(divergence) / left if left > 0 else 0.0
+        steps = np.diff(np.concatenate([[0.0], elimination.errors]))
+        result[elimination.order] = np.maximum.accumulate(steps) * scale
+        sensitivities.append(Sensitivity(name, tuple(counts), tuple(divergence)))
     known = np.isfinite(result)
     result[~known] = np.median(result[known]) if known.any() else 1.0
-    return result
+    return result, sensitivities
 
 
 def _trial(

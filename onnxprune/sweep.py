@@ -1,0 +1,133 @@
+"""Sweep: what accuracy is left at many budgets, from one calibration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune import cost
+from onnxprune.accuracy import Accuracy
+from onnxprune.budget import Budget
+from onnxprune.errors import BudgetError, OutputError
+from onnxprune.execute import execute
+from onnxprune.observe import observe
+from onnxprune.study import Study
+
+RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Operations that remain, as fractions of the original's."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model of a sweep.
+
+    Attributes:
+        requested: the operations that may remain, as a fraction of the original's.
+        macs: those that do, likewise.
+        params: parameters, likewise.
+        accuracy: top-1 on the *report* samples, as a fraction; None without any.
+        standard_error: of the accuracy.
+        loss: cross-entropy on the same samples, in nats.
+    """
+
+    requested: float
+    macs: float
+    params: float
+    accuracy: float | None
+    standard_error: float | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy against operations: the original first, then ever smaller models.
+
+    ``warnings`` says which ratios could not be reached, and more.
+    """
+
+    model: str
+    points: Sequence[Point]
+    warnings: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "model": self.model,
+            "points": [asdict(p) for p in self.points],
+            "warnings": list(self.warnings),
+        }
+
+    def to_json(self) -> str:
+        """Return the curve as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def plot(self, path: Path) -> None:
+        """Draw the curve into a PNG, SVG or PDF file.
+
+        Raises:
+            OutputError: if matplotlib is not there, or the file cannot be written.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise OutputError(
+                f"{path}: plots need matplotlib: pip install 'onnxprune[plot]'"
+            ) from None
+        known = [p for p in self.points if p.accuracy is not None]
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.errorbar(
+            [100 * p.macs for p in known],
+            [100 * (p.accuracy or 0.0) for p in known],
+            yerr=[100 * (p.standard_error or 0.0) for p in known],
+            marker="o",
+            capsize=3,
+        )
+        axes.set_xlabel("multiply-accumulates, % of the original")
+        axes.set_ylabel("top-1 accuracy, %")
+        axes.set_title(Path(self.model).name)
+        axes.grid(alpha=0.3)
+        try:
+            figure.savefig(path)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path}: the plot cannot be written: {error}") from None
+
+
+def sweep(study: Study, ratios: Sequence[float], model: str) -> Curve:
+    """Prune a model to many ratios of its operations; nothing is measured twice.
+
+    Args:
+        study: the model.
+        ratios: operations that remain, as fractions of the original's.
+        model: what the model is called.
+    """
+    points = [_point(1.0, study.subject.cost, study.subject.cost, study.reported)]
+    for ratio in sorted(set(ratios), reverse=True):
+        try:
+            plan = study.decider.channels(Budget("macs", ratio, f"macs {ratio:g}"))
+        except BudgetError as error:
+            study.log.warnings.append(str(error))
+            break
+        outcome = execute(study, plan)
+        shapes = observe(outcome.model, study.feeds, threads=study.request.threads)
+        after = cost.measure(outcome.model, shapes)
+        accuracy = study.accuracy(outcome.model, study.samples.report)
+        points.append(_point(ratio, study.subject.cost, after, accuracy))
+        study.log.warnings += outcome.warnings
+    return Curve(model, points, tuple(dict.fromkeys(study.log.warnings)))
+
+
+def _point(
+    requested: float, before: cost.Cost, after: cost.Cost, accuracy: Accuracy | None
+) -> Point:
+    return Point(
+        requested,
+        after.macs / max(before.macs, 1),
+        after.params / max(before.params, 1),
+        accuracy.value if accuracy else None,
+        accuracy.standard_error if accuracy else None,
+        accuracy.loss if accuracy else None,
+    )
