@@ -158,6 +158,7 @@ def prune(
         samples = hold_out(
             data, eval_data, original, mean=mean, std=std, seed=seed, batch_size=batch_size
         )
+        log.warnings += samples.warnings
     with log.stage("observe"):
         feeds, shapes = observe_inputs(original, samples, seed=seed, threads=threads)
     with log.stage("trace"):
