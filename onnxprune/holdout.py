@@ -22,6 +22,9 @@ from onnxprune.session import Feeds
 
 SHARES = {"fit": 0.6, "select": 0.2, "report": 0.2}
 
+FEW = 5
+"""Samples of a class below which its mean and variance say little."""
+
 OUTLIER_BATCH = 64
 """Samples that are looked at once in search of outliers."""
 
@@ -48,6 +51,12 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def labels(self) -> I64:
+        """The label of every sample, ``int64 [rows]``, whether it can be read or not."""
+        own = self.dataset.labels[self.rows]
+        return own if self.label_of is None else self.label_of[own]
 
     def batches(self) -> Iterator[Batch]:
         """Stream the part once."""
@@ -94,6 +103,28 @@ class Holdout:
     def skipped(self) -> list[str]:
         """Unreadable samples found so far."""
         return list(dict.fromkeys([*self.fit.dataset.skipped, *self.report.dataset.skipped]))
+
+    def class_warnings(self, classes: int) -> list[str]:
+        """Say which of the model's classes have no samples to fit on, and which have few."""
+        if not len(self.fit):
+            return []
+        counts, names = np.bincount(self.fit.labels, minlength=classes), self.class_names
+        result: list[str] = []
+        for found, what in (
+            (counts == 0, "no samples to fit on; what only they need may have left: add samples"),
+            (
+                (counts > 0) & (counts < FEW),
+                f"fewer than {FEW} samples to fit on; their rough statistics were used: "
+                "add samples",
+            ),
+        ):
+            if found.any():
+                k = int(found.argmax())
+                first = f"the first '{names[k] if k < len(names) else k}'"
+                shown = f"{first} with {counts[k]}" if counts[k] else first
+                number = np.count_nonzero(found)
+                result.append(f"{number} of {classes} classes, {shown}, have {what}")
+        return result
 
     def to_dict(self) -> dict[str, Any]:
         """Return sample counts for the report."""

@@ -169,6 +169,7 @@ def prune(
     _warn_chance(before, classes, log)
     with log.stage("calibrate"):
         stats = _calibrate(subject, samples.fit, request, classes, log)
+        log.warnings += samples.class_warnings(classes) if stats else []
     with log.stage("score"):
         plan = _decide(subject, stats, samples.fit, request, log)
     with log.stage("rewrite"):
