@@ -7,6 +7,7 @@ blocked layout for it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ Point = tuple[str, int]
 
 ROWS = 256
 """Samples that are reduced to statistics at once; fewer make many small steps."""
+
+SAME = 1e-5
+"""Relative deviation below which values are the same but for rounding."""
 
 _PREFIX = "onnxprune/mean/"
 _SQUARE = "onnxprune/square/"
@@ -69,7 +73,8 @@ def calibrate(
         Statistics by point.
 
     Raises:
-        CalibrationError: if an activation is NaN or infinite; names the tensor.
+        CalibrationError: if an activation is NaN or infinite (names the tensor), or if all
+            samples are the same.
     """
     reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
     fixed = model.fixed_batch
@@ -96,6 +101,7 @@ def calibrate(
     if not total.count.any():
         raise CalibrationError("there are no calibration samples")
     bounds = np.cumsum([0, *(r.channels for r in reductions)])
+    _check_variation(total, bounds)
     return {
         r.point: total.columns(int(a), int(b))
         for r, a, b in zip(reductions, bounds[:-1], bounds[1:], strict=True)
@@ -197,4 +203,22 @@ def _check_finite(means: F64, reductions: Sequence[_Reduction]) -> None:
         raise CalibrationError(
             f"activations of tensor '{bad.point[0]}' are NaN or infinite on the calibration "
             "data; check the preprocessing and the model"
+        )
+
+
+def _check_variation(stats: ActivationStats, bounds: I64) -> None:
+    """Refuse samples that the model cannot tell apart: nothing can be learned from them."""
+    samples = int(stats.count.sum())
+    if samples < 2 or not stats.mean.size:
+        return
+    centred = stats.mean - stats.overall_mean()
+    deviation = np.sqrt((stats.m2.sum(axis=0) + stats.count @ centred**2) / samples)
+    sizes = np.abs(stats.overall_mean())
+    if not any(
+        deviation[a:b].max(initial=0.0) > SAME * sizes[a:b].max(initial=0.0)
+        for a, b in itertools.pairwise(bounds)
+    ):
+        raise CalibrationError(
+            f"all {samples} calibration samples are the same to the model: no activation differs "
+            "between them, so nothing can be learned from them; check how they were made"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,16 @@ from onnxprune.data import Batch, Dataset, NoSamples, open_dataset
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
 from onnxprune.labels import I64
+from onnxprune.outliers import find_outliers
 from onnxprune.session import Feeds
 
 SHARES = {"fit": 0.6, "select": 0.2, "report": 0.2}
+
+FEW = 5
+"""Samples of a class below which its mean and variance say little."""
+
+OUTLIER_BATCH = 64
+"""Samples that are looked at once in search of outliers."""
 
 Progress = Callable[[str, int], Callable[[int], None]]
 """Called with a stage and its number of samples; returns what to call as they are done."""
@@ -45,6 +52,12 @@ class Part:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def labels(self) -> I64:
+        """The label of every sample, ``int64 [rows]``, whether it can be read or not."""
+        own = self.dataset.labels[self.rows]
+        return own if self.label_of is None else self.label_of[own]
+
     def batches(self) -> Iterator[Batch]:
         """Stream the part once."""
         for batch in self.dataset.batches(self.rows, self.batch_size):
@@ -66,11 +79,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Holdout:
-    """The three parts of the samples of a run."""
+    """The three parts of the samples of a run, and what the user should know about them."""
 
     fit: Part
     select: Part
     report: Part
+    warnings: tuple[str, ...] = ()
 
     @property
     def labels_end(self) -> int:
@@ -89,6 +103,28 @@ class Holdout:
     def skipped(self) -> list[str]:
         """Unreadable samples found so far."""
         return list(dict.fromkeys([*self.fit.dataset.skipped, *self.report.dataset.skipped]))
+
+    def class_warnings(self, classes: int) -> list[str]:
+        """Say which of the model's classes have no samples to fit on, and which have few."""
+        if not len(self.fit):
+            return []
+        counts, names = np.bincount(self.fit.labels, minlength=classes), self.class_names
+        result: list[str] = []
+        for found, what in (
+            (counts == 0, "no samples to fit on; what only they need may have left: add samples"),
+            (
+                (counts > 0) & (counts < FEW),
+                f"fewer than {FEW} samples to fit on; their rough statistics were used: "
+                "add samples",
+            ),
+        ):
+            if found.any():
+                k = int(found.argmax())
+                first = f"the first '{names[k] if k < len(names) else k}'"
+                shown = f"{first} with {counts[k]}" if counts[k] else first
+                number = np.count_nonzero(found)
+                result.append(f"{number} of {classes} classes, {shown}, have {what}")
+        return result
 
     def to_dict(self) -> dict[str, Any]:
         """Return sample counts for the report."""
@@ -112,7 +148,7 @@ def hold_out(
     """Open the samples of a run and split them, stratified by class and seeded.
 
     With ``eval_data``, that is the *report* part, and the calibration set is split in two.
-    Without ``data`` all parts are empty.
+    Without ``data`` all parts are empty. Outliers are left out of all but the *report* part.
 
     Raises:
         CalibrationError: if samples cannot be used.
@@ -133,7 +169,19 @@ def hold_out(
         if Path(data).is_dir() and Path(eval_data).is_dir():
             label_of = _translation(dataset.class_names, other.class_names, Path(eval_data))
         held_out = Part(other, np.arange(len(other.labels)), size, label_of)
-    return Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out)
+    parts = Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out)
+    return parts if Path(data).is_dir() else _without_outliers(parts)  # pixels are bounded
+
+
+def _without_outliers(samples: Holdout) -> Holdout:
+    """Leave outliers out of what is fitted and decided on."""
+    dataset, rows = samples.fit.dataset, np.union1d(samples.fit.rows, samples.select.rows)
+    found, warnings = find_outliers(dataset.batches(rows, OUTLIER_BATCH), rows)
+    fit, select = (
+        replace(part, rows=np.setdiff1d(part.rows, rows[found]))
+        for part in (samples.fit, samples.select)
+    )
+    return replace(samples, fit=fit, select=select, warnings=tuple(warnings))
 
 
 def _translation(names: Sequence[str], others: Sequence[str], path: Path) -> I64 | None:

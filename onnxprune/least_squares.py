@@ -44,7 +44,9 @@ class Fit:
             intercept, relative to the variance of the target.
         error_after: the same with the new weights.
         damping: the lambda that was chosen; None where the old weights were kept.
-        note: what is to be told to the user, or empty.
+        rows: the number of rows that it was fitted on.
+        inputs: the most weights of one output.
+        note: why the layer was left as it was, or empty.
     """
 
     layer: Layer
@@ -52,6 +54,8 @@ class Fit:
     error_before: float
     error_after: float
     damping: float | None
+    rows: int
+    inputs: int
     note: str = ""
 
 
@@ -167,10 +171,12 @@ def _fit(layer: Layer, walk: Walk, parts: list[tuple[Moments, Moments]]) -> Fit:
             for (fitted, checked), w in zip(parts, weights, strict=True)
         )
 
-    usable = all(f.finite and c.finite for f, c in parts)
-    if not usable:
-        note = f"'{layer.node}': activations overflow; the layer was left as it is"
-        return Fit(layer, {}, float("nan"), float("nan"), None, note)
+    rows = parts[0][0].count + parts[0][1].count
+    inputs = form.width if support is None else int(support.sum(axis=-1).max())
+    if not all(f.finite and c.finite for f, c in parts):
+        return Fit(
+            layer, {}, float("nan"), float("nan"), None, rows, inputs, "activations overflow"
+        )
     variance = sum(
         float(np.maximum(c.yy / max(c.count, 1) - (c.y / max(c.count, 1)) ** 2, 0).sum())
         for _, c in parts
@@ -193,6 +199,6 @@ def _fit(layer: Layer, walk: Walk, parts: list[tuple[Moments, Moments]]) -> Fit:
     constants = {layer.bias: bias.reshape(layer.bias_shape)}
     if chosen is not None:
         constants[layer.weight] = form.to_tensor(np.stack(weights) / (layer.alpha or 1.0))
-    if not all(np.isfinite(v).all() for v in constants.values()):
-        constants, note = {}, f"'{layer.node}': the fit is not finite; it was left as it is"
-    return Fit(layer, constants, before / scale, best / scale, chosen, note)
+    if not all(walk.holds(name, values) for name, values in constants.items()):
+        constants, note = {}, "the fitted weights exceed their number format"
+    return Fit(layer, constants, before / scale, best / scale, chosen, rows, inputs, note)

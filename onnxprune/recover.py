@@ -108,7 +108,8 @@ def _value(tensor: gs.Tensor) -> Array | None:
 
 
 def _cast(values: Array, dtype: np.dtype[np.generic]) -> Array:
-    return np.ascontiguousarray(values, dtype=dtype)
+    with np.errstate(over="ignore"):  # what overflows gives an infinite loss
+        return np.ascontiguousarray(values, dtype=dtype)
 
 
 def _set_input(node: gs.Node, i: int, tensor: gs.Tensor) -> None:

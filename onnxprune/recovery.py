@@ -163,7 +163,7 @@ def recover_layers(
             progress=progress("recover", len(layers)),
         )
     )
-    ladder.warnings += [fit.note for fit in fits if fit.note]
+    ladder.warnings += fit_warnings(fits)
     count = len(fits)
     while count:
         name = f"least squares, {count} of {len(fits)} layers"
@@ -187,7 +187,8 @@ def recover_classifier(
     """Offer a ladder its model with the classifier refitted to the labels.
 
     The classifier is the layer that gives the class scores, if it is dense and reads one
-    vector per sample. Nothing is offered where some of its weights have to stay zero.
+    vector per sample. Nothing is offered where some of its weights have to stay zero, or
+    where a class has no samples: fitted without them, it would unlearn that class.
 
     Args:
         ladder: where to offer it.
@@ -207,6 +208,13 @@ def recover_classifier(
     if not found or len(shapes.sizes(output)) != 2:
         return
     layer = found[0]
+    absent = layer.form.outputs - len(np.unique(part.labels))
+    if absent > 0:
+        ladder.warnings.append(
+            f"the classifier was not refitted to the labels: {absent} of its "
+            f"{layer.form.outputs} classes have no samples to fit on"
+        )
+        return
     features: list[Array] = []
     labels: list[Array] = []
     walk = None
@@ -224,10 +232,38 @@ def recover_classifier(
     weights = layer.form.to_matrix(walk.constant(layer.weight))[0] * layer.alpha
     bias = np.broadcast_to(walk.constant(layer.bias).reshape(-1), len(weights))
     result = refit_classifier(values, np.concatenate(labels), weights, bias)
-    if result is not None:
-        walk.replace(layer.weight, layer.form.to_tensor(result[0][None]) / (layer.alpha or 1.0))
-        walk.replace(layer.bias, result[1].reshape(layer.bias_shape))
+    if result is None:
+        return
+    constants = {
+        layer.weight: layer.form.to_tensor(result[0][None]) / (layer.alpha or 1.0),
+        layer.bias: result[1].reshape(layer.bias_shape),
+    }
+    if all(walk.holds(name, values) for name, values in constants.items()):
+        for name, values in constants.items():
+            walk.replace(name, values)
         ladder.offer("classifier", walk.model())
+
+
+def fit_warnings(fits: Sequence[Fit]) -> list[str]:
+    """Say which layers could not be fitted, or hardly so: one line for each reason."""
+    layers: dict[str, list[str]] = {}
+    for fit in fits:
+        if fit.note:
+            reason = f"{fit.note}; left as it was"
+            layers.setdefault(reason, []).append(f"'{fit.layer.node}'")
+        elif fit.rows < fit.inputs:
+            reason = (
+                "fewer rows to fit on than inputs; what they do not determine keeps its old "
+                "weights; give more samples"
+            )
+            counts = f"({fit.rows} rows for {fit.inputs} inputs)"
+            layers.setdefault(reason, []).append(f"'{fit.layer.node}' {counts}")
+    return [
+        f"{names[0]}: {reason}"
+        if len(names) == 1
+        else f"{len(names)} layers, the first {names[0]}: {reason}"
+        for reason, names in layers.items()
+    ]
 
 
 def with_constants(model: Model, fits: Sequence[Fit]) -> Model:

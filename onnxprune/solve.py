@@ -59,7 +59,8 @@ class Moments:
     def add(self, x: Values, y: Values) -> None:
         """Add rows ``x [rows, width]`` with targets ``y [rows, outputs]``.
 
-        Products are formed in the precision of the rows (at least float32), sums in float64.
+        Products are formed in the precision of the rows (at least float32), sums in float64;
+        see :attr:`finite`.
         """
         dtype = np.promote_types(np.promote_types(x.dtype, y.dtype), np.float32)
         x = x.astype(dtype) - self.shift_x.astype(dtype)
@@ -67,8 +68,9 @@ class Moments:
         self.count += len(x)
         self.x += x.sum(axis=0, dtype=np.float64)
         self.y += y.sum(axis=0, dtype=np.float64)
-        self.xx += x.T @ x
-        self.yx += y.T @ x
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.xx += x.T @ x
+            self.yx += y.T @ x
         self.yy += (y.astype(np.float64) ** 2).sum(axis=0)
 
     def plus(self, other: Moments) -> Moments:

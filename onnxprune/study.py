@@ -53,6 +53,7 @@ class Study:
         self.samples, self.request, self.log = samples, request, log
         self.location = location
         self.output = class_output(original, request.output)
+        log.warnings += samples.warnings
         with log.stage("observe"):
             self.feeds: Feeds
             self.feeds, shapes = observe_inputs(
@@ -98,6 +99,7 @@ class Study:
         recovering = self.request.recover != "none"
         if not (criterion.needs_labels or criterion.needs_rms or recovering):
             return {}
+        self.log.warnings += self.samples.class_warnings(self.classes)
         with self.log.stage("calibrate"):
             return calibrate(
                 subject.folded,

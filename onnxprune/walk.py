@@ -42,10 +42,16 @@ class Walk:
 
     def replace(self, name: str, values: Array) -> None:
         """Replace the value of a constant; its element type stays."""
+        self._constants[name] = numpy_helper.from_array(self._cast(name, values), name)
+
+    def holds(self, name: str, values: Array) -> bool:
+        """Whether a constant can have these values: they are finite in its element type."""
+        return bool(np.isfinite(self._cast(name, values).astype(np.float64)).all())
+
+    def _cast(self, name: str, values: Array) -> Array:
         dtype = helper.tensor_dtype_to_np_dtype(self._constants[name].data_type)
         with np.errstate(over="ignore"):
-            cast = np.ascontiguousarray(values, dtype=dtype)
-        self._constants[name] = numpy_helper.from_array(cast, name)
+            return np.ascontiguousarray(values, dtype=dtype)
 
     def model(self) -> Model:
         """Return the model with the constants as they are now."""
