@@ -65,6 +65,14 @@ class CleanUp:
             "dropped": list(self.dropped),
         }
 
+    def warnings(self) -> list[str]:
+        """Say which steps had to be dropped."""
+        return [
+            f"{name} that do nothing were found, but without them the outputs differ by more than "
+            f"{LIMIT:g}, so they stay"
+            for name in self.dropped
+        ]
+
     def summary(self) -> str:
         """Return one line for people."""
         channels = [f"{n} {kind}" for kind, n in self.channels.items() if n]

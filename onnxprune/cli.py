@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,17 @@ import click
 
 from onnxprune import __version__
 from onnxprune.errors import InternalError, OnnxpruneError
+from onnxprune.progress import progress_bar
 from onnxprune.targets import check_apart, check_target, write_file
 
 if TYPE_CHECKING:
-    from onnxprune.holdout import Progress
+    pass
 
 # Repeated here so that --help does not import numpy; a test compares them.
 METRICS = ("f-magnitude", "f", "magnitude", "activation", "reconstruction", "random")
 MODES = ("channels", "weights")
 RECOVERIES = ("none", "bias", "full")
 ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
-
-PROGRESS_AFTER_S = 1.0
 
 
 class _Commands(click.Group):
@@ -99,15 +97,11 @@ _threads = click.option(
     default=0,
     help="onnxruntime threads (0: its own choice).",
 )
-_reading = _options(
+_images = _options(
     click.option("--mean", callback=_numbers, metavar="R,G,B", help="Image means, on 0..1."),
     click.option("--std", callback=_numbers, metavar="R,G,B", help="Image deviations, on 0..1."),
-    click.option(
-        "--output",
-        default="",
-        metavar="NAME",
-        help="Output with the class scores [the first].",
-    ),
+)
+_batches = _options(
     _threads,
     click.option(
         "--batch-size",
@@ -116,6 +110,16 @@ _reading = _options(
         show_default=True,
         help="Samples per run.",
     ),
+)
+_reading = _options(
+    _images,
+    click.option(
+        "--output",
+        default="",
+        metavar="NAME",
+        help="Output with the class scores [the first].",
+    ),
+    _batches,
 )
 
 
@@ -158,6 +162,17 @@ def main() -> None:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="R",
     help="Instead: operations of the pruned model, as a fraction of MODEL's. Channels only.",
+)
+@click.option(
+    "--lossless",
+    is_flag=True,
+    help="Instead: remove only what does not change the outputs. Needs no samples.",
+)
+@click.option(
+    "--empirical",
+    is_flag=True,
+    help="With --lossless: take units that are always on or always off on --calib to be so on "
+    "everything. The outputs stay the same on those samples only.",
 )
 @click.option(
     "--mode",
@@ -238,10 +253,7 @@ def prune(
     **settings: Any,
 ) -> None:
     """Prune MODEL and write the result, once it is proven right."""
-    if (settings["data"] is None) != settings["random_inputs"]:
-        raise click.UsageError("give either --calib DATA or --random-inputs")
-    if (settings["sparsity"] is None) == (settings["macs"] is None):
-        raise click.UsageError("give either --sparsity S or --macs R")
+    _check_goal(settings)
     if settings["macs"] is not None and settings["mode"] != "channels":
         raise click.UsageError("--macs needs --mode channels: zeros take as many operations")
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
@@ -253,7 +265,7 @@ def prune(
 
     from onnxprune import pipeline
 
-    with _progress(quiet or as_json) as progress:
+    with progress_bar(quiet or as_json) as progress:
         result = pipeline.prune(model, progress=progress, **settings)
     report = result.report
     for target in filter(None, (out, report_path)):
@@ -271,15 +283,24 @@ def prune(
 
 @main.command()
 @_model
+@click.option(
+    "--calib",
+    "data",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Samples, as for prune: also show how often the rectifiers are on, and their entropy.",
+)
 @_exclude
 @_inexact
-@_threads
+@_images
+@_batches
 @_json
 def inspect(model: Path, as_json: bool, **settings: Any) -> None:
     """Show what can be pruned from MODEL and what cannot, and why. Needs no data."""
     from onnxprune import pipeline
 
-    result = pipeline.inspect(model, **settings)
+    with progress_bar(as_json) as progress:
+        result = pipeline.inspect(model, progress=progress, **settings)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
@@ -306,7 +327,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
     from onnxprune import pipeline
     from onnxprune.report import plain
 
-    with _progress(quiet or as_json) as progress:
+    with progress_bar(quiet or as_json) as progress:
         result = pipeline.evaluate(model, data, progress=progress, **settings)
     _warn(result.warnings)
     if as_json:
@@ -364,13 +385,29 @@ def bench(models: tuple[Path, ...], as_json: bool, quiet: bool, **settings: Any)
     """Measure MODELS in turns: latency, memory, size. Give the original first."""
     from onnxprune import benchmark
 
-    with _progress(quiet or as_json) as progress:
+    with progress_bar(quiet or as_json) as progress:
         result = benchmark.bench(models, progress=progress, **settings)
     _warn(result.warnings)
     if as_json:
         click.echo(result.to_json(), nl=False)
     elif not quiet:
         _print(result.summary())
+
+
+def _check_goal(settings: Mapping[str, Any]) -> None:
+    """Make sure that exactly one goal is given, and samples where it needs them."""
+    data, lossless = settings["data"], settings["lossless"]
+    if data is not None if settings["random_inputs"] else data is None and not lossless:
+        raise click.UsageError("give either --calib DATA or --random-inputs")
+    goals = [name for name in ("sparsity", "macs") if settings[name] is not None]
+    if lossless and goals:
+        raise click.UsageError(f"--lossless takes no budget: leave out --{goals[0]}")
+    if not lossless and len(goals) != 1:
+        raise click.UsageError("give either --sparsity S or --macs R (or --lossless)")
+    if settings["empirical"] and not lossless:
+        raise click.UsageError("--empirical needs --lossless")
+    if settings["empirical"] and data is None:
+        raise click.UsageError("--empirical needs --calib DATA: it is about those samples")
 
 
 def _print(renderable: Any) -> None:
@@ -385,32 +422,3 @@ def _print(renderable: Any) -> None:
 def _warn(warnings: Sequence[str]) -> None:
     for text in warnings:
         click.echo(f"onnxprune: warning: {text}", err=True)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    """Show a progress bar on stderr for stages that take longer than a second."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _, __: lambda ___: None
-        return
-    import time
-
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-
-        def start(stage: str, total: int) -> Callable[[int], None]:
-            task = bar.add_task(stage, total=total, visible=False)
-            began = time.monotonic()
-
-            def advance(done: int) -> None:
-                bar.update(
-                    task,
-                    advance=done,
-                    visible=time.monotonic() - began > PROGRESS_AFTER_S,
-                )
-
-            return advance
-
-        yield start

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import onnx
 
 import onnxprune
@@ -16,31 +15,33 @@ from onnxprune import cost, graph
 from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
 from onnxprune.calibrate import Point, calibrate
 from onnxprune.changes import group_changes, layer_changes
+from onnxprune.classes import count_classes, warn_chance
+from onnxprune.cleaning import clean_up
 from onnxprune.data import open_dataset
 from onnxprune.decide import decide
+from onnxprune.entropy import Activity, activities, relu_states, watch
 from onnxprune.errors import CalibrationError, InternalError
 from onnxprune.folding import fold
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part, Progress, hold_out, silent, skip_warnings
 from onnxprune.inspection import Inspection
+from onnxprune.log import Log
 from onnxprune.observe import observe
 from onnxprune.plan import Mode, PruningPlan
 from onnxprune.recover import compensate_bias
 from onnxprune.recovery import Ladder, recover_classifier, recover_layers, sample_chunks
+from onnxprune.rectifiers import find_rectifiers
 from onnxprune.report import Report, Side
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
 from onnxprune.score import CRITERIA, Scorer, weight_points
 from onnxprune.selection import measure_moments
+from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.subject import Subject, observe_inputs, trace_subject
 from onnxprune.targets import write_file
 from onnxprune.trace import trace
-from onnxprune.verify import masked, verify
-
-if TYPE_CHECKING:
-    pass
-
+from onnxprune.verify import Verification, masked, verify
 
 __all__ = ["Accuracy", "Inspection", "PruneResult", "evaluate", "inspect", "prune", "save"]
 
@@ -52,33 +53,6 @@ class PruneResult:
     model: onnx.ModelProto
     report: Report
     sources: tuple[Path, ...]
-
-
-class _Log:
-    """Clock, warnings and progress of one call."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.timings: dict[str, float] = {}
-        self.warnings: list[str] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
-
-    def accuracy(self, model: Model, part: Part, request: Request) -> Accuracy | None:
-        """Measure accuracy on a part of the samples; None if it is empty."""
-        if not len(part):
-            return None
-        return measure_accuracy(
-            model,
-            part.batches(),
-            output=request.output,
-            threads=request.threads,
-            progress=self.progress("evaluate", len(part)),
-        )
 
 
 def prune(
@@ -102,6 +76,8 @@ def prune(
     batch_size: int = 32,
     allow_inexact: bool = False,
     random_inputs: bool = False,
+    lossless: bool = False,
+    empirical: bool = False,
     progress: Progress = silent,
 ) -> PruneResult:
     """Prune an ONNX model and prove that the result is right. Writes nothing.
@@ -111,7 +87,7 @@ def prune(
         data: labelled calibration samples: a folder of class folders with images, or an .npz;
             None with ``random_inputs``.
         sparsity: see :class:`~onnxprune.request.Request`, like the other settings; give
-            either this or ``macs``.
+            either this or ``macs``, or ``lossless``.
         macs: the operations of the pruned model, as a fraction of the original's.
         mode: ``channels`` or ``weights``.
         metric: the criterion.
@@ -128,6 +104,9 @@ def prune(
         batch_size: samples per run.
         allow_inexact: let channels leave across which something is normalised.
         random_inputs: work without samples.
+        lossless: remove only what does not change the outputs; needs no samples.
+        empirical: with ``lossless``, take rectifiers that are always on or off on ``data`` to be
+            so on everything.
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:
@@ -149,10 +128,14 @@ def prune(
         random_inputs,
         macs,
         allocation,
+        lossless,
+        empirical,
     )
-    if (data is None) != random_inputs:
+    if (data is None) != random_inputs and not (lossless and data is None):
         raise CalibrationError("give either calibration samples or random_inputs")
-    log = _Log(progress)
+    if empirical and data is None:
+        raise CalibrationError("empirical needs calibration samples")
+    log = Log(progress)
     with log.stage("load"):
         original = _load(model)
         class_output(original, output)
@@ -163,30 +146,28 @@ def prune(
         feeds, shapes = observe_inputs(original, samples, seed=seed, threads=threads)
     with log.stage("trace"):
         subject = trace_subject(original, shapes, request)
-    classes = _count_classes(subject, samples, request, log)
+    classes = count_classes(subject, samples, request, log)
     with log.stage("evaluate"):
         before = log.accuracy(original, samples.report, request)
-    _warn_chance(before, classes, log)
+    warn_chance(before, classes, log)
     with log.stage("calibrate"):
-        stats = _calibrate(subject, samples.fit, request, classes, log)
-    with log.stage("score"):
-        plan = _decide(subject, stats, samples.fit, request, log)
-    with log.stage("rewrite"):
-        pruned = rewrite(subject.folded, subject.structure, plan)
-    with log.stage("verify"):
-        reference = masked(subject.folded, subject.structure, plan)
-        proof = verify(reference, pruned, feeds, "rewritten model", threads=threads)
-    with log.stage("recover"):
-        recovered, recovery = _recover(subject, pruned, plan, stats, samples, request, log)
+        stats, rectifiers = _calibrate(subject, samples.fit, request, classes, log)
+    cut = _cut(subject, stats, samples, feeds, request, log)
+    with log.stage("clean up"):
+        states = relu_states(rectifiers or ()) if empirical else {}
+        clean, went = clean_up(
+            cut.model, feeds, exclude=request.exclude, states=states, threads=threads
+        )
+    log.warnings += went.warnings()
     with log.stage("check"):
-        final = _finish(recovered, original, request)
+        final = original if clean is original else _finish(clean, original, request)
         after_cost = cost.measure(final, observe(final, feeds, threads=threads))
     with log.stage("evaluate"):
         after = log.accuracy(final, samples.report, request)
     log.warnings += skip_warnings(samples.skipped)
     achieved = _achieved(subject.cost, after_cost, request)
     return PruneResult(
-        final.proto,
+        graph.reread(original) if final is original else final.proto,
         Report(
             model={"path": str(model), "sha256": original.sha256},
             request=request.to_dict(),
@@ -194,9 +175,11 @@ def prune(
             before=Side(subject.cost, before),
             after=Side(after_cost, after),
             achieved=achieved,
-            verification=proof,
-            recovery=recovery,
-            groups=group_changes(subject.structure, plan),
+            verification=cut.proof or went.verification or Verification(0.0, 0.0, 0),
+            recovery=cut.recovery,
+            clean_up=went,
+            rectifiers=rectifiers,
+            groups=group_changes(subject.structure, cut.plan),
             frozen=subject.structure.frozen,
             layers=layer_changes(subject.structure, original, final),
             timings=log.timings,
@@ -223,21 +206,43 @@ def save(result: PruneResult, path: str | Path) -> None:
 
 def inspect(
     model: str | Path,
+    data: str | Path | None = None,
     *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     exclude: Sequence[str] = (),
     allow_inexact: bool = False,
     threads: int = 0,
+    batch_size: int = 32,
+    progress: Progress = silent,
 ) -> Inspection:
-    """Find out what can be pruned from a model, without data.
+    """Find out what can be pruned from a model, and with samples what its rectifiers do.
 
     Raises:
-        ModelError: if the model cannot be read, run or traced.
+        OnnxpruneError: if the model or the samples cannot be used.
     """
     original = _load(model)
-    _, shapes = observe_inputs(original, None, seed=0, threads=threads)
+    samples = hold_out(data, None, original, mean=mean, std=std, seed=0, batch_size=batch_size)
+    _, shapes = observe_inputs(original, samples, seed=0, threads=threads)
     folded = fold(original, shapes)
     structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
-    return Inspection(structure, cost.measure(folded, shapes), cost.node_macs(folded, shapes))
+    found = None
+    if data is not None:
+        whole = replace(samples.fit, rows=np.arange(len(samples.fit.dataset.labels)))
+        rectifiers = find_rectifiers(folded, shapes, structure)
+        watched, known, points = watch(folded, shapes, rectifiers)
+        stats = calibrate(
+            watched,
+            known,
+            points,
+            whole.batches(),
+            classes=samples.labels_end,
+            threads=threads,
+            progress=progress("calibrate", len(whole)),
+        )
+        found = activities(rectifiers, stats)
+    costs = cost.measure(folded, shapes), cost.node_macs(folded, shapes)
+    return Inspection(structure, *costs, found)
 
 
 def evaluate(
@@ -276,49 +281,61 @@ def _load(path: str | Path) -> Model:
     return model
 
 
-def _count_classes(subject: Subject, samples: Holdout, request: Request, log: _Log) -> int:
-    """Compare the labels with the model's classes; return the number of classes."""
-    name = class_output(subject.original, request.output)
-    shape = subject.shapes.first.get(name, ())
-    known = shape[1] if len(shape) >= 2 else 0
-    if known and samples.labels_end > known:
-        raise CalibrationError(
-            f"label {samples.labels_end - 1} is outside the model's classes: output '{name}' "
-            f"has {known}; check the class folders or y"
-        )
-    if known and len(samples.class_names) not in (0, known):
-        log.warnings.append(
-            f"the calibration set has {len(samples.class_names)} classes, the model's output "
-            f"'{name}' has {known}: check that the order of the class folders is the model's"
-        )
-    return max(known, samples.labels_end)
-
-
-def _warn_chance(before: Accuracy | None, classes: int, log: _Log) -> None:
-    if before and before.value - 2 * before.standard_error <= 1 / classes:
-        log.warnings.append(
-            f"the original model scores {100 * before.value:.1f} % on {before.samples} samples, "
-            f"no better than chance for {classes} classes: the class order or the "
-            "preprocessing (--mean, --std) is probably wrong, and so are the statistics"
-        )
-
-
 def _calibrate(
-    subject: Subject, part: Part, request: Request, classes: int, log: _Log
-) -> dict[Point, ActivationStats]:
-    criterion = CRITERIA[request.metric]
-    if not (criterion.needs_labels or criterion.needs_rms or request.recover != "none"):
-        return {}
-    return calibrate(
-        subject.folded,
-        subject.shapes,
-        weight_points(subject.structure),
+    subject: Subject, part: Part, request: Request, classes: int, log: Log
+) -> tuple[dict[Point, ActivationStats], list[Activity] | None]:
+    """Gather the statistics that scores and recovery need, and what rectifiers do."""
+    criterion, lossless = CRITERIA[request.metric], request.lossless
+    needed = criterion.needs_labels or criterion.needs_rms or request.recover != "none"
+    if not (request.empirical if lossless else needed):
+        return {}, None
+    rectifiers = find_rectifiers(subject.folded, subject.shapes, subject.structure)
+    model, shapes, states = watch(subject.folded, subject.shapes, rectifiers)
+    stats = calibrate(
+        model,
+        shapes,
+        states if lossless else [*weight_points(subject.structure), *states],
         part.batches(),
         classes=classes,
-        squares=criterion.needs_rms,
+        squares=criterion.needs_rms and not lossless,
         threads=request.threads,
         progress=log.progress("calibrate", len(part)),
     )
+    return stats, activities(rectifiers, stats)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A model from which something was removed, and the proof; none if nothing was to be."""
+
+    plan: PruningPlan
+    model: Model
+    proof: Verification | None
+    recovery: dict[str, Any]
+
+
+def _cut(
+    subject: Subject,
+    stats: Mapping[Point, ActivationStats],
+    samples: Holdout,
+    feeds: Feeds,
+    request: Request,
+    log: Log,
+) -> _Cut:
+    """Decide, rewrite, verify and recover."""
+    if request.lossless:
+        plan = PruningPlan(subject.original.sha256)
+        return _Cut(plan, subject.original, None, {"accepted": False, "steps": []})
+    with log.stage("score"):
+        plan = _decide(subject, stats, samples.fit, request, log)
+    with log.stage("rewrite"):
+        pruned = rewrite(subject.folded, subject.structure, plan)
+    with log.stage("verify"):
+        reference = masked(subject.folded, subject.structure, plan)
+        proof = verify(reference, pruned, feeds, "rewritten model", threads=request.threads)
+    with log.stage("recover"):
+        recovered, recovery = _recover(subject, pruned, plan, stats, samples, request, log)
+    return _Cut(plan, recovered, proof, recovery)
 
 
 def _decide(
@@ -326,7 +343,7 @@ def _decide(
     stats: Mapping[Point, ActivationStats],
     part: Part,
     request: Request,
-    log: _Log,
+    log: Log,
 ) -> PruningPlan:
     measured = None
     if request.uses_errors:
@@ -356,7 +373,7 @@ def _recover(
     stats: Mapping[Point, ActivationStats],
     samples: Holdout,
     request: Request,
-    log: _Log,
+    log: Log,
 ) -> tuple[Model, dict[str, Any]]:
     """Run the steps of the recovery; none may raise the loss on the *select* part."""
     if request.recover == "none":
@@ -400,7 +417,8 @@ def _recover(
 
 def _finish(model: Model, original: Model, request: Request) -> Model:
     """Add provenance and make sure that the result is a valid model with the same interface."""
-    settings = f"{request.mode} {request.goal} {request.metric} {request.recover}"
+    cut = f"{request.mode} {request.goal} {request.metric} {request.recover}"
+    settings = request.goal if request.lossless else cut
     final = graph.with_metadata(
         model,
         {
@@ -420,7 +438,7 @@ def _achieved(before: cost.Cost, after: cost.Cost, request: Request) -> float:
         InternalError: if it was not.
     """
     left = after.weights if request.mode == "channels" else after.nonzero_weights
-    achieved = 1 - left / before.weights
+    achieved = 1 - left / max(before.weights, 1)
     if request.sparsity is not None and achieved < request.sparsity - 1e-9:
         raise InternalError(
             f"the pruned model reaches sparsity {achieved}, requested {request.sparsity}"

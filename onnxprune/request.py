@@ -19,7 +19,8 @@ class Request:
     Attributes:
         sparsity: the fraction of the weights that leaves, between 0 and 1; or None.
         macs: the multiply-accumulates of the pruned model, as a fraction of the original's; or
-            None. Exactly one of the two is given, and this one for channels only.
+            None. Exactly one of the two is given, and this one for channels only, or neither
+            with ``lossless``.
         mode: ``channels`` removes coupled channels, ``weights`` zeroes single weights.
         metric: a key of :data:`onnxprune.score.CRITERIA`.
         recover: ``full`` refits all layers and the classifier, ``bias`` moves the mean of what
@@ -37,6 +38,9 @@ class Request:
         seed: of everything that is drawn.
         threads: onnxruntime threads; 0 lets it choose.
         batch_size: samples per run where the model leaves it open.
+        lossless: remove only what does not change the outputs.
+        empirical: with ``lossless``, take rectifiers that are always on or off on the samples to
+            be so on everything.
 
     Raises:
         OnnxpruneError: if a value is out of range.
@@ -56,10 +60,14 @@ class Request:
     random_inputs: bool = False
     macs: float | None = None
     allocation: str = "auto"
+    lossless: bool = False
+    empirical: bool = False
 
     def __post_init__(self) -> None:
-        if (self.sparsity is None) == (self.macs is None):
-            raise OnnxpruneError("give either sparsity or macs")
+        if (self.sparsity is not None) + (self.macs is not None) + self.lossless != 1:
+            raise OnnxpruneError("give either sparsity or macs or lossless")
+        if self.empirical and not self.lossless:
+            raise OnnxpruneError("empirical needs lossless")
         for name in ("sparsity", "macs"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < 1.0:
@@ -81,7 +89,7 @@ class Request:
         if self.macs is not None and self.mode != "channels":
             raise OnnxpruneError("macs needs mode channels: zeros take as many operations")
         needs_samples = CRITERIA[self.metric].needs_samples or self.recover != "none"
-        if self.random_inputs and needs_samples:
+        if self.random_inputs and needs_samples and not self.lossless:
             usable = [n for n, c in CRITERIA.items() if not c.needs_samples]
             raise OnnxpruneError(
                 "random inputs have no statistics: use one of the metrics "
@@ -98,6 +106,8 @@ class Request:
     @property
     def goal(self) -> str:
         """What is asked for, in short."""
+        if self.lossless:
+            return "lossless empirical" if self.empirical else "lossless"
         return f"macs {self.macs:g}" if self.macs is not None else f"{self.sparsity:g}"
 
     def to_dict(self) -> dict[str, Any]:
