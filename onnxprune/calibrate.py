@@ -71,6 +71,8 @@ def calibrate(
         CalibrationError: if an activation is NaN or infinite; names the tensor.
     """
     reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
+    if not reductions:
+        return {}
     fixed = model.fixed_batch
     session = Session(_extended(model, reductions, squares), threads=threads)
     kinds = [_PREFIX, _SQUARE] if squares else [_PREFIX]

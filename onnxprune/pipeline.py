@@ -105,8 +105,7 @@ def prune(
         allow_inexact: let channels leave across which something is normalised.
         random_inputs: work without samples.
         lossless: remove only what does not change the outputs; needs no samples.
-        empirical: with ``lossless``, take rectifiers that are always on or off on ``data`` to be
-            so on everything.
+        empirical: with ``lossless``, take what rectifiers always do on ``data`` for certain.
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:

@@ -70,15 +70,17 @@ def find_rectifiers(model: Model, shapes: Shapes, structure: Structure) -> list[
     graph = model.proto.graph
     values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     makers = {o: n for n in graph.node for o in n.output if o}
+    order = {o: k for k, o in enumerate(makers)}
     composed: dict[str, str] = {}
     inside = set[str]()
     for node in graph.node:
-        if node.op_type in ("Mul", "Max") and node.output[0] not in inside:
-            found = _composed(node, makers, values, model)
+        if node.op_type in ("Mul", "Max"):
+            found = _composed(node, makers, order, values, model)
             if found is not None:
                 source, parts = found
                 composed[node.output[0]] = source
                 inside |= parts
+                del makers[node.output[0]]  # nothing behind it is made of it
     axes = _neuron_axes(model, shapes, structure)
     result = []
     for node in graph.node:
@@ -114,6 +116,7 @@ def _single(node: onnx.NodeProto, values: Mapping[str, Array]) -> str | None:
 def _composed(
     node: onnx.NodeProto,
     makers: Mapping[str, onnx.NodeProto],
+    order: Mapping[str, int],
     values: Mapping[str, Array],
     model: Model,
 ) -> tuple[str, set[str]] | None:
@@ -126,7 +129,6 @@ def _composed(
             if _rectifies(node.output[0], source, parts, values, model):
                 return source, {o for n in parts for o in n.output}
         # Open the leaf that is computed last: it may depend on another leaf.
-        order = {o: k for k, o in enumerate(makers)}
         last = max((leaf for leaf in leaves if leaf in makers), key=order.__getitem__, default=None)
         maker = makers[last] if last is not None else None
         if maker is None or maker.op_type not in _SCALAR_OPS or maker.op_type in SINGLE:
@@ -173,7 +175,7 @@ def _rectifies(
         low, high = Session(proto, threads=1, optimize=False).run({source: feed}, [output])[0]
     except (ModelError, ValueError):
         return False
-    return bool(abs(low) < 1e-3 < 0.1 < abs(high))
+    return bool(abs(low) < 1e-3 and 0.1 < abs(high) < FAR**3)
 
 
 def _neuron_axes(model: Model, shapes: Shapes, structure: Structure) -> dict[str, int]:
