@@ -404,6 +404,8 @@ def _check_goal(settings: Mapping[str, Any]) -> None:
         raise click.UsageError(f"--lossless takes no budget: leave out --{goals[0]}")
     if not lossless and len(goals) != 1:
         raise click.UsageError("give either --sparsity S or --macs R (or --lossless)")
+    if settings["eval_data"] is not None and data is None:
+        raise click.UsageError("--eval needs --calib DATA")
     if settings["empirical"] and not lossless:
         raise click.UsageError("--empirical needs --lossless")
     if settings["empirical"] and data is None:

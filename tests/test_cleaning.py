@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 FOLLOWED = (
     "convolution depthwise batch_norm activation residual padded_residual dense_concat "
-    "split_concat gated pool affine"
+    "split_concat gated pool affine grouped upsample"
 ).split()
 """Blocks through which relations between channels are followed."""
 
