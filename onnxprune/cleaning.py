@@ -107,12 +107,13 @@ def clean_up(
     current, proof = model, None
     channels, nodes, branches = Counter[str](), Counter[str](), 0
     dropped: list[str] = []
+    seen = _seen(model, feeds, threads)
     for _ in range(MOST_ROUNDS):
         found = False
         for name, step in (("nodes", _nodes), ("channels", _channels)):
             if name in dropped:
                 continue
-            candidate, went = step(current, feeds, exclude, states or {}, threads)
+            candidate, went = step(*seen, exclude, states or {})
             if not went:
                 continue
             result = compare(model, candidate, feeds, threads=threads)
@@ -120,6 +121,7 @@ def clean_up(
                 dropped.append(name)
                 continue
             current, proof, found = candidate, result, True
+            seen = _seen(current, feeds, threads)
             branches += went.pop("branches", 0)
             (nodes if name == "nodes" else channels).update(went)
         if not found:
@@ -127,47 +129,37 @@ def clean_up(
     return current, CleanUp(channels, nodes, branches, proof, tuple(dropped))
 
 
+def _seen(model: Model, feeds: Feeds, threads: int) -> tuple[Model, Shapes]:
+    """Observe and fold a model."""
+    shapes = observe(model, feeds, threads=threads)
+    return fold(model, shapes), shapes
+
+
 def _nodes(
-    model: Model,
-    feeds: Feeds,
-    exclude: Sequence[str],
-    states: Mapping[str, States],
-    threads: int,
+    model: Model, shapes: Shapes, exclude: Sequence[str], states: Mapping[str, States]
 ) -> tuple[Model, Counter[str]]:
     """Take out nodes that pass their input on."""
-    shapes, folded = _folded(model, feeds, threads)
     linear = [name for name, s in states.items() if s.always_on.all()]
-    return drop_noops(folded, shapes, linear=linear, keep=_excluded(folded, exclude)[0])
+    return drop_noops(model, shapes, linear=linear, keep=_excluded(model, exclude)[0])
 
 
 def _channels(
-    model: Model,
-    feeds: Feeds,
-    exclude: Sequence[str],
-    states: Mapping[str, States],
-    threads: int,
+    model: Model, shapes: Shapes, exclude: Sequence[str], states: Mapping[str, States]
 ) -> tuple[Model, Counter[str]]:
     """Take out channels that others make up for, and branches that are constant."""
-    shapes, folded = _folded(model, feeds, threads)
-    structure = trace(folded, shapes, exclude=_excluded(folded, exclude)[1])
-    relations = Relations(folded, shapes, structure, states)
-    reduced, branches = (folded, 0)
+    structure = trace(model, shapes, exclude=_excluded(model, exclude)[1])
+    relations = Relations(model, shapes, structure, states)
     if not exclude:
-        reduced, branches = fold_constant_branches(folded, relations, shapes)
-    if branches:  # whose channels need not be looked at any more
-        return reduced, Counter(branches=branches)
-    places = readers(folded, structure, relations)
+        folded, branches = fold_constant_branches(model, relations, shapes)
+        if branches:  # whose channels need not be looked at any more
+            return folded, Counter(branches=branches)
+    places = readers(model, structure, relations)
     kept, counts = find(structure, places)
     if not counts:
         return model, counts
     plan = plan_from_units(model.sha256, structure, kept)
-    pruned = rewrite(folded, structure, plan)
-    return absorb(folded, pruned, places, plan.kept_labels(structure)), counts
-
-
-def _folded(model: Model, feeds: Feeds, threads: int) -> tuple[Shapes, Model]:
-    shapes = observe(model, feeds, threads=threads)
-    return shapes, fold(model, shapes)
+    pruned = rewrite(model, structure, plan)
+    return absorb(model, pruned, places, plan.kept_labels(structure)), counts
 
 
 def _excluded(model: Model, patterns: Sequence[str]) -> tuple[set[str], list[str]]:

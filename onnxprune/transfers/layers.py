@@ -73,10 +73,11 @@ def _layer(r: Relations, node: gs.Node) -> None:
         bucket = of_group[1].reshape(-1)
         matrix = matrix * x.scale.reshape(form.groups, 1, 1, cin).astype(matrix.dtype)
     elif not x.plain:
-        different, inverse = np.unique(x.root, return_inverse=True)
-        spread = np.zeros((cin, len(different)), dtype=matrix.dtype)
-        spread[np.arange(cin), inverse.reshape(-1)] = x.scale
-        matrix = matrix @ spread
+        order = np.argsort(x.root, kind="stable")
+        starts = np.flatnonzero(np.diff(x.root[order], prepend=x.root[order[0]] - 1))
+        matrix = matrix[..., order] * x.scale[order].astype(matrix.dtype)
+        if len(starts) < cin:
+            matrix = np.add.reduceat(matrix, starts, axis=-1)
     rows = matrix.reshape(form.groups * form.outputs, -1)
     largest = np.abs(rows).max(axis=1, initial=0.0)
     # The sign of a sum with odd weights: two rows that are multiples agree on it.
