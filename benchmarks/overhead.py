@@ -2,8 +2,9 @@
 
 Usage: python benchmarks/overhead.py MODEL DATA.npz [--rounds 5]
 
-Prints the time of calibration as a ratio to a plain onnxruntime forward over the same batches
-(in alternation), the seconds of tracing and rewriting, and the peak memory of the whole
+Prints the CPU time of calibration on one thread, with and without the states of rectifiers, as a
+ratio to a plain onnxruntime forward over the same batches (in alternation; CPU time, because other
+programs disturb it less), the seconds of tracing and rewriting, and the peak memory of the whole
 command with `--recover bias` at a tenth and at all of the samples.
 """
 
@@ -24,20 +25,22 @@ import numpy as np
 from onnxprune import graph
 from onnxprune.calibrate import calibrate
 from onnxprune.data import open_dataset
+from onnxprune.entropy import watch
 from onnxprune.folding import fold
 from onnxprune.observe import observe
 from onnxprune.plan import plan_from_units
+from onnxprune.rectifiers import find_rectifiers
 from onnxprune.rewrite import rewrite
 from onnxprune.score import weight_points
 from onnxprune.session import Session
 from onnxprune.trace import trace
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds that a call takes."""
-    start = time.perf_counter()
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def stages(model_path: Path, data: Path, rounds: int) -> None:
@@ -48,26 +51,35 @@ def stages(model_path: Path, data: Path, rounds: int) -> None:
     shapes = observe(model, batches[0].feeds)
     folded = fold(model, shapes)
     structure = trace(folded, shapes)
-    plain = Session(model.proto)
+    plain = Session(model.proto, threads=1)
     points = weight_points(structure)
+    rectifiers = find_rectifiers(folded, shapes, structure)
+    watched, known, states = watch(folded, shapes, rectifiers)
+    classes = len(dataset.class_names)
 
     def forward() -> None:
         for batch in batches:
             plain.run(batch.feeds)
 
     def gather() -> None:
-        calibrate(folded, shapes, points, batches, classes=len(dataset.class_names))
+        calibrate(watched, known, [*points, *states], batches, classes=classes, threads=1)
 
-    gather(), forward()
-    times = np.array([[timed(gather), timed(forward)] for _ in range(rounds)])
-    low, ratio, high = np.percentile(times[:, 0] / times[:, 1], [0, 50, 100])
+    def gather_less() -> None:
+        calibrate(folded, shapes, points, batches, classes=classes, threads=1)
+
+    gather(), gather_less(), forward()
+    works = (gather, gather_less, forward)
+    times = np.array([[timed(w, time.process_time) for w in works] for _ in range(rounds)])
     kept = np.ones(len(structure.units), dtype=bool)
     for group in structure.groups:
         kept[group.units[: len(group.units) // 2]] = False
     plan = plan_from_units(model.sha256, structure, kept)
     tracing = min(timed(lambda: trace(folded, shapes)) for _ in range(rounds))
     rewriting = min(timed(lambda: rewrite(folded, structure, plan)) for _ in range(rounds))
-    print(f"calibration / plain forward, {len(points)} points: {ratio:.2f} ({low:.2f}-{high:.2f})")
+    what = f"{len(points)} points, {len(rectifiers)} rectifiers"
+    for k, name in enumerate((what, "without rectifiers")):
+        low, ratio, high = np.percentile(times[:, k] / times[:, 2], [0, 50, 100])
+        print(f"calibration / plain forward, {name}: {ratio:.2f} ({low:.2f}-{high:.2f})")
     print(f"trace: {tracing:.3f} s, rewrite: {rewriting:.3f} s")
 
 

@@ -77,6 +77,8 @@ def calibrate(
             samples are the same.
     """
     reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
+    if not reductions:
+        return {}
     fixed = model.fixed_batch
     proto, held = draft(model.proto)
     _add_reductions(proto, model, reductions, squares)

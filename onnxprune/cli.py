@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from onnxprune import __version__
 from onnxprune.errors import InternalError, OnnxpruneError, QualityError
+from onnxprune.progress import progress_bar
 from onnxprune.targets import check_apart, check_target, data_target, default_target, write_files
-
-if TYPE_CHECKING:
-    from onnxprune.holdout import Progress
 
 # Repeated here so that --help does not import numpy; a test compares them.
 METRICS = ("f-magnitude", "f", "magnitude", "activation", "reconstruction", "random")
 MODES = ("auto", "channels", "weights")
 RECOVERIES = ("none", "bias", "full")
 ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
-
-PROGRESS_AFTER_S = 1.0
 
 
 class _Commands(click.Group):
@@ -118,15 +113,11 @@ _threads = click.option(
     default=0,
     help="onnxruntime threads (0: its own choice).",
 )
-_reading = _options(
+_images = _options(
     click.option("--mean", callback=_numbers, metavar="R,G,B", help="Image means, on 0..1."),
     click.option("--std", callback=_numbers, metavar="R,G,B", help="Image deviations, on 0..1."),
-    click.option(
-        "--output",
-        default="",
-        metavar="NAME",
-        help="Output with the class scores [the first].",
-    ),
+)
+_batches = _options(
     _threads,
     click.option(
         "--batch-size",
@@ -135,6 +126,16 @@ _reading = _options(
         show_default=True,
         help="Samples per run.",
     ),
+)
+_reading = _options(
+    _images,
+    click.option(
+        "--output",
+        default="",
+        metavar="NAME",
+        help="Output with the class scores [the first].",
+    ),
+    _batches,
 )
 
 
@@ -153,21 +154,6 @@ def main() -> None:
 
 
 BUDGETS = ("sparsity", "params", "macs", "size")
-
-
-def _check_budget(settings: Mapping[str, Any]) -> None:
-    """Make sure that there is one budget, and one that the mode can meet."""
-    given = [f"--{name}" for name in BUDGETS if settings[name] is not None]
-    if len(given) > 1 or not (given or settings["max_drop"] is not None):
-        raise click.UsageError(
-            f"give exactly one of {', '.join(f'--{name}' for name in BUDGETS)}, or --max-drop "
-            f"alone; got {' and '.join(given) or 'none'}"
-        )
-    if settings["mode"] == "weights" and given != ["--sparsity"]:
-        raise click.UsageError(
-            f"--mode weights needs --sparsity: zeros make a model no faster and no smaller; got "
-            f"{given[0] if given else '--max-drop'}"
-        )
 
 
 @main.command()
@@ -215,6 +201,17 @@ def _check_budget(settings: Mapping[str, Any]) -> None:
     type=click.FloatRange(0, 1),
     metavar="A",
     help="Accuracy to keep on held-out samples, as a fraction.",
+)
+@click.option(
+    "--lossless",
+    is_flag=True,
+    help="Instead: remove only what does not change the outputs. Needs no samples.",
+)
+@click.option(
+    "--empirical",
+    is_flag=True,
+    help="With --lossless: take units that are always on or always off on --calib to be so on "
+    "everything. The outputs stay the same on those samples only.",
 )
 @click.option(
     "--mode",
@@ -298,9 +295,7 @@ def prune(
     **settings: Any,
 ) -> None:
     """Prune MODEL and write the result, once it is proven right."""
-    if (settings["data"] is None) != settings["random_inputs"]:
-        raise click.UsageError("give either --calib DATA or --random-inputs")
-    _check_budget(settings)
+    _check_goal(settings)
     out = out or default_target(model)
     sources = [model, *(p for p in (settings["data"], settings["eval_data"]) if p)]
     for target in (out, data_target(out)):
@@ -312,7 +307,7 @@ def prune(
 
     from onnxprune import pipeline
 
-    with _progress(quiet or as_json) as progress:
+    with progress_bar(quiet or as_json) as progress:
         result = pipeline.prune(model, progress=progress, **settings)
     if report_path:
         check_target(report_path, result.sources, force=True)
@@ -333,15 +328,24 @@ def prune(
 
 @main.command()
 @_model
+@click.option(
+    "--calib",
+    "data",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Samples, as for prune: also show how often the rectifiers are on, and their entropy.",
+)
 @_exclude
 @_inexact
-@_threads
+@_images
+@_batches
 @_json
 def inspect(model: Path, as_json: bool, **settings: Any) -> None:
     """Show what can be pruned from MODEL and what cannot, and why. Needs no data."""
     from onnxprune import pipeline
 
-    result = pipeline.inspect(model, **settings)
+    with progress_bar(as_json) as progress:
+        result = pipeline.inspect(model, progress=progress, **settings)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
@@ -366,7 +370,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
     from onnxprune import pipeline
     from onnxprune.report import plain
 
-    with _progress(quiet or as_json) as progress:
+    with progress_bar(quiet or as_json) as progress:
         result = pipeline.evaluate(model, data, progress=progress, **settings)
     _warn(result.warnings)
     if as_json:
@@ -424,13 +428,40 @@ def bench(models: tuple[Path, ...], as_json: bool, quiet: bool, **settings: Any)
     """Measure MODELS in turns: latency, memory, size. Give the original first."""
     from onnxprune import benchmark
 
-    with _progress(quiet or as_json) as progress:
+    with progress_bar(quiet or as_json) as progress:
         result = benchmark.bench(models, progress=progress, **settings)
     _warn(result.warnings)
     if as_json:
         click.echo(result.to_json(), nl=False)
     elif not quiet:
         _print(result.summary())
+
+
+def _check_goal(settings: Mapping[str, Any]) -> None:
+    """Make sure that there is one goal that the mode can meet, and samples if it needs them."""
+    data, lossless = settings["data"], settings["lossless"]
+    if data is not None if settings["random_inputs"] else data is None and not lossless:
+        raise click.UsageError("give either --calib DATA or --random-inputs")
+    given = [f"--{name}" for name in BUDGETS if settings[name] is not None]
+    bounded = settings["max_drop"] is not None
+    if lossless and (given or bounded):
+        raise click.UsageError(f"--lossless takes no budget: leave out {[*given, '--max-drop'][0]}")
+    if not lossless and (len(given) > 1 or not (given or bounded)):
+        raise click.UsageError(
+            f"give exactly one of {', '.join(f'--{name}' for name in BUDGETS)}, or --max-drop "
+            f"alone, or --lossless; got {' and '.join(given) or 'none'}"
+        )
+    if settings["mode"] == "weights" and given != ["--sparsity"]:
+        raise click.UsageError(
+            f"--mode weights needs --sparsity: zeros make a model no faster and no smaller; got "
+            f"{[*given, '--max-drop' if bounded else '--lossless'][0]}"
+        )
+    if settings["eval_data"] is not None and data is None:
+        raise click.UsageError("--eval needs --calib DATA")
+    if settings["empirical"] and not lossless:
+        raise click.UsageError("--empirical needs --lossless")
+    if settings["empirical"] and data is None:
+        raise click.UsageError("--empirical needs --calib DATA: it is about those samples")
 
 
 def _print(renderable: Any) -> None:
@@ -445,32 +476,3 @@ def _print(renderable: Any) -> None:
 def _warn(warnings: Sequence[str]) -> None:
     for text in warnings:
         click.echo(f"onnxprune: warning: {text}", err=True)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    """Show a progress bar on stderr for stages that take longer than a second."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _, __: lambda ___: None
-        return
-    import time
-
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-
-        def start(stage: str, total: int) -> Callable[[int], None]:
-            task = bar.add_task(stage, total=total, visible=False)
-            began = time.monotonic()
-
-            def advance(done: int) -> None:
-                bar.update(
-                    task,
-                    advance=done,
-                    visible=time.monotonic() - began > PROGRESS_AFTER_S,
-                )
-
-            return advance
-
-        yield start

@@ -68,8 +68,26 @@ def measure(model: Model, shapes: Shapes) -> Cost:
         shapes: its observed shapes; a MAC count is that of the first observation divided by
             the batch.
     """
+    constants = {t.name: t for t in model.proto.graph.initializer}
+    weights = _weight_names(model)
+    return Cost(
+        params=count_params(model),
+        weights=sum(_size(constants[name]) for name in weights),
+        nonzero_weights=count_nonzero(model),
+        macs=round(sum(node_macs(model, shapes).values())),
+        bytes=model.file_bytes or model.proto.ByteSize(),
+    )
+
+
+def count_nonzero(model: Model) -> int:
+    """Count the weights that are not zero."""
+    values = (weight_values(model, [name])[name] for name in _weight_names(model))
+    return sum(int(np.count_nonzero(v)) for v in values)
+
+
+def _weight_names(model: Model) -> set[str]:
     graph = model.proto.graph
-    constants = {t.name: t for t in graph.initializer}
+    constants = {t.name for t in graph.initializer}
     source = unpacked_weights(model)
     operands = (
         source.get(node.input[i], node.input[i])
@@ -77,16 +95,7 @@ def measure(model: Model, shapes: Shapes) -> Cost:
         for i in WEIGHT_INPUTS.get(node.op_type, ())
         if i < len(node.input)
     )
-    weights = {name for name in operands if name in constants}
-    return Cost(
-        params=count_params(model),
-        weights=sum(_size(constants[name]) for name in weights),
-        nonzero_weights=sum(
-            int(np.count_nonzero(weight_values(model, [name])[name])) for name in weights
-        ),
-        macs=round(sum(node_macs(model, shapes).values())),
-        bytes=model.file_bytes or model.proto.ByteSize(),
-    )
+    return {name for name in operands if name in constants}
 
 
 def count_params(model: Model) -> int:

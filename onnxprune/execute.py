@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnxprune
-from onnxprune import graph
+from onnxprune import cost, graph
 from onnxprune.accuracy import Accuracy
+from onnxprune.cleaning import CleanUp, clean_up
+from onnxprune.entropy import relu_states
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
 from onnxprune.plan import PruningPlan
@@ -18,6 +20,9 @@ from onnxprune.rewrite import rewrite
 from onnxprune.study import Study
 from onnxprune.verify import Verification, masked, verify
 
+SLACK = 1e-3
+"""How far a clean-up may take a sparsity of zeros beyond what was asked for."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -27,6 +32,7 @@ class Outcome:
         plan: what was removed.
         model: the result.
         verification: the proof of the rewrite.
+        clean_up: what was taken out because it computed nothing.
         recovery: the steps of the recovery, for the report.
         warnings: what the user should know of them.
         selected: accuracy on the *select* samples, None without any.
@@ -35,6 +41,7 @@ class Outcome:
     plan: PruningPlan
     model: Model
     verification: Verification
+    clean_up: CleanUp
     recovery: dict[str, Any]
     warnings: tuple[str, ...]
     selected: Accuracy | None
@@ -64,15 +71,55 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
         )
     with log.stage("recover"):
         ladder = _recover(study, pruned, plan, effort)
-    model = finished(ladder.model, study)
+    clean, went = ladder.model, CleanUp()
+    if effort == ALL:
+        clean, went = cleaned(study, ladder.model)
+        if went and _exceeds(study, clean):
+            clean, went = ladder.model, CleanUp(dropped=("channels beyond the sparsity",))
+    model = finished(clean, study)
     return Outcome(
         plan,
         model,
         proof,
+        went,
         ladder.to_dict(),
         tuple(ladder.warnings),
         study.accuracy(model, study.samples.select) if study.gated else None,
     )
+
+
+def _exceeds(study: Study, model: Model) -> bool:
+    """Whether more weights are gone than a sparsity of zeros asks for."""
+    request = study.request
+    if request.sparsity is None or not request.zeroes:
+        return False
+    wanted = (1 - request.sparsity - SLACK) * study.subject.cost.weights
+    return cost.count_nonzero(model) < wanted
+
+
+def clean(study: Study) -> Outcome:
+    """Take out of the original what does not change its outputs (``--lossless``)."""
+    original = study.subject.original
+    model, went = cleaned(study, original)
+    return Outcome(
+        PruningPlan(original.sha256),
+        original if model is original else finished(model, study),
+        went.verification or Verification(0.0, 0.0, 0),
+        went,
+        {"accepted": False, "steps": []},
+        tuple(went.warnings()),
+        None,
+    )
+
+
+def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
+    """Take out of a model what computes nothing; return the same object if there is nothing."""
+    request = study.request
+    states = relu_states(study.rectifiers or ()) if request.empirical else {}
+    with study.log.stage("clean up"):
+        return clean_up(
+            model, study.feeds, exclude=request.exclude, states=states, threads=request.threads
+        )
 
 
 def _recover(study: Study, pruned: Model, plan: PruningPlan, effort: Effort) -> Ladder:
@@ -128,4 +175,6 @@ def finished(model: Model, study: Study) -> Model:
 
 
 def _settings(request: Request) -> str:
+    if request.lossless:
+        return f"{request.goal} seed {request.seed}"
     return f"{request.mode} {request.goal} {request.metric} {request.recover} seed {request.seed}"

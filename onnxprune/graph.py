@@ -160,6 +160,11 @@ def load(path: str | Path) -> Model:
     return Model(normalise(proto).proto, digest, size, files)
 
 
+def reread(model: Model) -> onnx.ModelProto:
+    """Return a model as its file holds it, with its external data, if it came from one."""
+    return onnx.load_model(model.files[0]) if model.files else model.proto
+
+
 _ONNXRUNTIME_DECIDES = (
     "No Op registered for",
     "is deprecated in domain_version",

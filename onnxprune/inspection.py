@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.cost import Cost, counted, macs_of_weights, weights_kept
+from onnxprune.entropy import Activity
 from onnxprune.structure import Structure, Weight
 
 if TYPE_CHECKING:
@@ -33,17 +34,19 @@ class FrozenReason:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What can be pruned from a model, found without data.
+    """What can be pruned from a model, and what its rectifiers do if there were samples.
 
     Attributes:
         structure: the traced model.
         cost: what it costs.
         node_macs: multiply-accumulates of each node for one sample.
+        rectifiers: what its rectifiers did on samples; None without samples.
     """
 
     structure: Structure
     cost: Cost
     node_macs: Mapping[str, float]
+    rectifiers: Sequence[Activity] | None = None
 
     @property
     def prunable_weights(self) -> float:
@@ -101,6 +104,9 @@ class Inspection:
             "frozen_by_reason": [
                 asdict(r) | {"nodes": list(r.nodes)} for r in self.frozen_by_reason()
             ],
+            "rectifiers": None
+            if self.rectifiers is None
+            else [a.to_dict() for a in self.rectifiers],
         }
 
     def summary(self) -> RenderableType:
@@ -119,7 +125,27 @@ class Inspection:
         parts: list[RenderableType] = [Text(facts), self._groups()]
         if structure.frozen:
             parts.append(self._frozen())
+        if self.rectifiers:
+            parts.append(self._rectifiers(self.rectifiers))
+        elif self.rectifiers is not None:
+            parts.append(Text("\nthe model has no rectifiers"))
         return Lines(*parts)
+
+    @staticmethod
+    def _rectifiers(found: Sequence[Activity]) -> RenderableType:
+        from rich.table import Table
+
+        title = f"\nrectifiers on {found[0].samples} samples"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column("node", overflow="fold")
+        table.add_column("operator")
+        for name in ("neurons", "entropy", "on", "always on", "always off"):
+            table.add_column(name, justify="right")
+        for a in (activity.to_dict() for activity in found):
+            counts = [str(a[k]) for k in ("always_on", "always_off")]
+            shares = [f"{a['entropy']:.3f}", f"{100 * a['on']:.1f} %"]
+            table.add_row(a["node"], a["op_type"], str(a["neurons"]), *shares, *counts)
+        return table
 
     def _groups(self) -> RenderableType:
         from rich.table import Table

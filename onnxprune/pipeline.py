@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from onnxprune import cost, graph, storage
 from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
+from onnxprune.calibrate import calibrate
 from onnxprune.changes import group_changes, layer_changes
 from onnxprune.data import open_dataset
+from onnxprune.entropy import activities, watch
 from onnxprune.errors import CalibrationError, InternalError, QualityError
 from onnxprune.execute import Outcome
 from onnxprune.folding import fold
@@ -20,6 +23,7 @@ from onnxprune.holdout import Progress, hold_out, silent, skip_warnings
 from onnxprune.inspection import Inspection
 from onnxprune.log import Log
 from onnxprune.observe import observe
+from onnxprune.rectifiers import find_rectifiers
 from onnxprune.report import Report, Side
 from onnxprune.request import DROP, Mode, Request, settled
 from onnxprune.search import drop_of, search
@@ -75,6 +79,8 @@ def prune(
     batch_size: int = 32,
     allow_inexact: bool = False,
     random_inputs: bool = False,
+    lossless: bool = False,
+    empirical: bool = False,
     progress: Progress = silent,
 ) -> PruneResult:
     """Prune an ONNX model and prove that the result is right. Writes nothing.
@@ -105,6 +111,8 @@ def prune(
         batch_size: samples per run.
         allow_inexact: let channels leave across which something is normalised.
         random_inputs: work without samples.
+        lossless: remove only what does not change the outputs; needs no samples.
+        empirical: with ``lossless``, take what rectifiers always do on ``data`` for certain.
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:
@@ -131,9 +139,13 @@ def prune(
         seed=seed,
         threads=threads,
         batch_size=batch_size,
+        lossless=lossless,
+        empirical=empirical,
     )
-    if (data is None) != random_inputs:
+    if (data is None) != random_inputs and not (lossless and data is None):
         raise CalibrationError("give either calibration samples or random_inputs")
+    if empirical and data is None:
+        raise CalibrationError("empirical needs calibration samples")
     log = Log(progress)
     with log.stage("load"):
         original = _load(model)
@@ -160,7 +172,8 @@ def _result(study: Study, outcome: Outcome, path: str, before: Accuracy | None) 
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
     missed = _missed(study, outcome)
-    trials = [] if study.request.mode == "weights" else study.decider.unit_errors[1]
+    decided = study.request.mode != "weights" and not study.request.lossless
+    trials = study.decider.unit_errors[1] if decided else []
     report = Report(
         model={"path": path, "sha256": original.sha256},
         request=study.request.to_dict(),
@@ -172,13 +185,17 @@ def _result(study: Study, outcome: Outcome, path: str, before: Accuracy | None) 
         gate_met=not missed,
         verification=outcome.verification,
         recovery=outcome.recovery,
+        clean_up=outcome.clean_up,
+        rectifiers=study.rectifiers,
         groups=group_changes(subject.structure, outcome.plan, trials),
         frozen=subject.structure.frozen,
         layers=layer_changes(subject.structure, original, final),
         timings=log.timings,
         warnings=tuple(dict.fromkeys(log.warnings)),
     )
-    return PruneResult(final.proto, report, original.files, external, missed)
+    unchanged = outcome.model is original
+    proto = graph.reread(original) if unchanged else final.proto
+    return PruneResult(proto, report, original.files, external, missed)
 
 
 def _missed(study: Study, outcome: Outcome) -> str:
@@ -246,21 +263,43 @@ def save(result: PruneResult, path: str | Path, *, force: bool = False) -> Repor
 
 def inspect(
     model: str | Path,
+    data: str | Path | None = None,
     *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     exclude: Sequence[str] = (),
     allow_inexact: bool = False,
     threads: int = 0,
+    batch_size: int = 32,
+    progress: Progress = silent,
 ) -> Inspection:
-    """Find out what can be pruned from a model, without data.
+    """Find out what can be pruned from a model, and with samples what its rectifiers do.
 
     Raises:
-        ModelError: if the model cannot be read, run or traced.
+        OnnxpruneError: if the model or the samples cannot be used.
     """
     original = _load(model)
-    _, shapes = observe_inputs(original, None, seed=0, threads=threads)
+    samples = hold_out(data, None, original, mean=mean, std=std, seed=0, batch_size=batch_size)
+    _, shapes = observe_inputs(original, samples, seed=0, threads=threads)
     folded = fold(original, shapes)
     structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
-    return Inspection(structure, cost.measure(folded, shapes), cost.node_macs(folded, shapes))
+    found = None
+    if data is not None:
+        whole = replace(samples.fit, rows=np.arange(len(samples.fit.dataset.labels)))
+        rectifiers = find_rectifiers(folded, shapes, structure)
+        watched, known, points = watch(folded, shapes, rectifiers)
+        stats = calibrate(
+            watched,
+            known,
+            points,
+            whole.batches(),
+            classes=samples.labels_end,
+            threads=threads,
+            progress=progress("calibrate", len(whole)),
+        )
+        found = activities(rectifiers, stats)
+    costs = cost.measure(folded, shapes), cost.node_macs(folded, shapes)
+    return Inspection(structure, *costs, found)
 
 
 def evaluate(
@@ -306,10 +345,10 @@ def _achieved(before: cost.Cost, after: cost.Cost, request: Request) -> float:
         InternalError: if it was not.
     """
     left = after.nonzero_weights if request.zeroes else after.weights
-    achieved = 1 - left / before.weights
+    achieved = 1 - left / max(before.weights, 1)
     kept = {
         "sparsity": (1 - achieved, 1 - (request.sparsity or 0.0)),
-        "params": (after.params / before.params, request.params),
+        "params": (after.params / max(before.params, 1), request.params),
         "macs": ((after.macs - 1) / max(before.macs, 1), request.macs),
         "size": (after.bytes, request.size),
     }

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.biases import add_bias
 from onnxprune.graph import Model, edit, node_id, rebuild
-from onnxprune.labels import F64, Array, Bool
+from onnxprune.labels import F64, Bool
 from onnxprune.plan import PruningPlan
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure, Weight
@@ -54,7 +55,8 @@ def compensate_bias(
         if weight.output_labels is not None:
             delta = delta[kept[weight.output_labels]]
         if delta.any():
-            _add_bias(graph, nodes[weight.node], weight, delta, constants)
+            dtype = constants[weight.tensor].values.dtype
+            add_bias(graph, nodes[weight.node], weight, delta, dtype)
     return rebuild(graph, pruned)
 
 
@@ -73,67 +75,3 @@ def _mean_contribution(weight: Weight, values: F64, mean: F64) -> F64:
     product = values * mean[weight.channel_of]
     outputs = np.broadcast_to(weight.output_of, product.shape)
     return np.bincount(outputs.ravel(), weights=product.ravel()).astype(np.float64)
-
-
-def _add_bias(
-    graph: gs.Graph,
-    node: gs.Node,
-    weight: Weight,
-    delta: F64,
-    constants: Mapping[str, gs.Tensor],
-) -> None:
-    """Add ``delta`` to a node's output channels: in its bias if it has one, else behind it."""
-    dtype = constants[weight.tensor].values.dtype
-    name = f"{weight.node}/bias"
-    addend = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
-    if node.op in ("Conv", "ConvTranspose"):
-        old = 0.0 if addend is None else _value(addend)
-        if old is not None:
-            _set_input(node, 2, gs.Constant(name, _cast(old + delta, dtype)))
-            return
-    if node.op == "Gemm":
-        old = 0.0 if addend is None else _value(addend)
-        beta = float(node.attrs.get("beta", 1.0))
-        if old is not None and beta != 0.0:
-            scale = 1.0 if addend is None else beta
-            if addend is None:
-                node.attrs["beta"] = 1.0
-            _set_input(node, 2, gs.Constant(name, _cast(old + delta / scale, dtype)))
-            return
-    _append_add(graph, node, weight, _cast(delta, dtype))
-
-
-def _value(tensor: gs.Tensor) -> Array | None:
-    return np.asarray(tensor.values, dtype=np.float64) if isinstance(tensor, gs.Constant) else None
-
-
-def _cast(values: Array, dtype: np.dtype[np.generic]) -> Array:
-    with np.errstate(over="ignore"):  # what overflows gives an infinite loss
-        return np.ascontiguousarray(values, dtype=dtype)
-
-
-def _set_input(node: gs.Node, i: int, tensor: gs.Tensor) -> None:
-    while len(node.inputs) <= i:
-        node.inputs.append(gs.Variable.empty())
-    node.inputs[i] = tensor
-
-
-def _append_add(graph: gs.Graph, node: gs.Node, weight: Weight, delta: Array) -> None:
-    """Put an addition behind a node, or into the constant addition that is there already."""
-    output, name = node.outputs[0], f"{weight.node}/bias"
-    assert weight.output_axis is not None
-    trailing = -weight.output_axis - 1
-    readers = list(output.outputs)
-    if len(readers) == 1 and readers[0].op == "Add" and output not in graph.outputs:
-        other = 1 - next(i for i, t in enumerate(readers[0].inputs) if t is output)
-        old = _value(readers[0].inputs[other])
-        if old is not None and old.size == len(delta) == old.shape[-1 - trailing]:
-            values = _cast(old + delta.reshape(old.shape), delta.dtype)
-            readers[0].inputs[other] = gs.Constant(name, values)
-            return
-    inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
-    node.outputs[0] = inner
-    bias = gs.Constant(name, delta.reshape(-1, *[1] * trailing))
-    graph.nodes.append(
-        gs.Node("Add", f"{weight.node}/add_bias", inputs=[inner, bias], outputs=[output])
-    )

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.accuracy import Accuracy, Drop
+from onnxprune.cleaning import CleanUp
 from onnxprune.cost import Cost
+from onnxprune.entropy import Activity
 from onnxprune.selection import Sensitivity
 from onnxprune.structure import Frozen
 from onnxprune.verify import Verification
@@ -73,6 +75,8 @@ class Report:
     achieved: float
     verification: Verification
     recovery: Mapping[str, Any]
+    clean_up: CleanUp
+    rectifiers: Sequence[Activity] | None
     groups: Sequence[GroupChange]
     frozen: Sequence[Frozen]
     layers: Sequence[Layer]
@@ -101,6 +105,10 @@ class Report:
             },
             "verification": asdict(self.verification),
             "recovery": dict(self.recovery),
+            "clean_up": self.clean_up.to_dict(),
+            "rectifiers": None
+            if self.rectifiers is None
+            else [a.to_dict() for a in self.rectifiers],
             "groups": [asdict(g) for g in self.groups],
             "frozen": [asdict(f) for f in self.frozen],
             "layers": [asdict(layer) for layer in self.layers],
@@ -148,12 +156,16 @@ class Report:
         from rich.text import Text
 
         parts: list[RenderableType] = [_costs(self.before, self.after)]
+        if self.request["lossless"]:
+            return Lines(*parts, Text(self._lossless()))
         achieved = f"{self._wanted()} ({self.request['mode']})"
         proof = (
             f"verified: relative error {self.verification.max_rel_error:.1e} on "
             f"{self.verification.samples} samples against the masked original"
         )
         parts += [Text(achieved), Text(proof)]
+        if self.clean_up:
+            parts.append(Text(self.clean_up.summary()))
         if self.split["zeros"] > 0:
             parts.append(
                 Text(
@@ -172,6 +184,16 @@ class Report:
         if self.frozen:
             parts.append(frozen_table(self.frozen))
         return Lines(*parts)
+
+    def _lossless(self) -> str:
+        text = self.clean_up.summary()
+        if not self.clean_up:
+            return f"{text}; the model is as it was"
+        known = "on the samples, not in general" if self.request["empirical"] else "exactly"
+        return (
+            f"{text}\nthe outputs are the same {known}: relative error "
+            f"{self.verification.max_rel_error:.1e} on {self.verification.samples} samples"
+        )
 
 
 def _costs(before: Side, after: Side) -> RenderableType:

@@ -31,7 +31,8 @@ class Request:
     """The settings that decide what a run does; they appear in the report.
 
     Exactly one of ``sparsity``, ``params``, ``macs``, ``latency`` and ``size`` is given, or
-    none of them and ``max_drop``, which then asks for the fewest operations within it.
+    none of them and ``max_drop``, which then asks for the fewest operations within it, or
+    ``lossless``.
 
     Attributes:
         sparsity: the fraction of the weights that leaves, between 0 and 1.
@@ -61,6 +62,9 @@ class Request:
         seed: of everything that is drawn.
         threads: onnxruntime threads; 0 lets it choose.
         batch_size: samples per run where the model leaves it open.
+        lossless: remove only what does not change the outputs.
+        empirical: with ``lossless``, take rectifiers that are always on or off on the samples to
+            be so on everything.
 
     Raises:
         OnnxpruneError: if a value is out of range, or settings exclude each other.
@@ -86,12 +90,14 @@ class Request:
     seed: int = 0
     threads: int = 0
     batch_size: int = 32
+    lossless: bool = False
+    empirical: bool = False
 
     def __post_init__(self) -> None:
         self._check_values()
         self._check_budget()
         needs_samples = CRITERIA[self.metric].needs_samples or self.recover != "none"
-        if self.random_inputs and needs_samples:
+        if self.random_inputs and needs_samples and not self.lossless:
             usable = [n for n, c in CRITERIA.items() if not c.needs_samples]
             raise OnnxpruneError(
                 "random inputs have no statistics: use one of the metrics "
@@ -135,11 +141,14 @@ class Request:
 
     def _check_budget(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
-        if len(given) > 1 or not (given or self.max_drop is not None):
+        goals = [*given, *(["lossless"] if self.lossless else [])]
+        if len(goals) > 1 or not (goals or self.max_drop is not None):
             raise OnnxpruneError(
-                f"give exactly one of {', '.join(BUDGETS)}, or max_drop alone; got "
-                f"{' and '.join(given) or 'none'}"
+                f"give exactly one of {', '.join(BUDGETS)}, or max_drop or lossless alone; got "
+                f"{' and '.join(goals) or 'none'}"
             )
+        if self.empirical and not self.lossless:
+            raise OnnxpruneError("empirical needs lossless")
         if self.mode == "weights" and given != ["sparsity"]:
             raise OnnxpruneError(
                 f"mode weights needs a sparsity: zeros make a model no faster and no smaller; got "
@@ -165,6 +174,8 @@ class Request:
     @property
     def goal(self) -> str:
         """What is asked for, in short."""
+        if self.lossless:
+            return "lossless, empirical" if self.empirical else "lossless"
         if self.budget is None:
             return f"max_drop {self.max_drop:g}"
         return f"{self.budget} {getattr(self, self.budget):g}"

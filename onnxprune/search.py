@@ -9,7 +9,7 @@ from onnxprune import cost, storage
 from onnxprune.accuracy import Drop, drop_between
 from onnxprune.budget import Budget
 from onnxprune.errors import BudgetError
-from onnxprune.execute import Outcome, execute, finished
+from onnxprune.execute import Outcome, clean, execute, finished
 from onnxprune.layers import prepare
 from onnxprune.plan import PruningPlan
 from onnxprune.recovery import QUICK
@@ -33,6 +33,8 @@ def search(study: Study) -> Outcome:
         BudgetError: if there is none; names the best achievable.
     """
     request = study.request
+    if request.lossless:
+        return clean(study)
     if request.budget is None:
         return _fewest_macs(study)
     if request.sparsity is not None and request.mode == "weights":

@@ -10,11 +10,13 @@ from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
 from onnxprune.budget import Meter
 from onnxprune.calibrate import Point, calibrate
 from onnxprune.decide import Decider
+from onnxprune.entropy import Activity, activities, watch
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
 from onnxprune.log import Log
 from onnxprune.recovery import sample_chunks
+from onnxprune.rectifiers import find_rectifiers
 from onnxprune.request import Request
 from onnxprune.score import CRITERIA, Scorer, weight_points
 from onnxprune.selection import Measured, measure_moments
@@ -92,25 +94,37 @@ class Study:
         """Bytes of the original's files."""
         return self.subject.cost.bytes
 
-    @cached_property
+    @property
     def stats(self) -> dict[Point, ActivationStats]:
         """Statistics of the activations on the *fit* samples, as far as they are needed."""
-        criterion, subject = CRITERIA[self.request.metric], self.subject
-        recovering = self.request.recover != "none"
-        if not (criterion.needs_labels or criterion.needs_rms or recovering):
-            return {}
+        return self._calibrated[0]
+
+    @property
+    def rectifiers(self) -> list[Activity] | None:
+        """What the rectifiers do on the *fit* samples; None where nothing is calibrated."""
+        return self._calibrated[1]
+
+    @cached_property
+    def _calibrated(self) -> tuple[dict[Point, ActivationStats], list[Activity] | None]:
+        request, criterion, subject = self.request, CRITERIA[self.request.metric], self.subject
+        needed = criterion.needs_labels or criterion.needs_rms or request.recover != "none"
+        if not (request.empirical if request.lossless else needed):
+            return {}, None
         self.log.warnings += self.samples.class_warnings(self.classes)
+        rectifiers = find_rectifiers(subject.folded, subject.shapes, subject.structure)
+        model, shapes, states = watch(subject.folded, subject.shapes, rectifiers)
         with self.log.stage("calibrate"):
-            return calibrate(
-                subject.folded,
-                subject.shapes,
-                weight_points(subject.structure),
+            stats = calibrate(
+                model,
+                shapes,
+                states if request.lossless else [*weight_points(subject.structure), *states],
                 self.samples.fit.batches(),
                 classes=self.classes,
-                squares=criterion.needs_rms,
-                threads=self.request.threads,
+                squares=criterion.needs_rms and not request.lossless,
+                threads=request.threads,
                 progress=self.log.progress("calibrate", len(self.samples.fit)),
             )
+        return stats, activities(rectifiers, stats)
 
     @cached_property
     def node_macs(self) -> Mapping[str, float]:

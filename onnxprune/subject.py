@@ -72,6 +72,8 @@ def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
     folded = fold(original, shapes)
     structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
     subject = Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
+    if request.lossless:
+        return subject
     if not cost.counted(structure):
         raise ModelError(
             "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "

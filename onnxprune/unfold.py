@@ -51,7 +51,8 @@ class MatrixForm:
         return int(self.attributes.get("group", 1)) if self.spatial else 1
 
     @property
-    def _kernel(self) -> int:
+    def offsets(self) -> int:
+        """Number of kernel offsets, 1 for matrices."""
         return int(np.prod(self.shape[2:], dtype=np.int64))
 
     @property
@@ -65,14 +66,14 @@ class MatrixForm:
     def width(self) -> int:
         """Number of inputs of each output: channels of a group times kernel offsets."""
         if self.op_type == "Conv":
-            return self.shape[1] * self._kernel
+            return self.shape[1] * self.offsets
         if self.spatial:
-            return self.shape[0] // self.groups * self._kernel
+            return self.shape[0] // self.groups * self.offsets
         return self.shape[1 if self.outputs_first else 0]
 
     def to_matrix(self, tensor: Values) -> Values:
         """Arrange a weight tensor as ``[groups, outputs, width]``."""
-        g, k = self.groups, self._kernel
+        g, k = self.groups, self.offsets
         if self.op_type == "Conv":
             split = tensor.reshape(g, self.outputs, -1, k)
             return split.swapaxes(2, 3).reshape(g, self.outputs, self.width)
@@ -83,7 +84,7 @@ class MatrixForm:
 
     def to_tensor(self, matrix: Values) -> Values:
         """Invert :meth:`to_matrix`."""
-        g, k = self.groups, self._kernel
+        g, k = self.groups, self.offsets
         split = matrix.reshape(g, self.outputs, k, -1) if self.spatial else matrix
         if self.op_type == "Conv":
             return split.swapaxes(2, 3).reshape(self.shape)
@@ -128,7 +129,7 @@ class MatrixForm:
             channels = x.reshape(*x.shape[:2], -1)
             found = channels[index[:, None], :, np.maximum(table, 0)]  # [rows, kernel, channels]
             found[table < 0] = 0
-            split = found.reshape(len(flat), self._kernel, self.groups, -1)
+            split = found.reshape(len(flat), self.offsets, self.groups, -1)
             return split.transpose(2, 0, 1, 3).reshape(self.groups, len(flat), -1)
         return self._matrix_rows(x, self.data_axis, rows)[None]
 

@@ -6,7 +6,7 @@ part on which pruners are known to break, and any chain of them is a valid model
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -383,12 +383,19 @@ def factored(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
 
 
 @st.composite
-def networks(draw: st.DrawFn, max_blocks: int = 6) -> ModelProto:
-    """Draw a network: a convolution, some blocks, a head with Gemm."""
-    n = Net(seed=draw(st.integers(0, 2**16)), shared=draw(st.sampled_from([0, 0, 1, 5])))
+def networks(
+    draw: st.DrawFn, max_blocks: int = 6, kinds_of: Sequence[str] = (), shared: bool = True
+) -> ModelProto:
+    """Draw a network: a convolution, some blocks, a head with Gemm.
+
+    Blocks are drawn from all, or each of ``kinds_of`` at most once.
+    """
+    sharing = st.sampled_from([0, 0, 1, 5] if shared else [0])
+    n = Net(seed=draw(st.integers(0, 2**16)), shared=draw(sharing))
     m = Maps(n.input(BATCH, 2, 4, 4), 2, 4)
     m = convolution(draw, n, m)
-    kinds = draw(st.lists(st.sampled_from(sorted(BLOCKS)), max_size=max_blocks))
+    names = st.sampled_from(sorted(kinds_of or BLOCKS))
+    kinds = draw(st.lists(names, max_size=max_blocks, unique=bool(kinds_of)))
     for kind in kinds:
         m = BLOCKS[kind](draw, n, m)
     if draw(st.booleans()):

@@ -1,0 +1,80 @@
+"""Biases: add something constant to the outputs of a layer, where it is cheapest."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.labels import F64, Array
+from onnxprune.structure import Weight
+
+
+def add_bias(
+    graph: gs.Graph, node: gs.Node, weight: Weight, delta: F64, dtype: np.dtype[np.generic]
+) -> None:
+    """Add ``delta`` to a node's output channels: in its bias if it has one, else behind it.
+
+    Args:
+        graph: the graph that is edited.
+        node: a node with weights.
+        weight: its weight; has an output axis.
+        delta: ``float64 [outputs]``, as many as the node has now.
+        dtype: the type of the weights.
+    """
+    name = f"{weight.node}/bias"
+    addend = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    if node.op in ("Conv", "ConvTranspose"):
+        old = 0.0 if addend is None else _value(addend)
+        if old is not None:
+            _set_input(node, 2, gs.Constant(name, _cast(old + delta, dtype)))
+            return
+    if node.op == "Gemm":
+        old = 0.0 if addend is None else _value(addend)
+        beta = float(node.attrs.get("beta", 1.0))
+        if old is not None and beta != 0.0:
+            scale = 1.0 if addend is None else beta
+            if addend is None:
+                node.attrs["beta"] = 1.0
+            _set_input(node, 2, gs.Constant(name, _cast(old + delta / scale, dtype)))
+            return
+    _append_add(graph, node, weight, _cast(delta, dtype))
+
+
+def _value(tensor: gs.Tensor) -> Array | None:
+    return np.asarray(tensor.values, dtype=np.float64) if isinstance(tensor, gs.Constant) else None
+
+
+def _is_bias(values: Array, trailing: int, outputs: int) -> bool:
+    return values.ndim > trailing and values.size == outputs == values.shape[-1 - trailing]
+
+
+def _cast(values: Array, dtype: np.dtype[np.generic]) -> Array:
+    with np.errstate(over="ignore"):  # what overflows gives an infinite loss
+        return np.ascontiguousarray(values, dtype=dtype)
+
+
+def _set_input(node: gs.Node, i: int, tensor: gs.Tensor) -> None:
+    while len(node.inputs) <= i:
+        node.inputs.append(gs.Variable.empty())
+    node.inputs[i] = tensor
+
+
+def _append_add(graph: gs.Graph, node: gs.Node, weight: Weight, delta: Array) -> None:
+    """Put an addition behind a node, or into the constant addition that is there already."""
+    output, name = node.outputs[0], f"{weight.node}/bias"
+    assert weight.output_axis is not None
+    trailing = -weight.output_axis - 1
+    readers = list(output.outputs)
+    if len(readers) == 1 and readers[0].op == "Add" and output not in graph.outputs:
+        other = 1 - next(i for i, t in enumerate(readers[0].inputs) if t is output)
+        old = _value(readers[0].inputs[other])
+        if old is not None and _is_bias(old, trailing, len(delta)):
+            values = _cast(old + delta.reshape(old.shape), delta.dtype)
+            readers[0].inputs[other] = gs.Constant(name, values)
+            return
+    inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
+    node.outputs[0] = inner
+    bias = gs.Constant(name, delta.reshape(-1, *[1] * trailing))
+    graph.nodes.append(
+        gs.Node("Add", f"{weight.node}/add_bias", inputs=[inner, bias], outputs=[output])
+    )

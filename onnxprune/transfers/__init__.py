@@ -1,0 +1,21 @@
+"""One small function per operator, saying which of its output's channels are related, and how.
+
+It looks at what :class:`~onnxprune.relations.Relations` knows of the inputs and puts what
+follows for the outputs. To add an operator: one function here, and a case in
+``tests/test_relations.py``, which compares everything that is said with what the model computes.
+"""
+
+from onnxprune.transfers import elementwise, layers, maps
+from onnxprune.transfers.layers import PRODUCTS, by_channel, is_padded, matrix_form
+from onnxprune.transfers.registry import TRANSFERS
+
+__all__ = [
+    "PRODUCTS",
+    "TRANSFERS",
+    "by_channel",
+    "elementwise",
+    "is_padded",
+    "layers",
+    "maps",
+    "matrix_form",
+]
