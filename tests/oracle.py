@@ -32,6 +32,9 @@ from onnxprune.structure import Structure
 Array = np.ndarray[Any, Any]
 TOLERANCE = 1e-5
 
+REORDERED = 1e-4
+"""Tolerance where sums run in another order: deep networks of float32 then differ by more."""
+
 
 class Blocks(Labels):
     """Labels that remember which of them were made together."""
@@ -214,7 +217,7 @@ def permutation(t: Traced, seed: int = 0) -> int:
     model = with_nodes(t.proto, list(nodes.values()), made)
     inputs = feeds(t.proto, 2)
     found = error(run(t.proto, inputs), run(model, inputs))
-    assert found <= TOLERANCE, f"permuted units change the function: error {found:.2g}"
+    assert found <= REORDERED, f"permuted units change the function: error {found:.2g}"
     return moved
 
 
