@@ -26,7 +26,7 @@ from onnxprune.calibrate import calibrate
 from onnxprune.data import open_dataset
 from onnxprune.folding import fold
 from onnxprune.observe import observe
-from onnxprune.plan import plan_from_units
+from onnxprune.pruning_plan import plan_from_units
 from onnxprune.rewrite import rewrite
 from onnxprune.score import weight_points
 from onnxprune.session import Session

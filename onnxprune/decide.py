@@ -12,7 +12,7 @@ from onnxprune.allocate import allocate_channels, allocate_weights
 from onnxprune.budget import Budget, Meter
 from onnxprune.errors import BudgetError
 from onnxprune.labels import F64, Array, Bool
-from onnxprune.plan import PruningPlan, plan_from_units
+from onnxprune.pruning_plan import PruningPlan, plan_from_units
 from onnxprune.request import Request
 from onnxprune.score import Scorer
 from onnxprune.selection import Measured, unit_errors

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "onnxprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 450
 STAGES = set("observe trace calibrate score allocate rewrite verify recover accuracy".split())
-WITHOUT_ONNX = ["labels", "statistics", "structure", "plan", "score", "allocate"]
+WITHOUT_ONNX = ["labels", "statistics", "structure", "pruning_plan", "score", "allocate"]
 HEAVY = ["numpy", "scipy", "onnx", "onnxruntime", "onnx_graphsurgeon", "PIL", "rich"]
 TOO_LONG: dict[str, pytest.MarkDecorator] = {}
 
