@@ -11,15 +11,14 @@ from onnxprune import cost
 from onnxprune.allocate import allocate_channels, allocate_weights
 from onnxprune.budget import Budget, Meter
 from onnxprune.errors import BudgetError
+from onnxprune.errors_left import ErrorsLeft
 from onnxprune.labels import F64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan, plan_from_units
 from onnxprune.request import Request
 from onnxprune.score import Scorer
-from onnxprune.selection import Measured, unit_errors
 from onnxprune.spread import SPREADS, erk_share
 from onnxprune.structure import Structure
 from onnxprune.subject import Subject
-from onnxprune.thinning import Thinning
 
 
 class Decider:
@@ -28,7 +27,7 @@ class Decider:
     Args:
         subject: the model.
         scorer: scores its channels or weights.
-        measured: second moments, if the metric wants the errors that are left.
+        errors: those that are left, if the metric wants them.
         meter: predicts what remains.
         request: criterion, allocation and alignment.
     """
@@ -37,13 +36,13 @@ class Decider:
         self,
         subject: Subject,
         scorer: Scorer,
-        measured: Measured | None,
+        errors: ErrorsLeft | None,
         meter: Meter,
         request: Request,
     ) -> None:
         self._subject = subject
         self._scorer = scorer
-        self._measured = measured
+        self._errors = errors
         self._meter = meter
         self._request = request
 
@@ -91,18 +90,17 @@ class Decider:
     @cached_property
     def _unit_scores(self) -> F64:
         """Scores of the units, ``float64 [units]``."""
-        if self._measured is None:
+        if self._errors is None:
             scores = self._scorer.score_units()
         else:
-            errors = unit_errors(self._subject.structure, self._measured)
-            scores = self._scorer.score_unit_errors(errors)
+            scores = self._scorer.score_unit_errors(self._errors.units)
         if self._request.allocation in ("auto", "global"):
             return scores
         return _spread_units(self._subject.structure, scores, self._request.allocation)
 
     @property
     def _additive(self) -> bool:
-        return self._measured is not None and self._request.allocation in ("auto", "global")
+        return self._errors is not None and self._request.allocation in ("auto", "global")
 
     def _left(self, weights: Mapping[str, Array], base: PruningPlan) -> dict[str, Bool]:
         """Return where weights are neither zero already nor leave with a channel."""
@@ -128,7 +126,7 @@ class Decider:
             comparable = {n: spread(scores[n], erk_share(w.shape)) for n, w in weights.items()}
             return allocate_weights(comparable, left, total, part)
 
-        if self._measured is None:
+        if self._errors is None:
             return masks({n: s**2 for n, s in self._scorer.score_weights().items()}, left, sparsity)
         available = sum(w.size for w in weights.values())
         share = min(sparsity * total / available, 1.0)
@@ -139,17 +137,8 @@ class Decider:
             wanted = sparsity if part >= share else part * available / total
             return masks(self._scorer.score_weights(errors), left, wanted)
 
-        thinning, scales = self._thinning
-        return thinning.run(masks_at, left, share, scales if allocation == "global" else {})
-
-    @cached_property
-    def _thinning(self) -> tuple[Thinning, dict[str, float]]:
-        assert self._measured is not None
-        excluded = self._subject.structure.excluded
-        weights = {n: w != 0 for n, w in self._subject.weights.items() if n not in excluded}
-        thinning = Thinning(self._measured, weights)
-        wanted = self._request.allocation in ("auto", "global")
-        return thinning, thinning.scales() if wanted else {}
+        scales = self._errors.scales if allocation == "global" else {}
+        return self._errors.thinning.run(masks_at, left, share, scales)
 
 
 def _spread_units(structure: Structure, scores: F64, allocation: str) -> F64:

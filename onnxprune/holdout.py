@@ -66,11 +66,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Holdout:
-    """The three parts of the samples of a run."""
+    """The three parts of the samples of a run; ``scaling`` is the mean and std of images."""
 
     fit: Part
     select: Part
     report: Part
+    scaling: tuple[tuple[float, ...] | None, ...] = ()
 
     @property
     def labels_end(self) -> int:
@@ -133,7 +134,8 @@ def hold_out(
         if Path(data).is_dir() and Path(eval_data).is_dir():
             label_of = _translation(dataset.class_names, other.class_names, Path(eval_data))
         held_out = Part(other, np.arange(len(other.labels)), size, label_of)
-    return Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out)
+    scaling = tuple(None if v is None else tuple(v) for v in (mean, std))
+    return Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out, scaling)
 
 
 def _translation(names: Sequence[str], others: Sequence[str], path: Path) -> I64 | None:

@@ -43,6 +43,7 @@ __all__ = [
     "prune",
     "save",
     "save_plan",
+    "settled",
 ]
 
 
@@ -71,6 +72,7 @@ def prune(
     batch_size: int = 32,
     allow_inexact: bool = False,
     random_inputs: bool = False,
+    cache: bool = True,
     progress: Progress = silent,
 ) -> PruneResult:
     """Prune an ONNX model and prove that the result is right. Writes nothing.
@@ -101,6 +103,7 @@ def prune(
         batch_size: samples per run.
         allow_inexact: let channels leave across which something is normalised.
         random_inputs: work without samples.
+        cache: use and keep what was measured (see :mod:`onnxprune.cache`).
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:
@@ -129,7 +132,7 @@ def prune(
         batch_size=batch_size,
     )
     original = _load(model)
-    study = _study(original, model, request, data, eval_data, mean, std, progress)
+    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
     before = study.reported
     with study.log.stage("search"):
         outcome = search(study)
@@ -144,6 +147,7 @@ def plan(
     eval_data: str | Path | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    cache: bool = True,
     progress: Progress = silent,
 ) -> PruningPlan:
     """Decide what to prune from an ONNX model, as :func:`prune` does, and stop there.
@@ -155,6 +159,7 @@ def plan(
         eval_data: as for :func:`prune`: it decides how ``data`` is divided.
         mean: channel means for image folders, on the 0..1 scale.
         std: channel standard deviations, likewise.
+        cache: use and keep what was measured.
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Returns:
@@ -164,7 +169,7 @@ def plan(
         OnnxpruneError: for everything the user can act on.
     """
     original = _load(model)
-    study = _study(original, model, request, data, eval_data, mean, std, progress)
+    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
     found = find_plan(study)
     groups = study.subject.structure.groups
     keep = {g.name: found.keep.get(g.name, np.ones(len(g.units), np.bool_)) for g in groups}
@@ -186,6 +191,7 @@ def apply(
     eval_data: str | Path | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    cache: bool = True,
     progress: Progress = silent,
 ) -> PruneResult:
     """Carry out a plan, edited or not: rewrite, verify, recover, report. Writes nothing.
@@ -208,6 +214,7 @@ def apply(
         eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
         mean: channel means for image folders, on the 0..1 scale.
         std: channel standard deviations, likewise.
+        cache: use and keep what was measured.
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:
@@ -232,7 +239,7 @@ def apply(
     request = replace(plan.request, **given)
     original = _load(model)
     check_model(plan, original.sha256)
-    study = _study(original, model, request, data, eval_data, mean, std, progress)
+    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
     check_structure(plan, study.subject.structure)
     before = study.reported
     return measured(study, execute(study, plan), str(model), before, edited=True)
@@ -246,6 +253,7 @@ def _study(
     eval_data: str | Path | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    cache: bool,
     progress: Progress,
 ) -> Study:
     """Open the samples of a run and trace its model."""
@@ -264,7 +272,7 @@ def _study(
             batch_size=request.batch_size,
         )
     location = data_target(default_target(Path(path))).name if len(original.files) > 1 else None
-    return Study(original, samples, request, log, location)
+    return Study(original, samples, request, log, location, cache=cache)
 
 
 def inspect(
