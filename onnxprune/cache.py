@@ -139,7 +139,7 @@ def _copied(arrays: Arrays) -> Arrays:
 def _read(path: Path, key: str) -> Arrays | None:
     """Return the arrays of an entry; None if it is none of this key."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
         if bytes(found.pop(_KEY)) != key.encode():
             return None

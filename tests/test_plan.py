@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from test_cli import done, report_of, run, save, tiny_net, tiny_samples
+from test_cli import digits, done, report_of, run, save, tiny_net, tiny_samples
 
 import onnxprune
 from onnxprune import PlanError, PruningPlan, Request, cli
@@ -22,7 +22,6 @@ from onnxprune.plan_file import to_json
 ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((ROOT / "onnxprune" / "plan.schema.json").read_text())
 RESNET = ROOT / "models" / "digits_resnet.onnx"
-DIGITS = ROOT / "calibration" / "digits"
 
 
 @pytest.fixture
@@ -73,8 +72,9 @@ def test_plan_and_apply_give_the_bytes_of_prune(tmp_path: Path, budget: tuple[ob
 
 def test_a_model_with_a_skip_path_too(tmp_path: Path) -> None:
     """In auto mode, where the plan comes of trials: with coupled channels and with zeros."""
+    few = digits(tmp_path / "few")
     request = Request(sparsity=0.9, max_drop=0.05, recover="bias")
-    plan = onnxprune.plan(RESNET, DIGITS, request)
+    plan = onnxprune.plan(RESNET, few, request)
     path = tmp_path / "p.json"
     onnxprune.save_plan(plan, path)
     again = onnxprune.load_plan(path)
@@ -82,8 +82,8 @@ def test_a_model_with_a_skip_path_too(tmp_path: Path) -> None:
     assert all(np.array_equal(plan.keep[n], again.keep[n]) for n in plan.keep)
     assert plan.masks
     assert all(np.array_equal(plan.masks[n], again.masks[n]) for n in plan.masks)
-    applied = onnxprune.apply(RESNET, again, DIGITS)
-    pruned = onnxprune.prune(RESNET, DIGITS, sparsity=0.9, max_drop=0.05, recover="bias")
+    applied = onnxprune.apply(RESNET, again, few)
+    pruned = onnxprune.prune(RESNET, few, sparsity=0.9, max_drop=0.05, recover="bias")
     assert applied.model == pruned.model
     one, two = (r.report.to_dict() for r in (applied, pruned))
     assert one.pop("timings").keys() != two.pop("timings").keys()
