@@ -28,7 +28,7 @@ from onnxprune.data import open_dataset
 from onnxprune.entropy import watch
 from onnxprune.folding import fold
 from onnxprune.observe import observe
-from onnxprune.plan import plan_from_units
+from onnxprune.pruning_plan import plan_from_units
 from onnxprune.rectifiers import find_rectifiers
 from onnxprune.rewrite import rewrite
 from onnxprune.score import weight_points

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import graph
 from onnxprune.folding import fold
 from onnxprune.observe import observe
-from onnxprune.plan import plan_from_units
+from onnxprune.pruning_plan import plan_from_units
 from onnxprune.rewrite import rewrite
 from onnxprune.trace import trace
 

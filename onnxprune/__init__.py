@@ -18,9 +18,23 @@ if TYPE_CHECKING:
         ModelError,
         OnnxpruneError,
         OutputError,
+        PlanError,
         QualityError,
     )
-    from onnxprune.pipeline import Accuracy, PruneResult, evaluate, inspect, prune, save
+    from onnxprune.pipeline import (
+        Accuracy,
+        PruneResult,
+        PruningPlan,
+        Request,
+        apply,
+        evaluate,
+        inspect,
+        load_plan,
+        plan,
+        prune,
+        save,
+        save_plan,
+    )
 
 __version__ = "0.1.0"
 
@@ -33,13 +47,20 @@ _HOME = {
     "ModelError": "onnxprune.errors",
     "OnnxpruneError": "onnxprune.errors",
     "OutputError": "onnxprune.errors",
+    "PlanError": "onnxprune.errors",
     "PruneResult": "onnxprune.pipeline",
+    "PruningPlan": "onnxprune.pipeline",
     "QualityError": "onnxprune.errors",
+    "Request": "onnxprune.pipeline",
+    "apply": "onnxprune.pipeline",
     "bench": "onnxprune.benchmark",
     "evaluate": "onnxprune.pipeline",
     "inspect": "onnxprune.pipeline",
+    "load_plan": "onnxprune.pipeline",
+    "plan": "onnxprune.pipeline",
     "prune": "onnxprune.pipeline",
     "save": "onnxprune.pipeline",
+    "save_plan": "onnxprune.pipeline",
 }
 
 __all__ = [
@@ -51,13 +72,20 @@ __all__ = [
     "ModelError",
     "OnnxpruneError",
     "OutputError",
+    "PlanError",
     "PruneResult",
+    "PruningPlan",
     "QualityError",
+    "Request",
+    "apply",
     "bench",
     "evaluate",
     "inspect",
+    "load_plan",
+    "plan",
     "prune",
     "save",
+    "save_plan",
 ]
 
 

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from onnxprune.cost import unpacked_weights
 from onnxprune.graph import Model
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.report import GroupChange, Layer
 from onnxprune.selection import Sensitivity
 from onnxprune.structure import Structure

@@ -20,7 +20,7 @@ from onnxprune.folding import fold
 from onnxprune.graph import Model, Shapes
 from onnxprune.noops import drop_noops, fold_constant_branches
 from onnxprune.observe import observe
-from onnxprune.plan import plan_from_units
+from onnxprune.pruning_plan import plan_from_units
 from onnxprune.redundancy import KINDS, absorb, find, readers
 from onnxprune.relations import Relations, States
 from onnxprune.rewrite import rewrite

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune import __version__
+from onnxprune import cli_options as options
+from onnxprune.cli_options import ALLOCATIONS, METRICS, MODES, RECOVERIES
 from onnxprune.errors import InternalError, OnnxpruneError, QualityError
 from onnxprune.progress import progress_bar
-from onnxprune.targets import check_apart, check_target, data_target, default_target, write_files
+from onnxprune.targets import (
+    check_apart,
+    check_target,
+    data_target,
+    default_target,
+    plan_target,
+    write_files,
+)
 
-# Repeated here so that --help does not import numpy; a test compares them.
-METRICS = ("f-magnitude", "f", "magnitude", "activation", "reconstruction", "random")
-MODES = ("auto", "channels", "weights")
-RECOVERIES = ("none", "bias", "full")
-ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
+if TYPE_CHECKING:
+    from onnxprune.result import PruneResult
+
+__all__ = ["ALLOCATIONS", "METRICS", "MODES", "RECOVERIES", "main"]
 
 
 class _Commands(click.Group):
@@ -47,98 +55,6 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code)
 
 
-def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Read comma-separated numbers, such as 0.485,0.456,0.406."""
-    try:
-        return None if value is None else tuple(float(v) for v in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{value}' is not a comma-separated list of numbers") from None
-
-
-def _align(_: click.Context, __: click.Parameter, value: str) -> int | None:
-    """Read an alignment; None for automatic."""
-    if value == "auto":
-        return None
-    if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"'{value}' is neither 'auto' nor a whole number of at least 1")
-    return int(value)
-
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9,
-         "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}  # fmt: skip
-
-
-def _size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Read a number of bytes, such as 2MB, 1.5MiB or 800000."""
-    if value is None:
-        return None
-    number = value.strip().rstrip("BbKkMmGgIi ")
-    unit = value.strip()[len(number) :].strip().upper()
-    try:
-        size = int(float(number) * UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size < 1:
-        raise click.BadParameter(f"'{value}' is not a size such as 800000, 500KB, 2MB or 1.5MiB")
-    return size
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-_model = click.argument("model", type=click.Path(path_type=Path))
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-_quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
-_exclude = click.option(
-    "--exclude",
-    metavar="GLOB",
-    multiple=True,
-    help="Leave nodes or initializers with matching names as they are. Repeatable.",
-)
-_inexact = click.option(
-    "--allow-inexact",
-    is_flag=True,
-    help="Let channels leave across which something is normalised (LayerNorm); what remains "
-    "is normalised over the kept channels.",
-)
-_threads = click.option(
-    "--threads",
-    type=click.IntRange(0, 1024),
-    default=0,
-    help="onnxruntime threads (0: its own choice).",
-)
-_images = _options(
-    click.option("--mean", callback=_numbers, metavar="R,G,B", help="Image means, on 0..1."),
-    click.option("--std", callback=_numbers, metavar="R,G,B", help="Image deviations, on 0..1."),
-)
-_batches = _options(
-    _threads,
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=32,
-        show_default=True,
-        help="Samples per run.",
-    ),
-)
-_reading = _options(
-    _images,
-    click.option(
-        "--output",
-        default="",
-        metavar="NAME",
-        help="Output with the class scores [the first].",
-    ),
-    _batches,
-)
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="onnxprune %(version)s")
 def main() -> None:
@@ -153,138 +69,11 @@ def main() -> None:
     """
 
 
-BUDGETS = ("sparsity", "params", "macs", "size")
-
-
 @main.command()
-@_model
-@click.option(
-    "--calib",
-    "data",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="Labelled samples: a folder of class folders with images, or an .npz with y.",
-)
-@click.option(
-    "--random-inputs",
-    is_flag=True,
-    help="Work without samples: with --metric magnitude (or random) and --recover none.",
-)
-@click.option(
-    "--sparsity",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="S",
-    help="Fraction of the weights that leaves, between 0 and 1.",
-)
-@click.option(
-    "--params",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="R",
-    help="Instead: parameters of the pruned model, as a fraction of MODEL's.",
-)
-@click.option(
-    "--macs",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="R",
-    help="Instead: its operations, as a fraction of MODEL's.",
-)
-@click.option("--size", callback=_size, metavar="2MB", help="Instead: its file size, at most.")
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(0, 1),
-    metavar="D",
-    help="Accuracy that may be lost on held-out samples, as a fraction; alone: the fewest "
-    "operations within it.",
-)
-@click.option(
-    "--min-accuracy",
-    type=click.FloatRange(0, 1),
-    metavar="A",
-    help="Accuracy to keep on held-out samples, as a fraction.",
-)
-@click.option(
-    "--lossless",
-    is_flag=True,
-    help="Instead: remove only what does not change the outputs. Needs no samples.",
-)
-@click.option(
-    "--empirical",
-    is_flag=True,
-    help="With --lossless: take units that are always on or always off on --calib to be so on "
-    "everything. The outputs stay the same on those samples only.",
-)
-@click.option(
-    "--mode",
-    type=click.Choice(MODES),
-    default="auto",
-    show_default=True,
-    help="Remove whole channels, zero single weights, or remove what the accuracy allows and "
-    "zero the rest of a --sparsity.",
-)
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="Where to write the model [MODEL's stem + .pruned.onnx]; weights go to OUT.data if "
-    "MODEL has external data.",
-)
-@click.option(
-    "--report",
-    "report_path",
-    type=click.Path(path_type=Path),
-    metavar="JSON",
-    help="Write the report here.",
-)
-@click.option(
-    "--eval",
-    "eval_data",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="Samples to report accuracy on [a held-out part of --calib].",
-)
-@click.option(
-    "--metric",
-    type=click.Choice(METRICS),
-    metavar="NAME",
-    help=f"How to score: {', '.join(METRICS)} [f-magnitude; without samples magnitude].",
-)
-@click.option(
-    "--recover",
-    type=click.Choice(RECOVERIES),
-    help="Refit all layers, only move the mean of what is removed into biases, or nothing "
-    "[full; without samples none].",
-)
-@click.option(
-    "--allocation",
-    type=click.Choice(ALLOCATIONS),
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help=f"How to spread the budget over the layers: {', '.join(ALLOCATIONS)}.",
-)
-@click.option(
-    "--align",
-    callback=_align,
-    default="auto",
-    show_default=True,
-    metavar="auto|N",
-    help="Prefer channel counts that are multiples of N, which run faster; auto: of 8, or of an "
-    "eighth of a narrow group.",
-)
-@_exclude
-@_inexact
-@_reading
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
-)
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Overwrite an existing OUT, and write a model that misses a quality gate.",
-)
-@_json
-@_quiet
+@options.model
+@options.deciding
+@options.cleaning
+@options.writing
 def prune(
     model: Path,
     out: Path | None,
@@ -295,39 +84,88 @@ def prune(
     **settings: Any,
 ) -> None:
     """Prune MODEL and write the result, once it is proven right."""
-    _check_goal(settings)
-    out = out or default_target(model)
-    sources = [model, *(p for p in (settings["data"], settings["eval_data"]) if p)]
-    for target in (out, data_target(out)):
-        check_target(target, sources, force=force)
-    if report_path:
-        check_target(report_path, sources, force=force or report_path.suffix == ".json")
-        for target in (out, data_target(out)):
-            check_apart(report_path, target)
+    options.check_goal(settings)
+    target = _Target(model, out, report_path, force)
+    target.check([settings["data"], settings["eval_data"]])
 
     from onnxprune import pipeline
 
     with progress_bar(quiet or as_json) as progress:
         result = pipeline.prune(model, progress=progress, **settings)
-    if report_path:
-        check_target(report_path, result.sources, force=True)
-    good = force or not result.missed
-    report = pipeline.save(result, out, force=force) if good else result.report
-    if report_path:
-        write_files({report_path: [report.to_json().encode()]})
-    _warn(report.warnings)
-    if as_json:
-        click.echo(report.to_json(), nl=False)
-    elif not quiet:
-        _print(report.summary())
-    if not good:
-        raise QualityError(f"{out} was not written: {result.missed}")
-    if not (quiet or as_json):
-        click.echo(f"wrote {out}{f' and {data_target(out).name}' if result.external else ''}")
+    _write(result, target, as_json=as_json, quiet=quiet)
 
 
 @main.command()
-@_model
+@options.model
+@options.deciding
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="PLAN",
+    help="Where to write the plan [MODEL's stem + .plan.json].",
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing PLAN.")
+@options.as_json
+@options.quiet
+def plan(
+    model: Path, out: Path | None, force: bool, as_json: bool, quiet: bool, **settings: Any
+) -> None:
+    """Decide what 'prune' would remove from MODEL, and write that as JSON.
+
+    Edit the channels that stay, if you like, and carry it out with 'onnxprune apply'.
+    """
+    options.check_goal(settings)
+    out = out or plan_target(model)
+    reading = {name: settings.pop(name) for name in ("data", "eval_data", "mean", "std", "cache")}
+    check_target(out, _sources(model, reading.values()), force=force)
+
+    from onnxprune import pipeline
+
+    names = (settings.pop("metric"), settings.pop("recover"))
+    metric, recover = pipeline.settled(*names, random_inputs=settings["random_inputs"])
+    request = pipeline.Request(metric=metric, recover=recover, **settings)
+    with progress_bar(quiet or as_json) as progress:
+        result = pipeline.plan(model, request=request, progress=progress, **reading)
+    pipeline.save_plan(result, out, force=force)
+    if as_json:
+        click.echo(out.read_text(encoding="utf-8"), nl=False)
+    elif not quiet:
+        click.echo(f"{result.summary()}\nwrote {out}")
+
+
+@main.command()
+@options.model
+@click.argument("plan", type=click.Path(path_type=Path))
+@options.carrying_out
+@options.writing
+def apply(
+    model: Path,
+    plan: Path,
+    out: Path | None,
+    report_path: Path | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Carry out PLAN, as 'onnxprune plan' made it or as you edited it, on MODEL.
+
+    The result is proven, recovered, reported and held against the quality gates as with
+    'prune'; a plan for another model is refused.
+    """
+    target = _Target(model, out, report_path, force)
+    target.check([plan, settings["data"], settings["eval_data"]])
+
+    from onnxprune import pipeline
+
+    with progress_bar(quiet or as_json) as progress:
+        result = pipeline.apply(model, plan, progress=progress, **settings)
+    _write(result, target, as_json=as_json, quiet=quiet)
+
+
+@main.command()
+@options.model
 @click.option(
     "--calib",
     "data",
@@ -335,11 +173,10 @@ def prune(
     metavar="DATA",
     help="Samples, as for prune: also show how often the rectifiers are on, and their entropy.",
 )
-@_exclude
-@_inexact
-@_images
-@_batches
-@_json
+@options.exclude
+@options.inexact
+@options.looking
+@options.as_json
 def inspect(model: Path, as_json: bool, **settings: Any) -> None:
     """Show what can be pruned from MODEL and what cannot, and why. Needs no data."""
     from onnxprune import pipeline
@@ -353,7 +190,7 @@ def inspect(model: Path, as_json: bool, **settings: Any) -> None:
 
 
 @main.command()
-@_model
+@options.model
 @click.option(
     "--calib",
     "data",
@@ -362,9 +199,9 @@ def inspect(model: Path, as_json: bool, **settings: Any) -> None:
     metavar="DATA",
     help="Labelled samples, as for prune.",
 )
-@_reading
-@_json
-@_quiet
+@options.reading
+@options.as_json
+@options.quiet
 def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Measure MODEL's top-1 accuracy on labelled samples."""
     from onnxprune import pipeline
@@ -391,7 +228,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
     show_default=True,
     help="Samples per run, unless the models fix it.",
 )
-@_threads
+@options.threads
 @click.option(
     "--provider",
     default="CPUExecutionProvider",
@@ -419,11 +256,9 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
     default=True,
     help="Leave out the first model with dynamically quantised weights.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
-)
-@_json
-@_quiet
+@options.seed
+@options.as_json
+@options.quiet
 def bench(models: tuple[Path, ...], as_json: bool, quiet: bool, **settings: Any) -> None:
     """Measure MODELS in turns: latency, memory, size. Give the original first."""
     from onnxprune import benchmark
@@ -437,31 +272,49 @@ def bench(models: tuple[Path, ...], as_json: bool, quiet: bool, **settings: Any)
         _print(result.summary())
 
 
-def _check_goal(settings: Mapping[str, Any]) -> None:
-    """Make sure that there is one goal that the mode can meet, and samples if it needs them."""
-    data, lossless = settings["data"], settings["lossless"]
-    if data is not None if settings["random_inputs"] else data is None and not lossless:
-        raise click.UsageError("give either --calib DATA or --random-inputs")
-    given = [f"--{name}" for name in BUDGETS if settings[name] is not None]
-    bounded = settings["max_drop"] is not None
-    if lossless and (given or bounded):
-        raise click.UsageError(f"--lossless takes no budget: leave out {[*given, '--max-drop'][0]}")
-    if not lossless and (len(given) > 1 or not (given or bounded)):
-        raise click.UsageError(
-            f"give exactly one of {', '.join(f'--{name}' for name in BUDGETS)}, or --max-drop "
-            f"alone, or --lossless; got {' and '.join(given) or 'none'}"
-        )
-    if settings["mode"] == "weights" and given != ["--sparsity"]:
-        raise click.UsageError(
-            f"--mode weights needs --sparsity: zeros make a model no faster and no smaller; got "
-            f"{[*given, '--max-drop' if bounded else '--lossless'][0]}"
-        )
-    if settings["eval_data"] is not None and data is None:
-        raise click.UsageError("--eval needs --calib DATA")
-    if settings["empirical"] and not lossless:
-        raise click.UsageError("--empirical needs --lossless")
-    if settings["empirical"] and data is None:
-        raise click.UsageError("--empirical needs --calib DATA: it is about those samples")
+def _sources(model: Path, others: Iterable[Any]) -> list[Path]:
+    return [model, *(p for p in others if isinstance(p, Path))]
+
+
+class _Target:
+    """Where a pruned model and its report go."""
+
+    def __init__(self, model: Path, out: Path | None, report: Path | None, force: bool) -> None:
+        self.model, self.out, self.report = model, out or default_target(model), report
+        self.force = force
+
+    def check(self, read: Sequence[Path | None]) -> None:
+        """Refuse to write over what is read, or over other files without --force."""
+        sources = _sources(self.model, read)
+        for target in (self.out, data_target(self.out)):
+            check_target(target, sources, force=self.force)
+        if self.report:
+            force = self.force or self.report.suffix == ".json"
+            check_target(self.report, sources, force=force)
+            for target in (self.out, data_target(self.out)):
+                check_apart(self.report, target)
+
+
+def _write(result: PruneResult, target: _Target, *, as_json: bool, quiet: bool) -> None:
+    """Write a pruned model and its report, and show the report."""
+    from onnxprune import pipeline
+
+    out = target.out
+    if target.report:
+        check_target(target.report, result.sources, force=True)
+    good = target.force or not result.missed
+    report = pipeline.save(result, out, force=target.force) if good else result.report
+    if target.report:
+        write_files({target.report: [report.to_json().encode()]})
+    _warn(report.warnings)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    elif not quiet:
+        _print(report.summary())
+    if not good:
+        raise QualityError(f"{out} was not written: {result.missed}")
+    if not (quiet or as_json):
+        click.echo(f"wrote {out}{f' and {data_target(out).name}' if result.external else ''}")
 
 
 def _print(renderable: Any) -> None:

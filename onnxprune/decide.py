@@ -11,15 +11,15 @@ from onnxprune import cost
 from onnxprune.allocate import allocate_channels, allocate_weights
 from onnxprune.budget import Budget, Meter
 from onnxprune.errors import BudgetError
+from onnxprune.errors_left import ErrorsLeft
 from onnxprune.labels import F64, Array, Bool
-from onnxprune.plan import PruningPlan, plan_from_units
+from onnxprune.pruning_plan import PruningPlan, plan_from_units
 from onnxprune.request import Request
 from onnxprune.score import Scorer
-from onnxprune.selection import Measured, Sensitivity, unit_errors
+from onnxprune.selection import Sensitivity
 from onnxprune.spread import SPREADS, erk_share
 from onnxprune.structure import Structure
 from onnxprune.subject import Subject
-from onnxprune.thinning import Thinning
 
 
 class Decider:
@@ -28,7 +28,7 @@ class Decider:
     Args:
         subject: the model.
         scorer: scores its channels or weights.
-        measured: second moments, if the metric wants the errors that are left.
+        errors: those that are left, if the metric wants them.
         meter: predicts what remains.
         request: criterion, allocation and alignment.
     """
@@ -37,13 +37,13 @@ class Decider:
         self,
         subject: Subject,
         scorer: Scorer,
-        measured: Measured | None,
+        errors: ErrorsLeft | None,
         meter: Meter,
         request: Request,
     ) -> None:
         self._subject = subject
         self._scorer = scorer
-        self._measured = measured
+        self._errors = errors
         self._meter = meter
         self._request = request
 
@@ -88,30 +88,25 @@ class Decider:
         masks = self._zeroed(weights, left, sparsity)
         return PruningPlan(subject.original.sha256, base.keep, masks)
 
-    @cached_property
-    def unit_errors(self) -> tuple[F64, list[Sensitivity]]:
-        """The error that each unit adds, and what cutting each group does to the outputs.
-
-        Zeros and nothing where the metric does not look at errors.
-        """
-        if self._measured is None:
-            return np.zeros(len(self._subject.structure.units)), []
-        return unit_errors(self._subject.structure, self._measured)
+    @property
+    def sensitivities(self) -> list[Sensitivity]:
+        """What cutting each group does to the outputs, if the metric looks at errors."""
+        return self._errors.sensitivities if self._errors else []
 
     @cached_property
     def _unit_scores(self) -> F64:
         """Scores of the units, ``float64 [units]``."""
-        if self._measured is None:
+        if self._errors is None:
             scores = self._scorer.score_units()
         else:
-            scores = self._scorer.score_unit_errors(self.unit_errors[0])
+            scores = self._scorer.score_unit_errors(self._errors.units)
         if self._request.allocation in ("auto", "global"):
             return scores
         return _spread_units(self._subject.structure, scores, self._request.allocation)
 
     @property
     def _additive(self) -> bool:
-        return self._measured is not None and self._request.allocation in ("auto", "global")
+        return self._errors is not None and self._request.allocation in ("auto", "global")
 
     def _left(self, weights: Mapping[str, Array], base: PruningPlan) -> dict[str, Bool]:
         """Return where weights are neither zero already nor leave with a channel."""
@@ -137,7 +132,7 @@ class Decider:
             comparable = {n: spread(scores[n], erk_share(w.shape)) for n, w in weights.items()}
             return allocate_weights(comparable, left, total, part)
 
-        if self._measured is None:
+        if self._errors is None:
             return masks({n: s**2 for n, s in self._scorer.score_weights().items()}, left, sparsity)
         available = sum(w.size for w in weights.values())
         share = min(sparsity * total / available, 1.0)
@@ -148,17 +143,8 @@ class Decider:
             wanted = sparsity if part >= share else part * available / total
             return masks(self._scorer.score_weights(errors), left, wanted)
 
-        thinning, scales = self._thinning
-        return thinning.run(masks_at, left, share, scales if allocation == "global" else {})
-
-    @cached_property
-    def _thinning(self) -> tuple[Thinning, dict[str, float]]:
-        assert self._measured is not None
-        excluded = self._subject.structure.excluded
-        weights = {n: w != 0 for n, w in self._subject.weights.items() if n not in excluded}
-        thinning = Thinning(self._measured, weights)
-        wanted = self._request.allocation in ("auto", "global")
-        return thinning, thinning.scales() if wanted else {}
+        scales = self._errors.scales if allocation == "global" else {}
+        return self._errors.thinning.run(masks_at, left, share, scales)
 
 
 def _spread_units(structure: Structure, scores: F64, allocation: str) -> F64:

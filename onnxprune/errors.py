@@ -5,6 +5,7 @@
     OnnxpruneError          one line for the user, exit code 1
     ├─ ModelError           the model cannot be read, run or pruned
     ├─ CalibrationError     the samples or labels cannot be used
+    ├─ PlanError            a plan is damaged, or does not fit the model
     ├─ BudgetError          what was asked for cannot be reached; says what can
     ├─ OutputError          the result cannot be written
     └─ QualityError         a quality gate is not met, exit code 3
@@ -31,6 +32,10 @@ class ModelError(OnnxpruneError):
 
 class CalibrationError(OnnxpruneError):
     """The calibration or evaluation samples cannot be used."""
+
+
+class PlanError(OnnxpruneError):
+    """A plan is damaged, or does not fit the model; the message names the place."""
 
 
 class BudgetError(OnnxpruneError):

@@ -12,7 +12,7 @@ from onnxprune.cleaning import CleanUp, clean_up
 from onnxprune.entropy import relu_states
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recover import compensate_bias
 from onnxprune.recovery import ALL, Effort, Ladder, recover_classifier, recover_layers
 from onnxprune.request import Request

@@ -79,12 +79,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Holdout:
-    """The three parts of the samples of a run, and what the user should know about them."""
+    """The three parts of the samples of a run, and what the user should know about them.
+
+    ``scaling`` is the mean and the deviation of images.
+    """
 
     fit: Part
     select: Part
     report: Part
     warnings: tuple[str, ...] = ()
+    scaling: tuple[tuple[float, ...] | None, ...] = ()
 
     @property
     def labels_end(self) -> int:
@@ -169,7 +173,10 @@ def hold_out(
         if Path(data).is_dir() and Path(eval_data).is_dir():
             label_of = _translation(dataset.class_names, other.class_names, Path(eval_data))
         held_out = Part(other, np.arange(len(other.labels)), size, label_of)
-    parts = Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out)
+    scaling = tuple(None if v is None else tuple(v) for v in (mean, std))
+    parts = Holdout(
+        Part(dataset, fit, size), Part(dataset, select, size), held_out, scaling=scaling
+    )
     return parts if Path(data).is_dir() else _without_outliers(parts)  # pixels are bounded
 
 

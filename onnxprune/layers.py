@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
 from onnxprune.labels import I64, Array, Bool
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.structure import Structure, Weight
 from onnxprune.unfold import MatrixForm
 

@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 
-from onnxprune import cost, graph, storage
+from onnxprune import cost, graph
 from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
 from onnxprune.calibrate import calibrate
-from onnxprune.changes import group_changes, layer_changes
 from onnxprune.data import open_dataset
 from onnxprune.entropy import activities, watch
-from onnxprune.errors import CalibrationError, InternalError, QualityError
-from onnxprune.execute import Outcome
+from onnxprune.errors import CalibrationError, PlanError
+from onnxprune.execute import execute
 from onnxprune.folding import fold
 from onnxprune.graph import Model
 from onnxprune.holdout import Progress, hold_out, silent, skip_warnings
 from onnxprune.inspection import Inspection
 from onnxprune.log import Log
-from onnxprune.observe import observe
+from onnxprune.plan_file import check_model, check_structure, load_plan, save_plan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.rectifiers import find_rectifiers
-from onnxprune.report import Report, Side
-from onnxprune.request import DROP, Mode, Request, settled
-from onnxprune.search import drop_of, search
+from onnxprune.request import Mode, Request, settled
+from onnxprune.result import PruneResult, measured, save
+from onnxprune.search import find_plan, search
 from onnxprune.study import Study
 from onnxprune.subject import observe_inputs
-from onnxprune.targets import check_target, data_target, default_target, write_files
+from onnxprune.targets import data_target, default_target
 from onnxprune.trace import trace
 
-__all__ = ["Accuracy", "Inspection", "PruneResult", "evaluate", "inspect", "prune", "save"]
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """A pruned model, the report on how it came about, and the files it was read from.
-
-    Attributes:
-        model: the model.
-        report: the report.
-        sources: the files of the original.
-        external: whether large weights belong into a file of their own.
-        missed: the quality gate that is not met, in a sentence; empty if all are.
-    """
-
-    model: onnx.ModelProto
-    report: Report
-    sources: tuple[Path, ...]
-    external: bool = False
-    missed: str = ""
+__all__ = [
+    "Accuracy",
+    "Inspection",
+    "PruneResult",
+    "PruningPlan",
+    "Request",
+    "apply",
+    "evaluate",
+    "inspect",
+    "load_plan",
+    "plan",
+    "prune",
+    "save",
+    "save_plan",
+    "settled",
+]
 
 
 def prune(
@@ -81,6 +77,7 @@ def prune(
     random_inputs: bool = False,
     lossless: bool = False,
     empirical: bool = False,
+    cache: bool = True,
     progress: Progress = silent,
 ) -> PruneResult:
     """Prune an ONNX model and prove that the result is right. Writes nothing.
@@ -113,6 +110,7 @@ def prune(
         random_inputs: work without samples.
         lossless: remove only what does not change the outputs; needs no samples.
         empirical: with ``lossless``, take what rectifiers always do on ``data`` for certain.
+        cache: use and keep what was measured (see :mod:`onnxprune.cache`).
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:
@@ -142,123 +140,150 @@ def prune(
         lossless=lossless,
         empirical=empirical,
     )
-    if (data is None) != random_inputs and not (lossless and data is None):
-        raise CalibrationError("give either calibration samples or random_inputs")
-    if empirical and data is None:
-        raise CalibrationError("empirical needs calibration samples")
-    log = Log(progress)
-    with log.stage("load"):
-        original = _load(model)
-        class_output(original, output)
-        samples = hold_out(
-            data, eval_data, original, mean=mean, std=std, seed=seed, batch_size=batch_size
-        )
-    location = data_target(default_target(Path(model))).name if len(original.files) > 1 else None
-    study = Study(original, samples, request, log, location)
+    original = _load(model)
+    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
     before = study.reported
-    with log.stage("search"):
+    with study.log.stage("search"):
         outcome = search(study)
-    return _result(study, outcome, str(model), before)
+    return measured(study, outcome, str(model), before)
 
 
-def _result(study: Study, outcome: Outcome, path: str, before: Accuracy | None) -> PruneResult:
-    """Measure what came out, and report it."""
-    subject, log, original = study.subject, study.log, study.subject.original
-    external = study.location is not None or storage.needs_data_file(outcome.model.proto)
-    location = data_target(default_target(Path(path))).name if external else None
-    final = replace(outcome.model, file_bytes=storage.pack(outcome.model.proto, location).size)
-    with log.stage("check"):
-        after_cost = cost.measure(final, observe(final, study.feeds, threads=study.request.threads))
-    after = study.accuracy(final, study.samples.report)
-    log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
-    missed = _missed(study, outcome)
-    decided = study.request.mode != "weights" and not study.request.lossless
-    trials = study.decider.unit_errors[1] if decided else []
-    report = Report(
-        model={"path": path, "sha256": original.sha256},
-        request=study.request.to_dict(),
-        data=study.samples.to_dict(),
-        before=Side(subject.cost, before),
-        after=Side(after_cost, after),
-        achieved=_achieved(subject.cost, after_cost, study.request),
-        drop=drop_of(study, outcome),
-        gate_met=not missed,
-        verification=outcome.verification,
-        recovery=outcome.recovery,
-        clean_up=outcome.clean_up,
-        rectifiers=study.rectifiers,
-        groups=group_changes(subject.structure, outcome.plan, trials),
-        frozen=subject.structure.frozen,
-        layers=layer_changes(subject.structure, original, final),
-        timings=log.timings,
-        warnings=tuple(dict.fromkeys(log.warnings)),
-    )
-    unchanged = outcome.model is original
-    proto = graph.reread(original) if unchanged else final.proto
-    return PruneResult(proto, report, original.files, external, missed)
-
-
-def _missed(study: Study, outcome: Outcome) -> str:
-    """Return which quality gate is not met; warn of a drop that the samples cannot tell."""
-    request, drop = study.request, drop_of(study, outcome)
-    if drop is None or outcome.selected is None:
-        return ""
-    limit = DROP if request.max_drop is None else request.max_drop
-    if drop.standard_error > max(limit, 1e-9) / 2:
-        study.log.warnings.append(
-            f"the {drop.samples} samples that decide are too few to tell a drop of {limit:g}: its "
-            f"standard error is {drop.standard_error:.4f}; give more samples"
-        )
-    if request.max_drop is not None and drop.value > limit:
-        return (
-            f"accuracy drops by {drop.value:.4f} ± {drop.standard_error:.4f} on {drop.samples} "
-            f"held-out samples, allowed are {limit:g}; ask for less, or write it with --force"
-        )
-    if request.max_drop is None and drop.value > limit and request.budget == "sparsity":
-        study.log.warnings.append(
-            f"accuracy drops by {drop.value:.4f} ± {drop.standard_error:.4f} on {drop.samples} "
-            "held-out samples, however the sparsity is divided; ask for less"
-        )
-    if request.min_accuracy is not None and outcome.selected.value < request.min_accuracy:
-        return (
-            f"accuracy is {outcome.selected.value:.4f} on {drop.samples} held-out samples, wanted "
-            f"are {request.min_accuracy:g}; ask for less, or write it with --force"
-        )
-    return ""
-
-
-def save(result: PruneResult, path: str | Path, *, force: bool = False) -> Report:
-    """Write a pruned model; older files survive until the new ones are complete.
-
-    Large weights go to ``path`` + ``.data`` where the original had external data, or where
-    protobuf could not hold them.
+def plan(
+    model: str | Path,
+    data: str | Path | None,
+    request: Request,
+    *,
+    eval_data: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    cache: bool = True,
+    progress: Progress = silent,
+) -> PruningPlan:
+    """Decide what to prune from an ONNX model, as :func:`prune` does, and stop there.
 
     Args:
-        result: what :func:`prune` returned.
-        path: where to write.
-        force: write it even if it misses a quality gate.
+        model: path of the model.
+        data: as for :func:`prune`.
+        request: what is asked for; the plan remembers it.
+        eval_data: as for :func:`prune`: it decides how ``data`` is divided.
+        mean: channel means for image folders, on the 0..1 scale.
+        std: channel standard deviations, likewise.
+        cache: use and keep what was measured.
+        progress: see :data:`~onnxprune.holdout.Progress`.
 
     Returns:
-        The report, with the size of what was written.
+        A plan that names all groups; write it with :func:`save_plan`.
 
     Raises:
-        OutputError: if it cannot be written, or would overwrite what it was made from.
-        QualityError: if it misses a quality gate.
+        OnnxpruneError: for everything the user can act on.
     """
-    if result.missed and not force:
-        raise QualityError(f"{path}: not written: {result.missed}")
-    path = Path(path)
-    data = data_target(path) if result.external else None
-    targets = [path] if data is None else [data, path]
-    for target in targets:
-        check_target(target, result.sources, force=True)
-    packed = storage.pack(result.model, data.name if data else None)
-    write_files(
-        {target: packed.data() if target == data else [packed.model] for target in targets},
-        lambda written: packed.check(written[path], written[data] if data else None),
-    )
-    after = result.report.after
-    return replace(result.report, after=replace(after, cost=replace(after.cost, bytes=packed.size)))
+    original = _load(model)
+    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
+    found = find_plan(study)
+    groups = study.subject.structure.groups
+    keep = {g.name: found.keep.get(g.name, np.ones(len(g.units), np.bool_)) for g in groups}
+    return replace(found, keep=keep, request=request, nodes={g.name: g.nodes for g in groups})
+
+
+def apply(
+    model: str | Path,
+    plan: PruningPlan | str | Path,
+    data: str | Path | None = None,
+    *,
+    max_drop: float | None = None,
+    min_accuracy: float | None = None,
+    recover: str | None = None,
+    output: str | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+    batch_size: int | None = None,
+    eval_data: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    cache: bool = True,
+    progress: Progress = silent,
+) -> PruneResult:
+    """Carry out a plan, edited or not: rewrite, verify, recover, report. Writes nothing.
+
+    With the samples and settings that the plan was made with, the model is the one that
+    :func:`prune` gives. A budget that an edited plan misses is a warning, as the edit decides.
+
+    Args:
+        model: path of the model that the plan was made for.
+        plan: the plan, or the path of its file.
+        data: as for :func:`prune`; None for a plan that was made without samples.
+        max_drop: like the settings up to ``batch_size`` as for :func:`prune`, but None is
+            what the plan was made with.
+        min_accuracy: accuracy to be kept.
+        recover: ``full``, ``bias`` or ``none``.
+        output: name of the output with the class scores.
+        seed: of everything that is drawn.
+        threads: onnxruntime threads.
+        batch_size: samples per run.
+        eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
+        mean: channel means for image folders, on the 0..1 scale.
+        std: channel standard deviations, likewise.
+        cache: use and keep what was measured.
+        progress: see :data:`~onnxprune.holdout.Progress`.
+
+    Raises:
+        PlanError: if the plan is damaged, or made for another model.
+        OnnxpruneError: for everything else the user can act on.
+        InternalError: if the result fails verification.
+    """
+    if not isinstance(plan, PruningPlan):
+        plan = load_plan(plan)
+    if plan.request is None:
+        raise PlanError("the plan holds no request; give it one with dataclasses.replace")
+    changes = {
+        "max_drop": max_drop,
+        "min_accuracy": min_accuracy,
+        "recover": recover,
+        "output": output,
+        "seed": seed,
+        "threads": threads,
+        "batch_size": batch_size,
+    }
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    request = replace(plan.request, **given)
+    original = _load(model)
+    check_model(plan, original.sha256)
+    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
+    check_structure(plan, study.subject.structure)
+    before = study.reported
+    return measured(study, execute(study, plan), str(model), before, edited=True)
+
+
+def _study(
+    original: Model,
+    path: str | Path,
+    request: Request,
+    data: str | Path | None,
+    eval_data: str | Path | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    cache: bool,
+    progress: Progress,
+) -> Study:
+    """Open the samples of a run and trace its model."""
+    if (data is None) != request.random_inputs and not (request.lossless and data is None):
+        raise CalibrationError("give either calibration samples or random_inputs")
+    if request.empirical and data is None:
+        raise CalibrationError("empirical needs calibration samples")
+    class_output(original, request.output)
+    log = Log(progress)
+    with log.stage("load"):
+        samples = hold_out(
+            data,
+            eval_data,
+            original,
+            mean=mean,
+            std=std,
+            seed=request.seed,
+            batch_size=request.batch_size,
+        )
+    location = data_target(default_target(Path(path))).name if len(original.files) > 1 else None
+    return Study(original, samples, request, log, location, cache=cache)
 
 
 def inspect(
@@ -336,23 +361,3 @@ def _load(path: str | Path) -> Model:
     model = graph.load(path)
     graph.require_fixed_channels(model)
     return model
-
-
-def _achieved(before: cost.Cost, after: cost.Cost, request: Request) -> float:
-    """Return the sparsity that was reached; make sure that the budget was kept.
-
-    Raises:
-        InternalError: if it was not.
-    """
-    left = after.nonzero_weights if request.zeroes else after.weights
-    achieved = 1 - left / max(before.weights, 1)
-    kept = {
-        "sparsity": (1 - achieved, 1 - (request.sparsity or 0.0)),
-        "params": (after.params / max(before.params, 1), request.params),
-        "macs": ((after.macs - 1) / max(before.macs, 1), request.macs),
-        "size": (after.bytes, request.size),
-    }
-    for kind, (got, wanted) in kept.items():
-        if request.budget == kind and wanted is not None and got > wanted + 1e-9:
-            raise InternalError(f"the pruned model has {kind} {got:g}, requested {wanted:g}")
-    return achieved

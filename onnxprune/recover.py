@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.biases import add_bias
 from onnxprune.graph import Model, edit, node_id, rebuild
 from onnxprune.labels import F64, Bool
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure, Weight
 

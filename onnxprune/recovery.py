@@ -17,7 +17,7 @@ from onnxprune.holdout import Part, Progress, silent
 from onnxprune.labels import Array
 from onnxprune.layers import affected, prepare
 from onnxprune.least_squares import Fit, fit_layers
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.refit import refit_classifier
 from onnxprune.session import Feeds
 from onnxprune.structure import Structure

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.graph import Model, captured_names, edit, node_id, rebuild, values_of
 from onnxprune.labels import Array, Bool
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.structure import OriginalShape, Renumber, Sizes, Structure
 
 

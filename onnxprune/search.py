@@ -11,7 +11,7 @@ from onnxprune.budget import Budget
 from onnxprune.errors import BudgetError
 from onnxprune.execute import Outcome, clean, execute, finished
 from onnxprune.layers import prepare
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
 from onnxprune.request import DROP
 from onnxprune.rewrite import rewrite
@@ -32,16 +32,32 @@ def search(study: Study) -> Outcome:
     Raises:
         BudgetError: if there is none; names the best achievable.
     """
+    found = _found(study)
+    return found if isinstance(found, Outcome) else execute(study, found)
+
+
+def find_plan(study: Study) -> PruningPlan:
+    """Find the plan that meets the request of a study; carry it out only where that decides.
+
+    Raises:
+        BudgetError: if there is none; names the best achievable.
+    """
+    found = _found(study)
+    return found.plan if isinstance(found, Outcome) else found
+
+
+def _found(study: Study) -> Outcome | PruningPlan:
+    """Return a plan; where plans had to be tried, the best of them as it was carried out."""
     request = study.request
     if request.lossless:
         return clean(study)
     if request.budget is None:
         return _fewest_macs(study)
     if request.sparsity is not None and request.mode == "weights":
-        return execute(study, study.decider.zeros(request.sparsity))
+        return study.decider.zeros(request.sparsity)
     if request.sparsity is not None and request.mode == "auto" and study.selected:
         return _split(study, request.sparsity)
-    return execute(study, _within(study, request.limit(study.bytes)))
+    return _within(study, request.limit(study.bytes))
 
 
 def drop_of(study: Study, outcome: Outcome) -> Drop | None:

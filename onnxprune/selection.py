@@ -16,7 +16,7 @@ from onnxprune.elimination import Elimination, Reader, eliminate, output_energy
 from onnxprune.graph import Model, Shapes
 from onnxprune.labels import F64, Array
 from onnxprune.layers import Layer, prepare
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.second_moments import InputMoments, from_rows, input_moments, to_rows
 from onnxprune.sensitivity import divergences, trial_chunks
 from onnxprune.session import Feeds

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
-from onnxprune import cost
+from onnxprune import cache as caching
+from onnxprune import cost, records
 from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
 from onnxprune.budget import Meter
+from onnxprune.cache import Arrays, Cache
 from onnxprune.calibrate import Point, calibrate
 from onnxprune.decide import Decider
 from onnxprune.entropy import Activity, activities, watch
 from onnxprune.errors import CalibrationError
+from onnxprune.errors_left import ErrorsLeft
+from onnxprune.fingerprint import Fingerprints, files_hash
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
 from onnxprune.log import Log
@@ -34,6 +39,7 @@ class Study:
         request: what was asked for.
         log: told of times, progress and warnings.
         location: name of the file that large weights will go to; None for one file.
+        cache: whether measurements are kept for, and taken from, other runs.
 
     Attributes:
         feeds: samples to verify on.
@@ -51,6 +57,8 @@ class Study:
         request: Request,
         log: Log,
         location: str | None = None,
+        *,
+        cache: bool = False,
     ) -> None:
         self.samples, self.request, self.log = samples, request, log
         self.location = location
@@ -64,11 +72,13 @@ class Study:
         with log.stage("trace"):
             self.subject: Subject = trace_subject(original, shapes, request)
         self.classes = self._count_classes()
+        self._fingerprints = Fingerprints()
+        self._cache = self._opened() if cache and len(samples.fit) else Cache(None)
 
     @cached_property
     def reported(self) -> Accuracy | None:
         """The original's accuracy on the *report* samples; None without any."""
-        found = self.accuracy(self.subject.original, self.samples.report)
+        found = self._original_accuracy(self.samples.report)
         if found and found.value - 2 * found.standard_error <= 1 / self.classes:
             self.log.warnings.append(
                 f"the original model scores {100 * found.value:.1f} % on {found.samples} samples, "
@@ -80,7 +90,7 @@ class Study:
     @cached_property
     def selected(self) -> Accuracy | None:
         """The original's accuracy on the *select* samples; None without any."""
-        return self.accuracy(self.subject.original, self.samples.select)
+        return self._original_accuracy(self.samples.select)
 
     @property
     def gated(self) -> bool:
@@ -113,17 +123,32 @@ class Study:
         self.log.warnings += self.samples.class_warnings(self.classes)
         rectifiers = find_rectifiers(subject.folded, subject.shapes, subject.structure)
         model, shapes, states = watch(subject.folded, subject.shapes, rectifiers)
-        with self.log.stage("calibrate"):
-            stats = calibrate(
-                model,
-                shapes,
-                states if request.lossless else [*weight_points(subject.structure), *states],
-                self.samples.fit.batches(),
-                classes=self.classes,
-                squares=criterion.needs_rms and not request.lossless,
-                threads=request.threads,
-                progress=self.log.progress("calibrate", len(self.samples.fit)),
-            )
+        points = states if request.lossless else [*weight_points(subject.structure), *states]
+        squares = criterion.needs_rms and not request.lossless
+
+        def measure() -> Arrays:
+            with self.log.stage("calibrate"):
+                found = calibrate(
+                    model,
+                    shapes,
+                    points,
+                    self.samples.fit.batches(),
+                    classes=self.classes,
+                    squares=squares,
+                    threads=request.threads,
+                    progress=self.log.progress("calibrate", len(self.samples.fit)),
+                )
+            return records.from_stats(found, points)
+
+        def settings() -> dict[str, Any]:
+            return self._fitting() | {
+                "squares": squares,
+                "classes": self.classes,
+                "points": len(points),
+            }
+
+        arrays = self._cache.recall("activations", settings, measure)
+        stats = records.to_stats(arrays, points)
         return stats, activities(rectifiers, stats)
 
     @cached_property
@@ -135,12 +160,14 @@ class Study:
     def decider(self) -> Decider:
         """What turns budgets into plans."""
         subject, request = self.subject, self.request
-        stats, measured = self.stats, self._moments()
         scorer = Scorer(
-            subject.structure, subject.weights, stats, metric=request.metric, seed=request.seed
+            subject.structure, subject.weights, self.stats, metric=request.metric, seed=request.seed
         )
+        errors = None
+        if request.uses_errors:
+            errors = ErrorsLeft(subject, self._moments, self._cache, self._fitting)
         meter = Meter(subject.folded, subject.structure, subject.cost, self.node_macs)
-        return Decider(subject, scorer, measured, meter, request)
+        return Decider(subject, scorer, errors, meter, request)
 
     def accuracy(self, model: Model, part: Part) -> Accuracy | None:
         """Measure a model on a part of the samples; None if it is empty."""
@@ -155,10 +182,44 @@ class Study:
                 progress=self.log.progress("evaluate", len(part)),
             )
 
-    def _moments(self) -> Measured | None:
-        subject = self.subject
-        if not self.request.uses_errors:
+    def _original_accuracy(self, part: Part) -> Accuracy | None:
+        """Measure the original on a part of the samples, or remember that; None if it is empty."""
+        if not len(part):
             return None
+
+        def measure() -> Arrays:
+            found = self.accuracy(self.subject.original, part)
+            assert found is not None
+            return records.from_accuracy(found)
+
+        def settings() -> dict[str, Any]:
+            return {"part": self._fingerprints.of(part), "output": self.request.output}
+
+        return records.to_accuracy(self._cache.recall("accuracy", settings, measure))
+
+    def _opened(self) -> Cache:
+        """Open the cache for what is measured of this model and these samples."""
+        subject = {
+            "model": files_hash(self.subject.original.files),
+            "scaling": self.samples.scaling,
+            "threads": self.request.threads,
+            "environment": caching.environment(),
+        }
+        return Cache(caching.folder(), subject, lambda: not self.samples.skipped)
+
+    def _fitting(self) -> dict[str, Any]:
+        """Return what measurements on the *fit* samples depend on besides the cache's subject."""
+        request = self.request
+        return {
+            "fit": self._fingerprints.of(self.samples.fit),
+            "exclude": request.exclude,
+            "allow_inexact": request.allow_inexact,
+            "output": self.output,
+            "seed": request.seed,
+        }
+
+    def _moments(self) -> Measured:
+        subject = self.subject
         with self.log.stage("moments"):
             return measure_moments(
                 subject.folded,

@@ -69,6 +69,11 @@ def default_target(model: Path) -> Path:
     return model.with_name(f"{model.stem}.pruned.onnx")
 
 
+def plan_target(model: Path) -> Path:
+    """Return where the plan for a model goes if nothing else is said."""
+    return model.with_name(f"{model.stem}.plan.json")
+
+
 def data_target(model: Path) -> Path:
     """Return where the external data of a model to be written goes."""
     return model.with_name(f"{model.name}.data")

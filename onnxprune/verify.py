@@ -19,7 +19,7 @@ from onnx import helper
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.graph import UNPACKS, Model, edit, node_id, rebuild, tensor_types
 from onnxprune.labels import Array, Bool
-from onnxprune.plan import PruningPlan
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.session import Feeds, Session
 from onnxprune.structure import Inexact, Structure
 

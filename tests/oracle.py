@@ -24,7 +24,7 @@ import validity
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from reference import summed_axes
 
-from onnxprune import graph, observe, op, plan, rewrite, trace
+from onnxprune import graph, observe, op, pruning_plan, rewrite, trace
 from onnxprune.folding import fold
 from onnxprune.labels import I64, Bool, Labels
 from onnxprune.structure import Structure
@@ -171,7 +171,7 @@ def _stays(structure: Structure, kept: Bool, labels: I64) -> bool:
 
 def pruned(t: Traced, kept: Bool) -> ModelProto:
     """Prune with the product: plan and rewrite."""
-    decided = plan.plan_from_units(t.model.sha256, t.structure, kept)
+    decided = pruning_plan.plan_from_units(t.model.sha256, t.structure, kept)
     return rewrite.rewrite(t.model, t.structure, decided).proto
 
 

@@ -21,7 +21,7 @@ from onnxprune.layers import affected, prepare
 from onnxprune.least_squares import fit_layers
 from onnxprune.observe import observe
 from onnxprune.outliers import find_outliers
-from onnxprune.plan import plan_from_units
+from onnxprune.pruning_plan import plan_from_units
 from onnxprune.recovery import fit_warnings, with_constants
 from onnxprune.rewrite import rewrite
 from onnxprune.session import Session

@@ -27,7 +27,7 @@ from strategies import Net, apply, both, chain
 from onnxprune import verify
 from onnxprune.errors import InternalError
 from onnxprune.labels import Bool
-from onnxprune.plan import plan_from_units
+from onnxprune.pruning_plan import plan_from_units
 from onnxprune.rules import RULES
 
 DOMAIN = "com.microsoft::"

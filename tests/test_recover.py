@@ -15,7 +15,7 @@ from onnxprune.graph import Model, normalise
 from onnxprune.layers import affected, prepare
 from onnxprune.least_squares import fit_layers
 from onnxprune.observe import observe
-from onnxprune.plan import PruningPlan, plan_from_units
+from onnxprune.pruning_plan import PruningPlan, plan_from_units
 from onnxprune.recovery import Ladder, with_constants
 from onnxprune.refit import refit_classifier
 from onnxprune.rewrite import rewrite

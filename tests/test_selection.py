@@ -14,7 +14,7 @@ from onnxprune.folding import fold
 from onnxprune.labels import Labels
 from onnxprune.observe import observe
 from onnxprune.pipeline import prune
-from onnxprune.plan import plan_from_units
+from onnxprune.pruning_plan import plan_from_units
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
 from onnxprune.spread import share_of_rest

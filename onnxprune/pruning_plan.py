@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxprune.labels import Bool
 from onnxprune.structure import Structure
+
+if TYPE_CHECKING:
+    from onnxprune.request import Request
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,15 @@ class PruningPlan:
         model_sha256: hash of the model file that the plan belongs to.
         keep: for each group, ``bool [units]``; groups that are not named keep everything.
         masks: for each weight tensor by name, ``bool`` of its shape; False becomes zero.
+        request: what was asked for, if the plan was made on its own.
+        nodes: names of the nodes of each group, for those who read the plan; decides nothing.
     """
 
     model_sha256: str
     keep: Mapping[str, Bool] = field(default_factory=dict)
     masks: Mapping[str, Bool] = field(default_factory=dict)
+    request: Request | None = None
+    nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def kept_units(self, structure: Structure) -> Bool:
         """Return the decision as ``bool [units]``."""
@@ -36,6 +44,16 @@ class PruningPlan:
     def kept_labels(self, structure: Structure) -> Bool:
         """Return the decision as ``bool [labels]``."""
         return structure.units.keep(self.kept_units(structure))
+
+    def summary(self) -> str:
+        """Return in a few words what stays."""
+        units, stay = (sum(int(f(k)) for k in self.keep.values()) for f in (len, np.sum))
+        text = f"{stay} of {units} channels of {len(self.keep)} groups stay"
+        if self.masks:
+            weights = sum(m.size for m in self.masks.values())
+            left = sum(int(m.sum()) for m in self.masks.values())
+            text += f", {left} of {weights} weights of {len(self.masks)} tensors stay"
+        return text
 
 
 def plan_from_units(model_sha256: str, structure: Structure, kept: Bool) -> PruningPlan:
