@@ -26,6 +26,7 @@ import numpy as np
 
 import onnxprune
 from onnxprune.labels import Array
+from onnxprune.session import runtime_version
 
 LIMIT = 1 << 30
 """Bytes that all entries take at most; the ones unused for longest leave first."""
@@ -107,7 +108,7 @@ def environment() -> dict[str, Any]:
     return {
         "version": onnxprune.__version__,
         "source": _source(),
-        "libraries": {name: version(name) for name in ("numpy", "scipy", "onnx", "onnxruntime")},
+        "libraries": [*map(version, ("numpy", "scipy", "onnx")), runtime_version()],
         "machine": [platform.machine(), platform.node(), os.cpu_count()],
         "threads": [os.environ.get(name) for name in names],
     }
@@ -160,7 +161,9 @@ def _write(path: Path, key: str, arrays: Arrays) -> None:
         os.replace(temporary, path)
         _shrink(path.parent)
     except (OSError, ValueError):
-        with contextlib.suppress(OSError):
+        pass  # as if there were no cache
+    finally:
+        with contextlib.suppress(OSError):  # once it has its name there is nothing left
             os.unlink(temporary)
 
 

@@ -121,10 +121,11 @@ def plan(
     check_target(out, _sources(model, reading.values()), force=force)
 
     from onnxprune import pipeline
+    from onnxprune.request import Request, settled
 
     names = (settings.pop("metric"), settings.pop("recover"))
-    metric, recover = pipeline.settled(*names, random_inputs=settings["random_inputs"])
-    request = pipeline.Request(metric=metric, recover=recover, **settings)
+    metric, recover = settled(*names, random_inputs=settings["random_inputs"])
+    request = Request(metric=metric, recover=recover, **settings)
     with progress_bar(quiet or as_json) as progress:
         result = pipeline.plan(model, request=request, progress=progress, **reading)
     pipeline.save_plan(result, out, force=force)

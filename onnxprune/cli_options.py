@@ -132,25 +132,6 @@ cache = click.option(
     default=True,
     help="Measure everything anew, and keep nothing for the next run.",
 )
-_max_drop = click.option(
-    "--max-drop",
-    type=click.FloatRange(0, 1),
-    metavar="D",
-    help="Accuracy that may be lost on held-out samples, as a fraction; alone: the fewest "
-    "operations within it.",
-)
-_min_accuracy = click.option(
-    "--min-accuracy",
-    type=click.FloatRange(0, 1),
-    metavar="A",
-    help="Accuracy to keep on held-out samples, as a fraction.",
-)
-_recover = click.option(
-    "--recover",
-    type=click.Choice(RECOVERIES),
-    help="Refit all layers, only move the mean of what is removed into biases, or nothing "
-    "[full; without samples none].",
-)
 
 
 def _ratio(name: str, text: str, metavar: str = "R") -> Callable[[Any], Any]:
@@ -169,8 +150,19 @@ deciding = _together(
     _ratio("--params", "Instead: parameters of the pruned model, as a fraction of MODEL's."),
     _ratio("--macs", "Instead: its operations, as a fraction of MODEL's."),
     click.option("--size", callback=_size, metavar="2MB", help="Instead: its file size, at most."),
-    _max_drop,
-    _min_accuracy,
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(0, 1),
+        metavar="D",
+        help="Accuracy that may be lost on held-out samples, as a fraction; alone: the fewest "
+        "operations within it.",
+    ),
+    click.option(
+        "--min-accuracy",
+        type=click.FloatRange(0, 1),
+        metavar="A",
+        help="Accuracy to keep on held-out samples, as a fraction.",
+    ),
     click.option(
         "--mode",
         type=click.Choice(MODES),
@@ -186,7 +178,12 @@ deciding = _together(
         metavar="NAME",
         help=f"How to score: {', '.join(METRICS)} [f-magnitude; without samples magnitude].",
     ),
-    _recover,
+    click.option(
+        "--recover",
+        type=click.Choice(RECOVERIES),
+        help="Refit all layers, only move the mean of what is removed into biases, or nothing "
+        "[full; without samples none].",
+    ),
     click.option(
         "--allocation",
         type=click.Choice(ALLOCATIONS),
@@ -228,8 +225,18 @@ cleaning = _together(
 
 carrying_out = _together(
     calib,
-    _max_drop,
-    _min_accuracy,
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(0, 1),
+        metavar="D",
+        help="Accuracy that may be lost on held-out samples, as a fraction [as planned].",
+    ),
+    click.option(
+        "--min-accuracy",
+        type=click.FloatRange(0, 1),
+        metavar="A",
+        help="Accuracy to keep on held-out samples, as a fraction [as planned].",
+    ),
     evaluation,
     click.option(
         "--recover",

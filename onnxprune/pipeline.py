@@ -46,7 +46,6 @@ __all__ = [
     "prune",
     "save",
     "save_plan",
-    "settled",
 ]
 
 
@@ -267,7 +266,12 @@ def _study(
 ) -> Study:
     """Open the samples of a run and trace its model."""
     if (data is None) != request.random_inputs and not (request.lossless and data is None):
-        raise CalibrationError("give either calibration samples or random_inputs")
+        got = f"{data}" if data is not None else "no samples"
+        wanted = "random inputs, so give none" if request.random_inputs else "samples"
+        raise CalibrationError(
+            f"give either calibration samples or random_inputs: got {got}, the request asks for "
+            f"{wanted}"
+        )
     if request.empirical and data is None:
         raise CalibrationError("empirical needs calibration samples")
     class_output(original, request.output)

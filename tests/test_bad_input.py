@@ -36,7 +36,7 @@ from test_cli import (
     tree,
 )
 
-from onnxprune import cli, data, pipeline
+from onnxprune import cli, data, execute
 from onnxprune.graph import Model
 
 
@@ -169,7 +169,7 @@ def test_truncated_external_data(here: Path) -> None:
 def test_no_channel_to_remove(here: Path) -> None:
     dense(here / "dense.onnx")
     tiny_samples(here / "five.npz", x=np.random.default_rng(0).random((60, 5), np.float32))
-    line = refused(*command(model="dense.onnx", calib="five.npz"))
+    line = refused(*command(model="dense.onnx", calib="five.npz", mode="channels"))
     assert "no channel" in line
     assert "'logits' is a model output" in line
     assert "--mode weights" in line
@@ -732,7 +732,7 @@ def test_file_that_reads_back_differently(monkeypatch: pytest.MonkeyPatch) -> No
 
 def wrong_by(change: Callable[[Any], Any]) -> Callable[..., Model]:
     """Return a ``rewrite`` whose first weight is changed."""
-    right = pipeline.rewrite
+    right = execute.rewrite
 
     def rewrite(*args: Any) -> Model:
         model = right(*args)
@@ -758,7 +758,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 def test_wrong_rewrite_is_not_written(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], mode: str
 ) -> None:
-    monkeypatch.setattr(pipeline, "rewrite", wrong_by(change))
+    monkeypatch.setattr(execute, "rewrite", wrong_by(change))
     line = refused(*command(mode=mode), prefix="onnxprune: internal error: ")
     assert "differs" in line
     assert "nothing was written" in line
@@ -766,5 +766,5 @@ def test_wrong_rewrite_is_not_written(
 
 def test_rewrite_that_removes_too_little_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rewrite that ignores the plan computes something else, or misses the request."""
-    monkeypatch.setattr(pipeline, "rewrite", lambda model, *_: model)
+    monkeypatch.setattr(execute, "rewrite", lambda model, *_: model)
     refused(*command(), prefix="onnxprune: internal error: ")

@@ -64,23 +64,24 @@ def entries() -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("model", "settings"),
     [
-        {"sparsity": 0.7, "max_drop": 0.2},
-        {"sparsity": 0.6, "mode": "weights"},
-        {"macs": 0.6, "mode": "channels"},
-        {"sparsity": 0.5, "mode": "channels", "metric": "activation", "recover": "bias"},
+        ("tiny.onnx", {"sparsity": 0.7, "max_drop": 0.2}),
+        ("tiny.onnx", {"sparsity": 0.6, "mode": "weights"}),
+        ("tiny.onnx", {"sparsity": 0.5, "metric": "activation", "recover": "bias"}),
+        (RESNET, {"macs": 0.6, "mode": "channels"}),
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("tiny")
 def test_same_bits_with_and_without(
-    settings: dict[str, Any], counted: list[str], tmp_path: Path
+    model: str | Path, settings: dict[str, Any], counted: list[str], tmp_path: Path
 ) -> None:
-    few = digits(tmp_path / "few")
+    data = digits(tmp_path / "few") if model == RESNET else tmp_path / "data.npz"
     results = []
     for use in (False, True, True):
         counted.clear()
-        result = onnxprune.prune(RESNET, few, cache=use, **settings)
+        result = onnxprune.prune(model, data, cache=use, **settings)
         report = result.report.to_dict()
         del report["timings"]
         results.append((result.model.SerializeToString(), report))

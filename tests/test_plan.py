@@ -95,6 +95,9 @@ def test_without_samples(tmp_path: Path) -> None:
     done("plan", model, "--random-inputs", "--sparsity", 0.5)
     done("apply", model, tmp_path / "tiny.plan.json", "-o", tmp_path / "two.onnx")
     done("prune", model, "--random-inputs", "--sparsity", 0.5, "-o", tmp_path / "one.onnx")
+    result = run("apply", model, tmp_path / "tiny.plan.json", "--calib", "d", "-o", tmp_path / "x")
+    assert result.exit_code == 1
+    assert "got d, the request asks for random inputs" in result.stderr
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
 
 
@@ -128,6 +131,12 @@ def test_an_edit_that_misses_the_budget_is_a_warning(tiny: Path) -> None:
     edited(tiny, lambda plan: plan.update(groups=[]))
     result = done("apply", "tiny.onnx", tiny, "--calib", "data.npz", "-o", "out.onnx", "-q")
     assert "has sparsity 1, requested 0.5: the plan was edited" in result.stderr
+
+
+def test_a_plan_made_with_samples_needs_them(tiny: Path) -> None:
+    result = run("apply", "tiny.onnx", tiny, "-o", "out.onnx")
+    assert result.exit_code == 1
+    assert "got no samples, the request asks for samples" in result.stderr
 
 
 def test_gates_hold_for_plans(tiny: Path) -> None:
