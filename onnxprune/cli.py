@@ -118,6 +118,13 @@ _threads = click.option(
     default=0,
     help="onnxruntime threads (0: its own choice).",
 )
+_provider = click.option(
+    "--provider",
+    default="CPUExecutionProvider",
+    show_default=True,
+    metavar="NAME",
+    help="onnxruntime's execution provider for measuring latency.",
+)
 _reading = _options(
     click.option("--mean", callback=_numbers, metavar="R,G,B", help="Image means, on 0..1."),
     click.option("--std", callback=_numbers, metavar="R,G,B", help="Image deviations, on 0..1."),
@@ -152,7 +159,7 @@ def main() -> None:
     """
 
 
-BUDGETS = ("sparsity", "params", "macs", "size")
+BUDGETS = ("sparsity", "params", "macs", "latency", "size")
 
 
 def _check_budget(settings: Mapping[str, Any]) -> None:
@@ -201,6 +208,12 @@ def _check_budget(settings: Mapping[str, Any]) -> None:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="R",
     help="Instead: its operations, as a fraction of MODEL's.",
+)
+@click.option(
+    "--latency",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="R",
+    help="Instead: its latency, likewise, measured on this machine with --threads and --provider.",
 )
 @click.option("--size", callback=_size, metavar="2MB", help="Instead: its file size, at most.")
 @click.option(
@@ -278,6 +291,7 @@ def _check_budget(settings: Mapping[str, Any]) -> None:
 @_exclude
 @_inexact
 @_reading
+@_provider
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
 )
@@ -388,13 +402,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
     help="Samples per run, unless the models fix it.",
 )
 @_threads
-@click.option(
-    "--provider",
-    default="CPUExecutionProvider",
-    show_default=True,
-    metavar="NAME",
-    help="onnxruntime's execution provider.",
-)
+@_provider
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),

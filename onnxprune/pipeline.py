@@ -23,6 +23,8 @@ from onnxprune.observe import observe
 from onnxprune.report import Report, Side
 from onnxprune.request import DROP, Mode, Request, settled
 from onnxprune.search import drop_of, search
+from onnxprune.session import PROVIDER, check_provider
+from onnxprune.speed import refusal
 from onnxprune.study import Study
 from onnxprune.subject import observe_inputs
 from onnxprune.targets import check_target, data_target, default_target, write_files
@@ -57,6 +59,7 @@ def prune(
     sparsity: float | None = None,
     params: float | None = None,
     macs: float | None = None,
+    latency: float | None = None,
     size: int | None = None,
     max_drop: float | None = None,
     min_accuracy: float | None = None,
@@ -75,6 +78,7 @@ def prune(
     batch_size: int = 32,
     allow_inexact: bool = False,
     random_inputs: bool = False,
+    provider: str = PROVIDER,
     progress: Progress = silent,
 ) -> PruneResult:
     """Prune an ONNX model and prove that the result is right. Writes nothing.
@@ -87,6 +91,7 @@ def prune(
             exactly one budget (this to ``size``), or ``max_drop`` alone.
         params: the float constants of the pruned model, as a fraction of the original's.
         macs: its operations, likewise.
+        latency: its latency on this machine, likewise; measured with ``threads``.
         size: its file size in bytes.
         max_drop: accuracy that may be lost on held-out samples, as a fraction.
         min_accuracy: accuracy to be kept on them.
@@ -105,6 +110,7 @@ def prune(
         batch_size: samples per run.
         allow_inexact: let channels leave across which something is normalised.
         random_inputs: work without samples.
+        provider: onnxruntime's execution provider that latency is measured with.
         progress: see :data:`~onnxprune.holdout.Progress`.
 
     Raises:
@@ -116,6 +122,7 @@ def prune(
         sparsity=sparsity,
         params=params,
         macs=macs,
+        latency=latency,
         size=size,
         max_drop=max_drop,
         min_accuracy=min_accuracy,
@@ -128,12 +135,14 @@ def prune(
         allow_inexact=allow_inexact,
         random_inputs=random_inputs,
         output=output,
+        provider=provider,
         seed=seed,
         threads=threads,
         batch_size=batch_size,
     )
     if (data is None) != random_inputs:
         raise CalibrationError("give either calibration samples or random_inputs")
+    check_provider(provider)
     log = Log(progress)
     with log.stage("load"):
         original = _load(model)
@@ -159,7 +168,7 @@ def _result(study: Study, outcome: Outcome, path: str, before: Accuracy | None) 
         after_cost = cost.measure(final, observe(final, study.feeds, threads=study.request.threads))
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
-    missed = _missed(study, outcome)
+    missed = _missed(study, outcome) or refusal(outcome.speed)
     report = Report(
         model={"path": path, "sha256": original.sha256},
         request=study.request.to_dict(),
@@ -167,6 +176,7 @@ def _result(study: Study, outcome: Outcome, path: str, before: Accuracy | None) 
         before=Side(subject.cost, before),
         after=Side(after_cost, after),
         achieved=_achieved(subject.cost, after_cost, study.request),
+        speed=outcome.speed,
         drop=drop_of(study, outcome),
         gate_met=not missed,
         verification=outcome.verification,

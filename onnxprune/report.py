@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.accuracy import Accuracy, Drop
 from onnxprune.cost import Cost
+from onnxprune.speed import Speed
 from onnxprune.structure import Frozen
 from onnxprune.verify import Verification
 
@@ -76,6 +77,7 @@ class Report:
     layers: Sequence[Layer]
     timings: Mapping[str, float]
     warnings: Sequence[str] = field(default=())
+    speed: Speed | None = None
     drop: Drop | None = None
     gate_met: bool = True
 
@@ -89,6 +91,13 @@ class Report:
             "after": self.after.to_dict(),
             "sparsity": {"requested": self.request["sparsity"], "achieved": self.achieved},
             **{name: self._ratio(name) for name in ("params", "macs")},
+            "latency": {
+                "requested": self.request["latency"],
+                "achieved": self.speed.value if self.speed else None,
+                "low": self.speed.low if self.speed else None,
+                "high": self.speed.high if self.speed else None,
+                "batch": self.speed.batch if self.speed else None,
+            },
             "size": {"requested": self.request["size"], "achieved": self.after.cost.bytes},
             "split": self.split,
             "quality": {
@@ -128,6 +137,7 @@ class Report:
             "sparsity": self.achieved,
             "params": self._ratio("params")["achieved"],
             "macs": self._ratio("macs")["achieved"],
+            "latency": self.speed.value if self.speed else math.nan,
             "size": self.after.cost.bytes,
         }
         kind = next((k for k in reached if self.request[k] is not None), None)
@@ -152,6 +162,13 @@ class Report:
             f"{self.verification.samples} samples against the masked original"
         )
         parts += [Text(achieved), Text(proof)]
+        if self.speed:
+            parts.append(
+                Text(
+                    f"latency: {self.speed.value:.3f} of the original's ({self.speed.low:.3f} to "
+                    f"{self.speed.high:.3f}), measured on this machine at batch {self.speed.batch}"
+                )
+            )
         if self.split["zeros"] > 0:
             parts.append(
                 Text(

@@ -149,14 +149,11 @@ class Session:
             for v in self.run(padded, outputs)
         ]
 
-
     def node_runs(self) -> list[NodeRun]:
         """End the profile; return what the nodes took, run after run."""
         events = json.loads(Path(self._session.end_profiling()).read_text())
         return [
-            NodeRun(
-                event["name"].removesuffix(_RAN), event["args"]["op_name"], event["dur"] / 1e6
-            )
+            NodeRun(event["name"].removesuffix(_RAN), event["args"]["op_name"], event["dur"] / 1e6)
             for event in events
             if event.get("cat") == "Node" and event["name"].endswith(_RAN)
         ]
