@@ -60,12 +60,13 @@ def _steered(study: Study, budget: Budget) -> Outcome:
     """Meet a latency; what the recovery does to it is only known once it is there."""
     limit = budget
     for _ in range(STEERINGS):
-        outcome = execute(study, within_latency(study, limit))
+        found = within_latency(study, limit)
+        outcome = execute(study, found.plan)
         speed = measure_speed(study, outcome.model)
         outcome = replace(outcome, speed=speed)
         if speed.low <= budget.limit:
             return outcome
-        limit = replace(limit, limit=limit.limit * budget.limit / speed.value)
+        limit = replace(limit, limit=found.speed.value * budget.limit / speed.value)
     study.log.warnings.append(
         f"{budget.asked} was missed: {speed.value:.4f} ({speed.low:.4f} to {speed.high:.4f}) was "
         "measured in the end; ask for less, or measure on a machine with less to do"

@@ -44,7 +44,7 @@ class Tried:
     speed: Speed
 
 
-def within_latency(study: Study, budget: Budget) -> PruningPlan:
+def within_latency(study: Study, budget: Budget) -> Tried:
     """Remove channels until the measured latency is within a budget, and hardly less.
 
     Raises:
@@ -55,7 +55,7 @@ def within_latency(study: Study, budget: Budget) -> PruningPlan:
         budget,
         lambda ratio: decider.channels(replace(budget, limit=ratio)),
         lambda plan: measure_speed(study, as_finished(study, plan)),
-    ).plan
+    )
 
 
 def as_finished(study: Study, plan: PruningPlan) -> Model:
