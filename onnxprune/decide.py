@@ -64,23 +64,24 @@ class Decider:
         """
         structure = self._subject.structure
         remaining = self._meter.remaining(budget.kind)
-        costs = self._meter.unit_costs(budget.kind) if self._additive else None
+        costs = self._meter.unit_costs(budget.kind, self._block(budget)) if self._additive else None
         units = allocate_channels(
             structure,
             self._unit_scores,
             lambda kept: 1 - remaining(structure.units.keep(kept)),
             1 - budget.limit,
-            align=self._align(budget),
+            align=self._request.align,
+            block=self._block(budget),
             costs=costs,
             goal="" if budget.kind == "sparsity" else budget.asked,
         )
         return plan_from_units(self._subject.original.sha256, structure, units)
 
-    def _align(self, budget: Budget) -> int | None:
-        """Return the alignment; between multiples of what the machine prefers no time is saved."""
+    def _block(self, budget: Budget) -> int | None:
+        """Return the channels that this machine computes together, where that is to decide."""
         if self._request.align is None and budget.kind == "latency":
             return preferred_width(self._request.provider)
-        return self._request.align
+        return None
 
     def zeros(self, sparsity: float, base: PruningPlan | None = None) -> PruningPlan:
         """Zero single weights until, with the channels that leave anyway, so many are gone.
