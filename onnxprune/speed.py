@@ -20,7 +20,7 @@ LOOK_S, LOOK_SHARE = 0.3, 0.05
 SECONDS = 4.0
 """The time for knowing a ratio well."""
 
-_RUNS = 20
+_RUNS = 8
 """Runs that a comparison takes at least, warm-up and the making of sessions included."""
 
 
