@@ -7,6 +7,7 @@ Everything is ranked globally: scores are comparable across layers (see
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -32,6 +33,7 @@ def allocate_channels(
     sparsity: float,
     *,
     align: int | None = 1,
+    block: int | None = None,
     costs: F64 | None = None,
     goal: str = "",
 ) -> Bool:
@@ -51,6 +53,8 @@ def allocate_channels(
         sparsity: the least sparsity to reach.
         align: preferred divisor of the number of units that stay in a group; None for
             :func:`auto_align`.
+        block: the channels that are computed together, where only time counts: widths above it
+            are then multiples of it.
         costs: ``float64 [units]``, what removing each unit saves, or None.
         goal: what the request is called in messages; default the sparsity.
 
@@ -61,12 +65,12 @@ def allocate_channels(
         BudgetError: if the request cannot be reached; names the best achievable.
     """
     free = structure.prunable & ~_floor(structure, scores)
-    steps = _steps(structure, scores, free, align, costs)
-    if align != 1:
+    steps = _steps(structure, scores, free, partial(_widths, align=align, block=block), costs)
+    if align != 1 or block:
         aligned = np.concatenate([np.empty(0, dtype=np.int64), *steps])
         rest = free.copy()
         rest[aligned] = False
-        steps += _steps(structure, scores, rest, 1, costs)
+        steps += _steps(structure, scores, rest, partial(_widths, align=1, block=None), costs)
     order = np.concatenate([np.empty(0, dtype=np.int64), *steps])
     bounds = np.cumsum([0, *(len(s) for s in steps)])
 
@@ -88,7 +92,12 @@ def allocate_channels(
             high = middle
         else:
             low = middle + 1
-    if align is None and high and removed(keep(high)) > sparsity + PRECISION * (1 - sparsity):
+    if (
+        align is None
+        and not block
+        and high
+        and removed(keep(high)) > sparsity + PRECISION * (1 - sparsity)
+    ):
         return _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
     return keep(high)
 
@@ -134,13 +143,30 @@ def auto_align(size: int) -> int:
     return 1 << int(np.log2(max(1, min(AUTO_ALIGN, size // AUTO_SHARE))))
 
 
+def _widths(size: int, *, align: int | None, block: int | None) -> Sequence[int]:
+    """Return how many of the units of a group may stay, but for all of them.
+
+    With a block, what is above it are multiples of it; fewer channels than a block save time
+    only where they are read, so these go in small steps.
+    """
+    if block:
+        fine = auto_align(min(size, block))
+        return [w for w in range(fine, size, fine) if w < block or w % block == 0]
+    step = auto_align(size) if align is None else align
+    return range(step if step > 1 else 0, size, step)
+
+
 def _steps(
-    structure: Structure, scores: F64, free: Bool, align: int | None, costs: F64 | None
+    structure: Structure,
+    scores: F64,
+    free: Bool,
+    widths: Callable[[int], Sequence[int]],
+    costs: F64 | None,
 ) -> list[I64]:
-    """Cut every group's free units into aligned steps; return all steps, worst first."""
+    """Cut every group's free units into steps between widths; return all steps, worst first."""
     found: list[tuple[float, int, I64]] = []
     for group in structure.groups:
-        steps = _group_steps(group, scores, free, align)
+        steps = _group_steps(group, scores, free, widths)
         values = _priorities(steps, scores, costs)
         found += [
             (v, len(found) + k, s) for k, (v, s) in enumerate(zip(values, steps, strict=True))
@@ -148,15 +174,14 @@ def _steps(
     return [units for _, _, units in sorted(found, key=lambda s: s[:2])]
 
 
-def _group_steps(group: Group, scores: F64, free: Bool, align: int | None) -> list[I64]:
+def _group_steps(
+    group: Group, scores: F64, free: Bool, widths: Callable[[int], Sequence[int]]
+) -> list[I64]:
     """Return the steps of one group, worst first."""
-    if align is None:
-        align = auto_align(len(group.units))
     movable = group.units[free[group.units]]
     movable = movable[np.lexsort((movable, scores[movable]))]
     size = len(group.units)
-    cuts = list(range(align, size, align)) if align > 1 else list(range(size))
-    ends = sorted({size - c for c in cuts if 0 < size - c <= len(movable)})
+    ends = sorted({size - w for w in widths(size) if 0 < size - w <= len(movable)})
     return [movable[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 

@@ -65,9 +65,14 @@ class Meter:
             return lambda kept: 1 - cost.weights_removed(self._structure, kept) / total
         return lambda kept: self._constants_left(kept, in_bytes=kind == "size")
 
-    def unit_costs(self, kind: str) -> F64:
-        """Return what removing each unit alone would save, ``float64 [units]``, in any unit."""
-        return cost.unit_costs(self._structure, self._amounts.get(kind))
+    def unit_costs(self, kind: str, block: int | None = None) -> F64:
+        """Return what removing each unit alone would save, ``float64 [units]``, in any unit.
+
+        Args:
+            kind: that of a budget.
+            block: channels that are computed together: fewer outputs save nothing (None: 1).
+        """
+        return cost.unit_costs(self._structure, self._amounts.get(kind), block or 1)
 
     def _constants_left(self, kept: Bool, *, in_bytes: bool) -> float:
         """Return the share of the float constants, or of the file's bytes, that stays."""

@@ -230,13 +230,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
     help="Samples per run, unless the models fix it.",
 )
 @options.threads
-@click.option(
-    "--provider",
-    default="CPUExecutionProvider",
-    show_default=True,
-    metavar="NAME",
-    help="onnxruntime's execution provider.",
-)
+@options.provider
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),

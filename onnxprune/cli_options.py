@@ -83,6 +83,13 @@ threads = click.option(
     default=0,
     help="onnxruntime threads (0: its own choice).",
 )
+provider = click.option(
+    "--provider",
+    default="CPUExecutionProvider",
+    show_default=True,
+    metavar="NAME",
+    help="onnxruntime's execution provider for measuring latency.",
+)
 seed = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
 )
@@ -149,6 +156,10 @@ deciding = _together(
     _ratio("--sparsity", "Fraction of the weights that leaves, between 0 and 1.", "S"),
     _ratio("--params", "Instead: parameters of the pruned model, as a fraction of MODEL's."),
     _ratio("--macs", "Instead: its operations, as a fraction of MODEL's."),
+    _ratio(
+        "--latency",
+        "Instead: its latency, likewise, measured on this machine with --threads and --provider.",
+    ),
     click.option("--size", callback=_size, metavar="2MB", help="Instead: its file size, at most."),
     click.option(
         "--max-drop",
@@ -199,11 +210,12 @@ deciding = _together(
         show_default=True,
         metavar="auto|N",
         help="Prefer channel counts that are multiples of N, which run faster; auto: of 8, or of "
-        "an eighth of a narrow group.",
+        "an eighth of a narrow group; for --latency of 8 or 16, as measured.",
     ),
     exclude,
     inexact,
     reading,
+    provider,
     seed,
     cache,
 )
@@ -282,7 +294,7 @@ writing = _together(
     quiet,
 )
 
-BUDGETS = ("sparsity", "params", "macs", "size")
+BUDGETS = ("sparsity", "params", "macs", "latency", "size")
 
 
 def check_goal(settings: Mapping[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +22,7 @@ from onnxprune.selection import Sensitivity
 from onnxprune.spread import SPREADS, erk_share
 from onnxprune.structure import Structure
 from onnxprune.subject import Subject
+from onnxprune.widths import preferred_width
 
 
 class Decider:
@@ -47,6 +50,12 @@ class Decider:
         self._meter = meter
         self._request = request
 
+    def aligned(self, align: int) -> Decider:
+        """Return one that knows the same and prefers an alignment."""
+        other = copy(self)
+        other._request = replace(self._request, align=align)
+        return other
+
     def channels(self, budget: Budget) -> PruningPlan:
         """Remove channels until a budget is met.
 
@@ -55,17 +64,24 @@ class Decider:
         """
         structure = self._subject.structure
         remaining = self._meter.remaining(budget.kind)
-        costs = self._meter.unit_costs(budget.kind) if self._additive else None
+        costs = self._meter.unit_costs(budget.kind, self._block(budget)) if self._additive else None
         units = allocate_channels(
             structure,
             self._unit_scores,
             lambda kept: 1 - remaining(structure.units.keep(kept)),
             1 - budget.limit,
             align=self._request.align,
+            block=self._block(budget),
             costs=costs,
             goal="" if budget.kind == "sparsity" else budget.asked,
         )
         return plan_from_units(self._subject.original.sha256, structure, units)
+
+    def _block(self, budget: Budget) -> int | None:
+        """Return the channels that this machine computes together, where that is to decide."""
+        if self._request.align is None and budget.kind == "latency":
+            return preferred_width(self._request.provider)
+        return None
 
     def zeros(self, sparsity: float, base: PruningPlan | None = None) -> PruningPlan:
         """Zero single weights until, with the channels that leave anyway, so many are gone.

@@ -17,6 +17,7 @@ from onnxprune.recover import compensate_bias
 from onnxprune.recovery import ALL, Effort, Ladder, recover_classifier, recover_layers
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
+from onnxprune.speed import Speed
 from onnxprune.study import Study
 from onnxprune.verify import Verification, masked, verify
 
@@ -36,6 +37,7 @@ class Outcome:
         recovery: the steps of the recovery, for the report.
         warnings: what the user should know of them.
         selected: accuracy on the *select* samples, None without any.
+        speed: measured latency; None if it was not measured.
     """
 
     plan: PruningPlan
@@ -45,6 +47,7 @@ class Outcome:
     recovery: dict[str, Any]
     warnings: tuple[str, ...]
     selected: Accuracy | None
+    speed: Speed | None = None
 
 
 def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:

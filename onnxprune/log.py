@@ -22,6 +22,12 @@ class Log:
         self.progress = progress
         self.timings: dict[str, float] = {}
         self.warnings: list[str] = []
+        self._start = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._start
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -27,6 +27,7 @@ from onnxprune.rectifiers import find_rectifiers
 from onnxprune.request import Mode, Request, settled
 from onnxprune.result import PruneResult, measured, save
 from onnxprune.search import find_plan, search
+from onnxprune.session import PROVIDER, check_provider
 from onnxprune.study import Study
 from onnxprune.subject import observe_inputs
 from onnxprune.targets import data_target, default_target
@@ -56,6 +57,7 @@ def prune(
     sparsity: float | None = None,
     params: float | None = None,
     macs: float | None = None,
+    latency: float | None = None,
     size: int | None = None,
     max_drop: float | None = None,
     min_accuracy: float | None = None,
@@ -76,6 +78,7 @@ def prune(
     random_inputs: bool = False,
     lossless: bool = False,
     empirical: bool = False,
+    provider: str = PROVIDER,
     cache: bool = True,
     progress: Progress = silent,
 ) -> PruneResult:
@@ -89,6 +92,7 @@ def prune(
             exactly one budget (this to ``size``), or ``max_drop`` alone.
         params: the float constants of the pruned model, as a fraction of the original's.
         macs: its operations, likewise.
+        latency: its latency on this machine, likewise; measured with ``threads``.
         size: its file size in bytes.
         max_drop: accuracy that may be lost on held-out samples, as a fraction.
         min_accuracy: accuracy to be kept on them.
@@ -109,6 +113,7 @@ def prune(
         random_inputs: work without samples.
         lossless: remove only what does not change the outputs; needs no samples.
         empirical: with ``lossless``, take what rectifiers always do on ``data`` for certain.
+        provider: onnxruntime's execution provider that latency is measured with.
         cache: use and keep what was measured (see :mod:`onnxprune.cache`).
         progress: see :data:`~onnxprune.holdout.Progress`.
 
@@ -121,6 +126,7 @@ def prune(
         sparsity=sparsity,
         params=params,
         macs=macs,
+        latency=latency,
         size=size,
         max_drop=max_drop,
         min_accuracy=min_accuracy,
@@ -138,6 +144,7 @@ def prune(
         batch_size=batch_size,
         lossless=lossless,
         empirical=empirical,
+        provider=provider,
     )
     original = _load(model)
     study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
@@ -274,6 +281,7 @@ def _study(
         )
     if request.empirical and data is None:
         raise CalibrationError("empirical needs calibration samples")
+    check_provider(request.provider)
     class_output(original, request.output)
     log = Log(progress)
     with log.stage("load"):

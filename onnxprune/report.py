@@ -13,6 +13,7 @@ from onnxprune.cleaning import CleanUp
 from onnxprune.cost import Cost
 from onnxprune.entropy import Activity
 from onnxprune.selection import Sensitivity
+from onnxprune.speed import Speed
 from onnxprune.structure import Frozen
 from onnxprune.verify import Verification
 
@@ -82,6 +83,7 @@ class Report:
     layers: Sequence[Layer]
     timings: Mapping[str, float]
     warnings: Sequence[str] = field(default=())
+    speed: Speed | None = None
     drop: Drop | None = None
     gate_met: bool = True
 
@@ -95,6 +97,13 @@ class Report:
             "after": self.after.to_dict(),
             "sparsity": {"requested": self.request["sparsity"], "achieved": self.achieved},
             **{name: self._ratio(name) for name in ("params", "macs")},
+            "latency": {
+                "requested": self.request["latency"],
+                "achieved": self.speed.value if self.speed else None,
+                "low": self.speed.low if self.speed else None,
+                "high": self.speed.high if self.speed else None,
+                "batch": self.speed.batch if self.speed else None,
+            },
             "size": {"requested": self.request["size"], "achieved": self.after.cost.bytes},
             "split": self.split,
             "quality": {
@@ -138,6 +147,7 @@ class Report:
             "sparsity": self.achieved,
             "params": self._ratio("params")["achieved"],
             "macs": self._ratio("macs")["achieved"],
+            "latency": self.speed.value if self.speed else math.nan,
             "size": self.after.cost.bytes,
         }
         kind = next((k for k in reached if self.request[k] is not None), None)
@@ -166,6 +176,13 @@ class Report:
         parts += [Text(achieved), Text(proof)]
         if self.clean_up:
             parts.append(Text(self.clean_up.summary()))
+        if self.speed:
+            parts.append(
+                Text(
+                    f"latency: {self.speed.value:.3f} of the original's ({self.speed.low:.3f} to "
+                    f"{self.speed.high:.3f}), measured on this machine at batch {self.speed.batch}"
+                )
+            )
         if self.split["zeros"] > 0:
             parts.append(
                 Text(

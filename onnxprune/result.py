@@ -17,6 +17,7 @@ from onnxprune.observe import observe
 from onnxprune.report import Report, Side
 from onnxprune.request import DROP
 from onnxprune.search import drop_of
+from onnxprune.speed import refusal
 from onnxprune.study import Study
 from onnxprune.targets import check_target, data_target, default_target, write_files
 
@@ -52,7 +53,7 @@ def measured(
         after_cost = cost.measure(final, observe(final, study.feeds, threads=study.request.threads))
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
-    missed = _missed(study, outcome)
+    missed = _missed(study, outcome) or refusal(outcome.speed)
     decided = not (edited or study.request.mode == "weights" or study.request.lossless)
     trials = study.decider.sensitivities if decided else []
     report = Report(
@@ -62,6 +63,7 @@ def measured(
         before=Side(subject.cost, before),
         after=Side(after_cost, after),
         achieved=_achieved(study, after_cost, edited=edited),
+        speed=outcome.speed,
         drop=drop_of(study, outcome),
         gate_met=not missed,
         verification=outcome.verification,

@@ -15,6 +15,8 @@ from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
 from onnxprune.request import DROP
 from onnxprune.rewrite import rewrite
+from onnxprune.speed import check_speed, measure_speed, refusal
+from onnxprune.steering import within_latency
 from onnxprune.study import Study
 
 SPLITS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
@@ -23,7 +25,10 @@ SPLITS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
 MACS = tuple(round(0.95 * 0.91**k, 4) for k in range(31, -1, -1))
 """Ratios of the operations that are tried for the fewest within a bound on the accuracy."""
 
-TIGHTENINGS = 5
+TIGHTENINGS, STEERINGS = 5, 2
+
+ALIGNMENTS = (8, 16)
+"""What is tried where removing channels made a model slower."""
 
 
 def search(study: Study) -> Outcome:
@@ -32,8 +37,10 @@ def search(study: Study) -> Outcome:
     Raises:
         BudgetError: if there is none; names the best achievable.
     """
-    found = _found(study)
-    return found if isinstance(found, Outcome) else execute(study, found)
+    outcome = _timed(study, _carried_out(study))
+    if outcome.speed and outcome.speed.is_slower:
+        return _repaired(study, outcome)
+    return outcome
 
 
 def find_plan(study: Study) -> PruningPlan:
@@ -44,6 +51,11 @@ def find_plan(study: Study) -> PruningPlan:
     """
     found = _found(study)
     return found.plan if isinstance(found, Outcome) else found
+
+
+def _carried_out(study: Study) -> Outcome:
+    found = _found(study)
+    return found if isinstance(found, Outcome) else execute(study, found)
 
 
 def _found(study: Study) -> Outcome | PruningPlan:
@@ -57,7 +69,51 @@ def _found(study: Study) -> Outcome | PruningPlan:
         return study.decider.zeros(request.sparsity)
     if request.sparsity is not None and request.mode == "auto" and study.selected:
         return _split(study, request.sparsity)
+    if request.latency is not None:
+        return _steered(study, request.limit(study.bytes))
     return _within(study, request.limit(study.bytes))
+
+
+def _steered(study: Study, budget: Budget) -> Outcome:
+    """Meet a latency; what the recovery does to it is only known once it is there."""
+    limit = budget
+    for _ in range(STEERINGS):
+        found = within_latency(study, limit)
+        outcome = execute(study, found.plan)
+        speed = measure_speed(study, outcome.model)
+        outcome = replace(outcome, speed=speed)
+        if speed.low <= budget.limit:
+            return outcome
+        limit = replace(limit, limit=found.speed.value * budget.limit / speed.value)
+    study.log.warnings.append(
+        f"{budget.asked} was missed: {speed.value:.4f} ({speed.low:.4f} to {speed.high:.4f}) was "
+        "measured in the end; ask for less, or measure on a machine with less to do"
+    )
+    return outcome
+
+
+def _timed(study: Study, outcome: Outcome) -> Outcome:
+    """Measure the latency of what lost channels; zeros do not change it."""
+    if outcome.speed or all(kept.all() for kept in outcome.plan.keep.values()):
+        return outcome
+    return replace(outcome, speed=check_speed(study, outcome.model))
+
+
+def _repaired(study: Study, slower: Outcome) -> Outcome:
+    """Give a model that is slower than its original the widths that processors like."""
+    for align in ALIGNMENTS:
+        try:
+            outcome = _timed(study, _carried_out(study.aligned(align)))
+        except BudgetError:
+            continue
+        if not refusal(outcome.speed):
+            study.log.warnings.append(
+                f"removing channels that way made the model slower than the original (latency "
+                f"ratio {slower.speed.value if slower.speed else 1:.3f}); their numbers are "
+                f"therefore multiples of {align}"
+            )
+            return outcome
+    return slower
 
 
 def drop_of(study: Study, outcome: Outcome) -> Drop | None:

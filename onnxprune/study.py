@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +22,7 @@ from onnxprune.fingerprint import Fingerprints, files_hash
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
 from onnxprune.log import Log
+from onnxprune.node_times import measure_nodes
 from onnxprune.recovery import sample_chunks
 from onnxprune.rectifiers import find_rectifiers
 from onnxprune.request import Request
@@ -28,6 +31,9 @@ from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.subject import Subject, observe_inputs, trace_subject
+
+TIMED_SAMPLES = 4
+"""Samples of a run whose latency is measured, where the model leaves their number open."""
 
 
 class Study:
@@ -157,6 +163,24 @@ class Study:
         return cost.node_macs(self.subject.folded, self.subject.shapes)
 
     @cached_property
+    def timing_feeds(self) -> Feeds:
+        """What latency is measured on: few samples, or all of a fixed batch or made-up inputs."""
+        if self.subject.original.fixed_batch or not len(self.samples.fit):
+            return self.feeds
+        return {name: value[:TIMED_SAMPLES] for name, value in self.feeds.items()}
+
+    @cached_property
+    def node_seconds(self) -> Mapping[str, float]:
+        """Measured seconds of each node of the original."""
+        with self.log.stage("latency"):
+            return measure_nodes(
+                self.subject.folded,
+                self.timing_feeds,
+                threads=self.request.threads,
+                provider=self.request.provider,
+            )
+
+    @cached_property
     def decider(self) -> Decider:
         """What turns budgets into plans."""
         subject, request = self.subject, self.request
@@ -166,8 +190,16 @@ class Study:
         errors = None
         if request.uses_errors:
             errors = ErrorsLeft(subject, self._moments, self._cache, self._fitting)
-        meter = Meter(subject.folded, subject.structure, subject.cost, self.node_macs)
+        seconds = self.node_seconds if request.latency is not None else None
+        meter = Meter(subject.folded, subject.structure, subject.cost, self.node_macs, seconds)
         return Decider(subject, scorer, errors, meter, request)
+
+    def aligned(self, align: int) -> Study:
+        """Return the same study, everything that was measured included, with an alignment."""
+        other = copy(self)
+        other.request = replace(self.request, align=align)
+        other.decider = self.decider.aligned(align)
+        return other
 
     def accuracy(self, model: Model, part: Part) -> Accuracy | None:
         """Measure a model on a part of the samples; None if it is empty."""

@@ -149,3 +149,18 @@ def test_no_tensor_is_emptied():
     assert masks["low"].sum() == 1
     with pytest.raises(BudgetError, match=r"best achievable is 0\.95"):
         allocate_weights(scores, nonzero, 40, 0.96)
+
+
+def test_where_time_counts_wide_groups_are_cut_by_blocks_and_narrow_ones_finely() -> None:
+    s = structure(16, 64, 100)
+    scores = np.random.default_rng(0).random(len(s.units))
+    seen: list[set[int]] = [set(), set(), set()]
+    for sparsity in np.linspace(0.05, 0.9, 40):
+        kept = allocate_channels(s, scores, share, sparsity, align=None, block=16)
+        for widths, group in zip(seen, s.groups, strict=True):
+            widths.add(int(kept[group.units].sum()))
+    assert all(w % 2 == 0 for w in seen[0]), "these save time where they are read"
+    assert len(seen[0]) > 4
+    for widths, size in zip(seen[1:], (64, 100), strict=True):
+        assert {w for w in widths if w > 16} <= {16 * k for k in range(2, 7)} | {size}
+        assert len(widths) > 3

@@ -160,7 +160,7 @@ def test_zeros_can_be_edited_with_numpy(tiny: Path) -> None:
     import base64
 
     keep = np.ones((8, 2, 3, 3), dtype=bool)
-    keep[3] = keep[:, 1, 0] = False
+    keep[3, 0] = keep[:, 1, 0] = False
 
     def change(plan: Any) -> None:
         bits = base64.b64encode(np.packbits(keep)).decode()

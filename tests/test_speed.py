@@ -1,0 +1,368 @@
+"""Measured latency: what is concluded from it, with measurements of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune import cli, cost, graph, node_times, pipeline, search, speed, steering, widths
+from onnxprune.budget import Budget
+from onnxprune.errors import BudgetError, ModelError, QualityError
+from onnxprune.graph import Model
+from onnxprune.latency import Comparison, Ratio, Timing
+from onnxprune.node_times import OTHERS, attribute, measure_nodes, medians
+from onnxprune.observe import observe
+from onnxprune.pruning_plan import PruningPlan
+from onnxprune.session import NodeRun
+from onnxprune.speed import Speed
+from onnxprune.steering import CLOSE, MEASUREMENTS, steer
+from onnxprune.study import Study
+from onnxprune.widths import choose, preferred_width
+
+ROOT = Path(__file__).parent.parent
+RESNET = ROOT / "models" / "digits_resnet.onnx"
+MOBILENET = ROOT / "models" / "digits_mobilenet.onnx"
+DIGITS = ROOT / "calibration" / "digits"
+BRIEF = {"recover": "none", "metric": "magnitude"}
+
+
+def exactly(value: float) -> Speed:
+    return Speed(value, value, value, 4)
+
+
+class Machine:
+    """Plans by the width of one group, and what they are measured to take."""
+
+    def __init__(self, measured: Callable[[float], float], widths: int = 1000, least: float = 0.0):
+        self.measured, self.widths, self.least = measured, widths, least
+        self.timed: list[float] = []
+
+    def plan(self, ratio: float) -> PruningPlan:
+        if ratio < self.least:
+            raise BudgetError("too little")
+        kept = np.arange(self.widths) < int(ratio * self.widths)
+        return PruningPlan("", {"group": kept})
+
+    def time(self, plan: PruningPlan) -> Speed:
+        self.timed.append(float(plan.keep["group"].mean()))
+        return exactly(self.measured(self.timed[-1]))
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize(
+    "measured",
+    [
+        lambda p: p,
+        lambda p: p**2,
+        lambda p: p**0.5,
+        lambda p: 0.2 + 0.8 * p,
+        lambda p: 1.1 * p,
+        lambda p: min(1.0, 1.25 * p),
+        lambda p: np.ceil(p * 40) / 40,
+    ],
+)
+def test_a_budget_is_met_closely_after_few_measurements(
+    measured: Callable[[float], float], limit: float
+) -> None:
+    machine = Machine(measured)
+    found = steer(Budget("latency", limit, ""), machine.plan, machine.time)
+    assert (1 - CLOSE) * limit <= found.speed.value <= limit
+    assert len(machine.timed) <= MEASUREMENTS
+    assert found.speed.value == measured(float(found.plan.keep["group"].mean()))
+
+
+def test_coarse_steps_give_the_best_of_them() -> None:
+    machine = Machine(lambda p: p, widths=4)
+    found = steer(Budget("latency", 0.7, ""), machine.plan, machine.time)
+    assert found.speed.value == 0.5
+    assert len(machine.timed) == len(set(machine.timed)), "no plan is timed twice"
+
+
+def test_a_ratio_that_cannot_be_told_from_the_budget_is_close() -> None:
+    machine = Machine(lambda p: p)
+    vague = steer(
+        Budget("latency", 0.5, ""),
+        machine.plan,
+        lambda plan: replace(machine.time(plan), value=0.4, high=0.51),
+    )
+    assert len(machine.timed) == 1
+    assert vague.speed.value == 0.4
+
+
+@pytest.mark.parametrize("least", [0.0, 0.3, 0.6])
+def test_the_best_that_was_measured_is_named(least: float) -> None:
+    machine = Machine(lambda p: 0.5 + 0.5 * p, least=least)
+    with pytest.raises(BudgetError, match=r"latency 0\.4 cannot be reached") as error:
+        steer(Budget("latency", 0.4, "latency 0.4"), machine.plan, machine.time)
+    assert f"{0.5 + 0.5 * min(machine.timed):.4f}" in str(error.value)
+    assert min(machine.timed) <= least + 0.05
+
+
+def test_nothing_that_can_leave_is_said_so() -> None:
+    machine = Machine(lambda p: p, least=2.0)
+    with pytest.raises(BudgetError, match="that of the original"):
+        steer(Budget("latency", 0.4, "latency 0.4"), machine.plan, machine.time)
+
+
+# -- node times ------------------------------------------------------------------------------
+
+
+def residual() -> onnx.ModelProto:
+    """Return two convolutions that meet in a sum with a Relu, and a pool behind them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Conv", ["x", "w"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["y"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 4, 8, 8]), ("y", [1, 4, 1, 1]))
+    ]
+    weight = numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w")
+    return helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], [weight]))
+
+
+@pytest.mark.parametrize(("own", "other"), [(0, "b"), (1, "a")])
+def test_a_fused_product_is_the_layer_that_is_not_found_otherwise(own: int, other: str) -> None:
+    """The sum and the Relu went into one of the convolutions; the other has its own name."""
+    seconds = attribute(
+        residual(),
+        {
+            ("onnxprune-3-0_nchwc", "Conv"): 5.0,
+            (f"onnxprune-{own}-0_nchwc", "Conv"): 1.0,
+            ("onnxprune-4-node", "GlobalAveragePool"): 0.5,
+            ("ReorderInput_token_3", "ReorderInput"): 0.25,
+        },
+    )
+    mine = {"a": "b", "b": "a"}[other]
+    assert seconds == {mine: 1.0, other: 5.0, "c": 0.0, "d": 0.0, "y": 0.5, OTHERS: 0.25}
+
+
+def test_a_fused_operator_without_product_counts_as_itself() -> None:
+    seconds = attribute(residual(), {("onnxprune-3-node", "FusedAddRelu"): 2.0})
+    assert seconds["d"] == 2.0
+    assert sum(seconds.values()) == 2.0
+
+
+def test_the_median_of_runs_is_what_counts() -> None:
+    runs = [NodeRun("a", "Conv", s) for s in (1.0, 2.0, 30.0)]
+    runs += [NodeRun("b", "Add", s) for s in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)]
+    assert medians(runs, 3) == {("a", "Conv"): 2.0, ("b", "Add"): 2.0}
+
+
+@pytest.mark.parametrize("path", [RESNET, MOBILENET], ids=lambda p: p.stem)
+def test_every_layer_is_found_in_the_profile(path: Path) -> None:
+    model = graph.load(path)
+    before = model.proto.SerializeToString()
+    feeds = {"image": np.zeros((4, 1, 8, 8), np.float32)}
+    seconds = measure_nodes(model, feeds, threads=1)
+    layers = [n.output[0] for n in model.proto.graph.node if n.op_type in ("Conv", "Gemm")]
+    assert len(layers) > 5
+    assert all(seconds[name] > 0 for name in layers)
+    assert seconds[OTHERS] < sum(seconds.values())
+    assert model.proto.SerializeToString() == before
+
+
+def test_a_node_with_a_subgraph_is_profiled() -> None:
+    """What a subgraph reads from outside keeps its name."""
+    branch = helper.make_graph(
+        [helper.make_node("Add", ["y0", "y0"], ["z"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+    )
+    proto = residual()
+    proto.graph.node[-1].output[0] = "y0"
+    proto.graph.node.append(
+        helper.make_node("If", ["always"], ["y"], then_branch=branch, else_branch=branch)
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    proto.ir_version, proto.opset_import[0].version = 8, 13
+    seconds = measure_nodes(Model(proto), {"x": np.ones((1, 4, 8, 8), np.float32)}, threads=1)
+    assert set(seconds) == {"a", "b", "c", "d", "y0", "y", OTHERS}
+    assert node_times.FEW_RUNS <= node_times.RUNS
+
+
+# -- widths ----------------------------------------------------------------------------------
+
+
+def blocks_of(size: int, overhead: float = 0.1) -> dict[int, float]:
+    return {w: overhead + 0.01 * size * np.ceil(w / size) for pair in widths.PAIRS for w in pair}
+
+
+def test_the_width_is_that_of_the_blocks() -> None:
+    assert choose(blocks_of(16)) == 16
+    assert choose(blocks_of(8)) == 8
+    assert choose(blocks_of(1)) == 8
+    noisy = blocks_of(16)
+    noisy[56] *= 0.9
+    assert choose(noisy) == 8, "only what is clear steers"
+    assert preferred_width() in (widths.FINE, widths.COARSE)
+    assert preferred_width("NoSuchProvider") == widths.FINE
+
+
+# -- pruning ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let 70 % of the latency go with the operations; return what was measured."""
+    timed: list[float] = []
+
+    def measure(study: Study, model: Model) -> Speed:
+        macs = cost.measure(model, observe(model, study.feeds, threads=1)).macs
+        timed.append(0.3 + 0.7 * macs / study.subject.cost.macs)
+        return exactly(timed[-1])
+
+    monkeypatch.setattr(steering, "measure_speed", measure)
+    monkeypatch.setattr(search, "measure_speed", measure)
+    return timed
+
+
+@pytest.mark.parametrize("recover", ["none", "bias"])
+@pytest.mark.parametrize("latency", [0.6, 0.8])
+def test_a_latency_is_met_by_what_is_written(
+    by_macs: list[float], latency: float, recover: str
+) -> None:
+    result = pipeline.prune(
+        RESNET, DIGITS, latency=latency, recover=recover, metric="magnitude", align=1
+    )
+    report = result.report.to_dict()
+    assert report["latency"]["requested"] == latency
+    assert (1 - CLOSE) * latency <= report["latency"]["achieved"] <= latency
+    share = report["after"]["macs"] / report["before"]["macs"]
+    assert report["latency"]["achieved"] == pytest.approx(0.3 + 0.7 * share)
+    assert report["latency"]["batch"] == 4
+    assert len(by_macs) <= MEASUREMENTS + 1
+
+
+def test_a_latency_that_cannot_be_reached(by_macs: list[float]) -> None:
+    with pytest.raises(BudgetError, match=r"latency 0\.2 cannot be reached .* best latency"):
+        pipeline.prune(RESNET, DIGITS, latency=0.2, **BRIEF)
+    assert by_macs
+
+
+@pytest.mark.usefixtures("by_macs")
+def test_a_miss_in_the_end_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finished model is slower than the plan was: so the next plan removes more."""
+    steered = search.measure_speed
+    monkeypatch.setattr(search, "measure_speed", lambda s, m: exactly(1.1 * steered(s, m).value))
+    report = pipeline.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
+    assert report.speed is not None
+    assert report.speed.value <= 0.7
+    monkeypatch.setattr(search, "measure_speed", lambda _, __: exactly(0.9))
+    report = pipeline.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
+    assert any("latency 0.7 was missed: 0.9000" in text for text in report.warnings)
+
+
+@pytest.mark.usefixtures("by_macs")
+def test_the_width_of_the_machine_is_a_preference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.decide.preferred_width", lambda _: 4)
+    report = pipeline.prune(RESNET, DIGITS, latency=0.7, **BRIEF).report
+    assert any(g.kept < g.units for g in report.groups)
+    assert all(g.kept % 4 == 0 for g in report.groups)
+
+
+def test_what_came_out_slower_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(_: Study, model: Model) -> Speed:
+        odd = any(t.dims[0] % 8 for t in model.proto.graph.initializer if len(t.dims) == 4)
+        return replace(exactly(1.2 if odd else 0.8), is_slower=odd)
+
+    monkeypatch.setattr(search, "check_speed", check)
+    result = pipeline.prune(RESNET, DIGITS, sparsity=0.45, mode="channels", align=1, **BRIEF)
+    assert result.report.achieved >= 0.45
+    assert all(g.kept % 8 == 0 for g in result.report.groups)
+    assert any("multiples of 8" in text for text in result.report.warnings)
+    assert result.report.request["align"] == 1
+    assert not result.missed
+
+
+def test_what_stays_slower_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slow = replace(exactly(1.2), is_slower=True)
+    monkeypatch.setattr(search, "check_speed", lambda _, __: slow)
+    result = pipeline.prune(RESNET, DIGITS, sparsity=0.5, mode="channels", **BRIEF)
+    with pytest.raises(QualityError, match="slower than the original"):
+        pipeline.save(result, tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
+    pipeline.save(result, tmp_path / "out.onnx", force=True)
+    zeros = pipeline.prune(RESNET, DIGITS, sparsity=0.5, mode="weights", **BRIEF)
+    assert zeros.report.speed is None, "zeros change nothing, so nothing is timed"
+    assert not zeros.missed
+
+
+@pytest.mark.parametrize("settled", [True, False])
+@pytest.mark.parametrize(("low", "slower"), [(1.05, True), (1.01, False), (0.7, False)])
+def test_only_what_is_known_is_slower(low: float, slower: bool, settled: bool) -> None:
+    timing = Timing(1.0, 1.0, 1.0, 1.0, 1.0)
+    ratios = (Ratio(1.0, 1.0, 1.0, (1.0, 1.0)), Ratio(low + 0.01, low, low + 0.02, (low, low)))
+    result = speed.speed_of(Comparison((timing, timing), ratios, 9, 9, 1.0, settled), 4)
+    assert result.is_slower == (slower and settled)
+    assert (result.value, result.low, result.high) == (low + 0.01, low, low + 0.02)
+
+
+def test_a_second_look_before_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def measure(_: Study, __: Model, seconds: float = speed.SECONDS) -> Speed:
+        looks.append(seconds)
+        return exactly(values[len(looks) - 1])
+
+    monkeypatch.setattr(speed, "measure_speed", measure)
+    monkeypatch.setattr(speed, "_one_run", lambda _: one_run)
+    study = SimpleNamespace(log=SimpleNamespace(elapsed=1.0))
+    one_run, values = 0.001, [0.9]
+    assert speed.check_speed(study, None) == exactly(0.9)
+    assert looks == [speed.LOOK_S]
+    looks.clear()
+    values = [1.2, 0.95]
+    assert speed.check_speed(study, None) == exactly(0.95)
+    assert looks == [speed.LOOK_S, speed.SECONDS]
+    looks.clear()
+    one_run = 3.0
+    assert speed.check_speed(study, None) is None
+    assert not looks, "a model that takes seconds is not timed after a run of one"
+    study.log.elapsed = 3600.0
+    assert speed.check_speed(study, None) is not None
+
+
+def test_the_real_check_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "check_speed", speed.check_speed)
+    latency = pipeline.prune(
+        RESNET, DIGITS, sparsity=0.6, mode="channels", threads=1, **BRIEF
+    ).report.to_dict()["latency"]
+    assert latency["requested"] is None
+    assert 0 < latency["low"] <= latency["achieved"] <= latency["high"]
+    assert latency["batch"] == 4
+
+
+@pytest.mark.usefixtures("by_macs")
+def test_the_command_line(tmp_path: Path) -> None:
+    def run(*args: object) -> tuple[int, str, str]:
+        result = CliRunner().invoke(cli.main, [str(a) for a in args])
+        return result.exit_code, result.stdout, result.stderr
+
+    common = (RESNET, "--calib", DIGITS, "-o", tmp_path / "out.onnx", "--recover", "none")
+    code, out, _ = run(*common, "--latency", 0.7)
+    assert code == 0
+    assert "latency: requested 0.7, achieved 0.6" in out
+    assert "measured on this machine at batch 4" in out
+    assert run(*common, "--latency", 0.7, "--mode", "weights")[0] == 2
+    assert run(*common, "--latency", 1.5)[0] == 2
+    code, _, error = run(*common, "--latency", 0.7, "--force", "--provider", "Abacus")
+    assert code == 1
+    assert error.startswith("onnxprune: error: provider 'Abacus' is not in this onnxruntime")
+
+
+def test_a_provider_must_exist() -> None:
+    with pytest.raises(ModelError, match="'Abacus'"):
+        pipeline.prune(RESNET, DIGITS, latency=0.5, provider="Abacus")
