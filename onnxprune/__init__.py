@@ -34,7 +34,9 @@ if TYPE_CHECKING:
         prune,
         save,
         save_plan,
+        sweep,
     )
+    from onnxprune.sweeping import Curve
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,7 @@ _HOME = {
     "Benchmark": "onnxprune.benchmark",
     "BudgetError": "onnxprune.errors",
     "CalibrationError": "onnxprune.errors",
+    "Curve": "onnxprune.sweeping",
     "InternalError": "onnxprune.errors",
     "ModelError": "onnxprune.errors",
     "OnnxpruneError": "onnxprune.errors",
@@ -61,6 +64,7 @@ _HOME = {
     "prune": "onnxprune.pipeline",
     "save": "onnxprune.pipeline",
     "save_plan": "onnxprune.pipeline",
+    "sweep": "onnxprune.pipeline",
 }
 
 __all__ = [
@@ -68,6 +72,7 @@ __all__ = [
     "Benchmark",
     "BudgetError",
     "CalibrationError",
+    "Curve",
     "InternalError",
     "ModelError",
     "OnnxpruneError",
@@ -86,6 +91,7 @@ __all__ = [
     "prune",
     "save",
     "save_plan",
+    "sweep",
 ]
 
 

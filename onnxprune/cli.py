@@ -221,6 +221,71 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
 
 
 @main.command()
+@options.model
+@options.calib
+@click.option(
+    "--macs",
+    "ratios",
+    callback=options.numbers,
+    default="0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2",
+    show_default=True,
+    metavar="R,R,...",
+    help="Operations that remain, as fractions of MODEL's.",
+)
+@options.evaluation
+@options.exclude
+@options.reading
+@options.seed
+@options.cache
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="JSON",
+    help="Write the curve here.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="PNG|SVG",
+    help="Draw it here (needs matplotlib: pip install 'onnxprune[plot]').",
+)
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@options.as_json
+@options.quiet
+def sweep(
+    model: Path,
+    data: Path | None,
+    out: Path | None,
+    plot: Path | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Measure what accuracy is left at many budgets of operations, from one calibration."""
+    if data is None:
+        raise click.UsageError("give --calib DATA")
+    for target in (out, plot):
+        if target is not None:
+            check_target(target, _sources(model, [data, settings["eval_data"]]), force=force)
+
+    from onnxprune import pipeline
+
+    with progress_bar(quiet or as_json) as progress:
+        curve = pipeline.sweep(model, data, progress=progress, **settings)
+    if out is not None:
+        write_files({out: [curve.to_json().encode()]})
+    if plot is not None:
+        curve.plot(plot)
+    _warn(curve.warnings)
+    if as_json:
+        click.echo(curve.to_json(), nl=False)
+    elif not quiet:
+        _print(curve.summary())
+
+
+@main.command()
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--batch-size",

@@ -15,7 +15,7 @@ RECOVERIES = ("none", "bias", "full")
 ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
 
 
-def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+def numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     """Read comma-separated numbers, such as 0.485,0.456,0.406."""
     try:
         return None if value is None else tuple(float(v) for v in value.split(","))
@@ -94,8 +94,8 @@ seed = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
 )
 _scaling = _together(
-    click.option("--mean", callback=_numbers, metavar="R,G,B", help="Image means, on 0..1."),
-    click.option("--std", callback=_numbers, metavar="R,G,B", help="Image deviations, on 0..1."),
+    click.option("--mean", callback=numbers, metavar="R,G,B", help="Image means, on 0..1."),
+    click.option("--std", callback=numbers, metavar="R,G,B", help="Image deviations, on 0..1."),
 )
 _batches = _together(
     threads,

@@ -14,7 +14,7 @@ from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
 from onnxprune.calibrate import calibrate
 from onnxprune.data import open_dataset
 from onnxprune.entropy import activities, watch
-from onnxprune.errors import CalibrationError, PlanError
+from onnxprune.errors import CalibrationError, OnnxpruneError, PlanError
 from onnxprune.execute import execute
 from onnxprune.folding import fold
 from onnxprune.graph import Model
@@ -30,6 +30,7 @@ from onnxprune.search import find_plan, search
 from onnxprune.session import PROVIDER, check_provider
 from onnxprune.study import Study
 from onnxprune.subject import observe_inputs
+from onnxprune.sweeping import RATIOS, Curve, sweep_macs
 from onnxprune.targets import data_target, default_target
 from onnxprune.trace import trace
 
@@ -47,6 +48,7 @@ __all__ = [
     "prune",
     "save",
     "save_plan",
+    "sweep",
 ]
 
 
@@ -258,6 +260,65 @@ def apply(
     check_structure(plan, study.subject.structure)
     before = study.reported
     return measured(study, execute(study, plan), str(model), before, edited=True)
+
+
+def sweep(
+    model: str | Path,
+    data: str | Path,
+    ratios: Sequence[float] = RATIOS,
+    *,
+    eval_data: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    metric: str = "f-magnitude",
+    recover: str = "full",
+    output: str = "",
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    threads: int = 0,
+    batch_size: int = 32,
+    cache: bool = True,
+    progress: Progress = silent,
+) -> Curve:
+    """Measure what accuracy is left at many budgets of operations, from one calibration.
+
+    Args:
+        model: path of the model.
+        data: as for :func:`prune`, like the settings that are not listed here.
+        ratios: operations that remain, as fractions of the original's.
+        eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
+        mean: channel means for image folders, on the 0..1 scale.
+        std: channel standard deviations, likewise.
+        metric: the criterion.
+        recover: ``full``, ``bias`` or ``none``.
+        output: name of the output with the class scores.
+        exclude: globs over node and initializer names.
+        seed: of everything that is drawn.
+        threads: onnxruntime threads.
+        batch_size: samples per run.
+        cache: use and keep what was measured.
+        progress: see :data:`~onnxprune.holdout.Progress`.
+
+    Raises:
+        OnnxpruneError: for everything the user can act on.
+    """
+    for ratio in ratios:
+        if not 0.0 < ratio < 1.0:
+            raise OnnxpruneError(f"ratios must lie between 0 and 1; got {ratio:g}")
+    request = Request(
+        macs=max(ratios),
+        mode="channels",
+        metric=metric,
+        recover=recover,
+        exclude=tuple(exclude),
+        output=output,
+        seed=seed,
+        threads=threads,
+        batch_size=batch_size,
+    )
+    original = _load(model)
+    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
+    return sweep_macs(study, ratios, str(model))
 
 
 def _study(

@@ -1,4 +1,4 @@
-"""Sweep: what accuracy is left at many budgets, from one calibration."""
+"""Sweeping: what accuracy is left at many budgets, from one calibration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune import cost
 from onnxprune.accuracy import Accuracy
@@ -15,6 +15,9 @@ from onnxprune.errors import BudgetError, OutputError
 from onnxprune.execute import execute
 from onnxprune.observe import observe
 from onnxprune.study import Study
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Operations that remain, as fractions of the original's."""
@@ -64,6 +67,21 @@ class Curve:
         """Return the curve as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
+    def summary(self) -> RenderableType:
+        """Return a table for the terminal."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for name in ("macs", "params", "accuracy", "loss"):
+            table.add_column(name, justify="right")
+        for p in self.points:
+            accuracy = "-"
+            if p.accuracy is not None:
+                accuracy = f"{100 * p.accuracy:.2f} ± {100 * (p.standard_error or 0.0):.2f} %"
+            loss = "-" if p.loss is None else f"{p.loss:.4f}"
+            table.add_row(f"{p.macs:.3f}", f"{p.params:.3f}", accuracy, loss)
+        return table
+
     def plot(self, path: Path) -> None:
         """Draw the curve into a PNG, SVG or PDF file.
 
@@ -96,7 +114,7 @@ class Curve:
             raise OutputError(f"{path}: the plot cannot be written: {error}") from None
 
 
-def sweep(study: Study, ratios: Sequence[float], model: str) -> Curve:
+def sweep_macs(study: Study, ratios: Sequence[float], model: str) -> Curve:
     """Prune a model to many ratios of its operations; nothing is measured twice.
 
     Args:
