@@ -53,8 +53,8 @@ def allocate_channels(
         sparsity: the least sparsity to reach.
         align: preferred divisor of the number of units that stay in a group; None for
             :func:`auto_align`.
-        block: the channels that are computed together, where only time counts: widths above it
-            are then multiples of it.
+        block: the channels that are computed together, where only time counts: wider groups
+            are then cut to multiples of it.
         costs: ``float64 [units]``, what removing each unit saves, or None.
         goal: what the request is called in messages; default the sparsity.
 
@@ -64,8 +64,9 @@ def allocate_channels(
     Raises:
         BudgetError: if the request cannot be reached; names the best achievable.
     """
-    free = structure.prunable & ~_floor(structure, scores)
+    free = structure.prunable & ~floor(structure, scores)
     steps = _steps(structure, scores, free, partial(_widths, align=align, block=block), costs)
+    whole = len(steps)
     if align != 1 or block:
         aligned = np.concatenate([np.empty(0, dtype=np.int64), *steps])
         rest = free.copy()
@@ -92,14 +93,45 @@ def allocate_channels(
             high = middle
         else:
             low = middle + 1
-    if (
-        align is None
-        and not block
-        and high
-        and removed(keep(high)) > sparsity + PRECISION * (1 - sparsity)
-    ):
-        return _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
-    return keep(high)
+    enough = sparsity + PRECISION * (1 - sparsity)
+    if align is not None or not high or removed(keep(high)) <= enough:
+        return keep(high)
+    if block:
+        filled = _filled(
+            structure, keep(high - 1), steps[high - 1 : whole], removed, (sparsity, enough)
+        )
+        return keep(high) if filled is None else filled
+    return _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
+
+
+def _filled(
+    structure: Structure,
+    kept: Bool,
+    steps: Sequence[I64],
+    removed: Callable[[Bool], float],
+    wanted: tuple[float, float],
+) -> Bool | None:
+    """Take steps that do not overshoot in place of one that does; None if they do not suffice.
+
+    The steps of a group only make sense in their order: none after one that was left out.
+    """
+    group_of = np.full(len(structure.units), -1)
+    for k, group in enumerate(structure.groups):
+        group_of[group.units] = k
+    closed: set[int] = set()
+    for step in steps:
+        own = int(group_of[step[0]])
+        if own in closed:
+            continue
+        trial = kept.copy()
+        trial[step] = False
+        if removed(trial) > wanted[1]:
+            closed.add(own)
+            continue
+        kept = trial
+        if removed(kept) >= wanted[0]:
+            return kept
+    return None
 
 
 def _part_of(kept: Bool, step: I64, removed: Callable[[Bool], float], sparsity: float) -> Bool:
@@ -111,7 +143,7 @@ def _part_of(kept: Bool, step: I64, removed: Callable[[Bool], float], sparsity: 
     return kept
 
 
-def _floor(structure: Structure, scores: F64) -> Bool:
+def floor(structure: Structure, scores: F64) -> Bool:
     """Return the units that must stay so that no axis becomes empty: the best of each.
 
     Axes made of products come last: mostly what their factors keep suffices.
@@ -146,13 +178,12 @@ def auto_align(size: int) -> int:
 def _widths(size: int, *, align: int | None, block: int | None) -> Sequence[int]:
     """Return how many of the units of a group may stay, but for all of them.
 
-    With a block, what is above it are multiples of it; fewer channels than a block save time
-    only where they are read, so these go in small steps.
+    With a block, groups that have more are cut to multiples of it. Those that have not save time
+    only where they are read, so they go in small steps.
     """
-    if block:
-        fine = auto_align(min(size, block))
-        return [w for w in range(fine, size, fine) if w < block or w % block == 0]
     step = auto_align(size) if align is None else align
+    if block and size > block:
+        step = block
     return range(step if step > 1 else 0, size, step)
 
 

@@ -38,7 +38,8 @@ class Meter:
         structure: the result of tracing it.
         costs: what it costs.
         macs: multiply-accumulates of each node (see :func:`onnxprune.cost.node_macs`).
-        seconds: measured time of each node, likewise; needed for ``latency`` only.
+        seconds: measured time of each node, and the part of it that leaves with its channels
+            (see :func:`onnxprune.savings.measure_savings`); needed for ``latency`` only.
     """
 
     def __init__(
@@ -47,12 +48,13 @@ class Meter:
         structure: Structure,
         costs: cost.Cost,
         macs: Mapping[str, float],
-        seconds: Mapping[str, float] | None = None,
+        seconds: tuple[Mapping[str, float], Mapping[str, float]] | None = None,
     ) -> None:
         self._model = model
         self._structure = structure
         self._costs = costs
-        self._amounts = {"macs": macs, "latency": seconds or macs}
+        self._whole, saved = seconds or (macs, macs)
+        self._amounts = {"macs": macs, "latency": saved}
 
     def remaining(self, kind: str) -> Callable[[Bool], float]:
         """Return what computes the fraction that remains with ``kept`` (``bool [labels]``)."""
@@ -65,14 +67,15 @@ class Meter:
             return lambda kept: 1 - cost.weights_removed(self._structure, kept) / total
         return lambda kept: self._constants_left(kept, in_bytes=kind == "size")
 
-    def unit_costs(self, kind: str, block: int | None = None) -> F64:
-        """Return what removing each unit alone would save, ``float64 [units]``, in any unit.
+    def unit_costs(self, kind: str) -> F64:
+        """Return what removing each unit alone would save, ``float64 [units]``, in any unit."""
+        return cost.unit_costs(self._structure, self._amounts.get(kind))
 
-        Args:
-            kind: that of a budget.
-            block: channels that are computed together: fewer outputs save nothing (None: 1).
-        """
-        return cost.unit_costs(self._structure, self._amounts.get(kind), block or 1)
+    def efficiency(self) -> F64:
+        """Return which part of its share of the latency removing a unit saves, ``[units]``."""
+        share = cost.unit_costs(self._structure, self._whole)
+        saved = cost.unit_costs(self._structure, self._amounts["latency"])
+        return np.divide(saved, share, out=np.ones_like(saved), where=share > 0)
 
     def _constants_left(self, kept: Bool, *, in_bytes: bool) -> float:
         """Return the share of the float constants, or of the file's bytes, that stays."""

@@ -218,13 +218,10 @@ def macs_of_weights(structure: Structure, macs: Mapping[str, float]) -> list[flo
     ]
 
 
-def unit_costs(
-    structure: Structure, macs: Mapping[str, float] | None = None, block: int = 1
-) -> F64:
+def unit_costs(structure: Structure, macs: Mapping[str, float] | None = None) -> F64:
     """Return what removing each unit alone would save, ``float64 [units]``.
 
-    Multiply-accumulates if those of the nodes are given, else weights. Nothing is saved by fewer
-    outputs of a layer that has no more than ``block`` of them.
+    Multiply-accumulates if those of the nodes are given, else weights.
     """
     result = np.zeros(len(structure.units))
     weights: Sequence[Weight] = structure.weights if macs is not None else counted(structure)
@@ -234,10 +231,7 @@ def unit_costs(
         else macs_of_weights(structure, macs)
     )
     for weight, amount in zip(weights, amounts, strict=True):
-        for axis, labels in weight.axes.items():
-            outputs = np.broadcast_shapes(weight.output_of.shape, (1,) * len(weight.shape))
-            if len(labels) <= block and outputs[axis] > 1:
-                continue
+        for labels in weight.axes.values():
             unit = structure.units.atoms(labels)[1]
             np.add.at(result, unit, amount / len(labels))
     return result

@@ -64,10 +64,13 @@ class Decider:
         """
         structure = self._subject.structure
         remaining = self._meter.remaining(budget.kind)
-        costs = self._meter.unit_costs(budget.kind, self._block(budget)) if self._additive else None
+        costs = self._meter.unit_costs(budget.kind) if self._additive else None
+        scores = self._unit_scores
+        if budget.kind == "latency" and costs is None:
+            scores = scores / self._meter.efficiency()
         units = allocate_channels(
             structure,
-            self._unit_scores,
+            scores,
             lambda kept: 1 - remaining(structure.units.keep(kept)),
             1 - budget.limit,
             align=self._request.align,

@@ -22,15 +22,16 @@ from onnxprune.fingerprint import Fingerprints, files_hash
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
 from onnxprune.log import Log
-from onnxprune.node_times import measure_nodes
 from onnxprune.recovery import sample_chunks
 from onnxprune.rectifiers import find_rectifiers
 from onnxprune.request import Request
+from onnxprune.savings import measure_savings
 from onnxprune.score import CRITERIA, Scorer, weight_points
 from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.subject import Subject, observe_inputs, trace_subject
+from onnxprune.widths import preferred_width
 
 TIMED_SAMPLES = 4
 """Samples of a run whose latency is measured, where the model leaves their number open."""
@@ -170,14 +171,16 @@ class Study:
         return {name: value[:TIMED_SAMPLES] for name, value in self.feeds.items()}
 
     @cached_property
-    def node_seconds(self) -> Mapping[str, float]:
-        """Measured seconds of each node of the original."""
+    def node_seconds(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """Measured seconds of each node, and the part of them that leaves with its channels."""
+        request = self.request
         with self.log.stage("latency"):
-            return measure_nodes(
-                self.subject.folded,
+            return measure_savings(
+                self.subject,
                 self.timing_feeds,
-                threads=self.request.threads,
-                provider=self.request.provider,
+                block=preferred_width(request.provider),
+                threads=request.threads,
+                provider=request.provider,
             )
 
     @cached_property

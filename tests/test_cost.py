@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from strategies import Net
 
-from onnxprune.cost import measure, node_macs, unit_costs
-from onnxprune.folding import fold
+from onnxprune.cost import measure
 from onnxprune.graph import load, normalise
 from onnxprune.observe import observe
 from onnxprune.session import quantize_dynamic
-from onnxprune.subject import observe_inputs
-from onnxprune.trace import trace
 
 
 def test_macs_and_weights_by_hand():
@@ -105,20 +100,3 @@ def test_operations_of_einsum_count():
     cost = measure(model, observe(model, {"x0": np.ones((2, 5, 4), np.float32)}, threads=1))
     assert (cost.params, cost.weights) == (4 * 3 * 6, 0)
     assert cost.macs == 5 * 4 * 3 * 6 + 3 * 5 * 5 * 6
-
-
-def test_fewer_outputs_than_are_computed_together_save_nothing():
-    """What reads a narrow group still saves time."""
-    model = load(Path(__file__).parent.parent / "models" / "digits_lenet300.onnx")
-    _, shapes = observe_inputs(model, None, seed=0, threads=1)
-    model = fold(model, shapes)
-    structure, macs = trace(model, shapes), node_macs(model, shapes)
-    sizes = [len(group.units) for group in structure.groups]
-    wide, narrow, same = (
-        unit_costs(structure, macs, block)[structure.prunable]
-        for block in (1, max(sizes), min(sizes) - 1)
-    )
-    assert len(sizes) == 2
-    assert np.array_equal(wide, same)
-    assert np.all(narrow < wide)
-    assert np.all(narrow > 0)

@@ -21,10 +21,13 @@ from onnxprune.latency import Comparison, Ratio, Timing
 from onnxprune.node_times import OTHERS, attribute, measure_nodes, medians
 from onnxprune.observe import observe
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.request import Request
+from onnxprune.savings import LEAST, even_cut, measure_savings, responsive, weights_left
 from onnxprune.session import NodeRun
 from onnxprune.speed import Speed
 from onnxprune.steering import CLOSE, MEASUREMENTS, steer
 from onnxprune.study import Study
+from onnxprune.subject import observe_inputs, trace_subject
 from onnxprune.widths import choose, preferred_width
 
 ROOT = Path(__file__).parent.parent
@@ -209,6 +212,40 @@ def test_the_width_is_that_of_the_blocks() -> None:
     assert choose(noisy) == 8, "only what is clear steers"
     assert preferred_width() in (widths.FINE, widths.COARSE)
     assert preferred_width("NoSuchProvider") == widths.FINE
+
+
+# -- savings ----------------------------------------------------------------------------------
+
+
+def test_what_does_not_leave_is_fixed() -> None:
+    whole = {"a": 8.0, "b": 4.0, "c": 2.0, "relu": 1.0, OTHERS: 3.0}
+    cut = {"a": 4.0, "b": 4.1, "c": 0.1, "relu": 0.5, OTHERS: 3.0}
+    saved = responsive(whole, cut, {"a": 0.25, "b": 0.5, "c": 0.5, "d": 0.5})
+    assert saved["a"] == pytest.approx(4 / 0.75)
+    assert saved["b"] == pytest.approx(LEAST * 4), "no step is for nothing"
+    assert saved["c"] == 2.0, "not more than all of it"
+    assert saved["relu"] == 1.0
+    assert sum(saved.values()) == pytest.approx(sum(whole.values()))
+
+
+@pytest.mark.parametrize("path", [RESNET, MOBILENET], ids=lambda p: p.stem)
+def test_an_even_cut_can_be_carried_out_and_measured(path: Path) -> None:
+    model = graph.load(path)
+    feeds, shapes = observe_inputs(model, None, seed=0, threads=1)
+    request = Request(latency=0.5, random_inputs=True, metric="magnitude", recover="none")
+    subject = trace_subject(model, shapes, request)
+    structure = subject.structure
+    kept = even_cut(structure, 8)
+    for group in structure.groups:
+        size, stays = len(group.units), int(kept[group.units].sum())
+        assert stays == size // 2 - (size // 2 % 8 if size >= 16 else 0)
+    shares = weights_left(structure, structure.units.keep(kept))
+    assert min(shares.values()) < 0.5
+    whole, saved = measure_savings(
+        subject, feeds, block=8, threads=1, provider="CPUExecutionProvider"
+    )
+    assert sum(saved.values()) == pytest.approx(sum(whole.values()))
+    assert all(0 < saved[w.node] <= whole[w.node] for w in structure.weights)
 
 
 # -- pruning ---------------------------------------------------------------------------------

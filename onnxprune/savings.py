@@ -1,0 +1,91 @@
+"""Savings: how much of the time of each node leaves with its channels, on this machine.
+
+Half of the channels seldom means half of the time: short vectors are filled up, layouts change,
+small layers have overheads. So the model is cut evenly, whatever its scores say, and profiled
+again: what each layer then saves is what its channels are worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxprune import cost
+from onnxprune.allocate import floor
+from onnxprune.labels import Bool
+from onnxprune.node_times import OTHERS, measure_nodes
+from onnxprune.plan import plan_from_units
+from onnxprune.rewrite import rewrite
+from onnxprune.session import Feeds
+from onnxprune.structure import Structure
+from onnxprune.subject import Subject
+
+LEAST = 0.05
+"""The share of a node's time that counts as leaving with its channels, whatever was measured."""
+
+
+def measure_savings(
+    subject: Subject, feeds: Feeds, *, block: int, threads: int, provider: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Measure the time of each node, by its first output, and the part that channels can save.
+
+    Args:
+        subject: the model.
+        feeds: what to run it on.
+        block: channels that are computed together.
+        threads: onnxruntime threads.
+        provider: the execution provider.
+
+    Returns:
+        Seconds, and the seconds that go with the size of the weights, the others under
+        :data:`~onnxprune.node_times.OTHERS`; both have the same sum.
+    """
+    kept = even_cut(subject.structure, block)
+    plan = plan_from_units(subject.original.sha256, subject.structure, kept)
+    smaller = rewrite(subject.folded, subject.structure, plan)
+    whole, cut = (
+        measure_nodes(model, feeds, threads=threads, provider=provider)
+        for model in (subject.folded, smaller)
+    )
+    left = weights_left(subject.structure, subject.structure.units.keep(kept))
+    return whole, responsive(whole, cut, left)
+
+
+def even_cut(structure: Structure, block: int) -> Bool:
+    """Keep half of every group, in multiples of a block where there are two; ``bool [units]``."""
+    kept = ~structure.prunable | floor(structure, np.zeros(len(structure.units)))
+    for group in structure.groups:
+        half = max(len(group.units) // 2, 1)
+        kept[group.units[: half - half % block if half >= block else half]] = True
+    return kept
+
+
+def weights_left(structure: Structure, kept: Bool) -> dict[str, float]:
+    """Return the share of the weights of each node that stay with some labels."""
+    before: dict[str, int] = {}
+    after: dict[str, int] = {}
+    for weight in structure.weights:
+        before[weight.node] = before.get(weight.node, 0) + int(np.prod(weight.shape))
+        after[weight.node] = after.get(weight.node, 0) + cost.weights_kept(weight, kept)
+    return {node: after[node] / max(size, 1) for node, size in before.items()}
+
+
+def responsive(
+    whole: Mapping[str, float], cut: Mapping[str, float], left: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the part of each node's time that goes with its weights; the rest is fixed.
+
+    Args:
+        whole: seconds of each node of the original.
+        cut: those of the smaller model.
+        left: the share of the weights of each node that the smaller model has.
+    """
+    result = dict(whole)
+    for node, share in left.items():
+        if share < 1 and node in cut:
+            seconds = whole[node]
+            saved = (seconds - cut[node]) / (1 - share)
+            result[node] = min(max(saved, LEAST * seconds), seconds)
+            result[OTHERS] += seconds - result[node]
+    return result
