@@ -15,7 +15,7 @@ from onnxprune import cost
 from onnxprune.allocate import floor
 from onnxprune.labels import Bool
 from onnxprune.node_times import OTHERS, measure_nodes
-from onnxprune.plan import plan_from_units
+from onnxprune.pruning_plan import plan_from_units
 from onnxprune.rewrite import rewrite
 from onnxprune.session import Feeds
 from onnxprune.structure import Structure
