@@ -286,7 +286,7 @@ def _check_budget(settings: Mapping[str, Any]) -> None:
     show_default=True,
     metavar="auto|N",
     help="Prefer channel counts that are multiples of N, which run faster; auto: of 8, or of an "
-    "eighth of a narrow group; for --latency of 8 or 16, as measured.",
+    "eighth of a narrow group.",
 )
 @_exclude
 @_inexact
