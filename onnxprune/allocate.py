@@ -7,7 +7,6 @@ Everything is ranked globally: scores are comparable across layers (see
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -33,7 +32,6 @@ def allocate_channels(
     sparsity: float,
     *,
     align: int | None = 1,
-    block: int | None = None,
     costs: F64 | None = None,
     goal: str = "",
 ) -> Bool:
@@ -53,8 +51,6 @@ def allocate_channels(
         sparsity: the least sparsity to reach.
         align: preferred divisor of the number of units that stay in a group; None for
             :func:`auto_align`.
-        block: the channels that are computed together, where only time counts: wider groups
-            are then cut to multiples of it.
         costs: ``float64 [units]``, what removing each unit saves, or None.
         goal: what the request is called in messages; default the sparsity.
 
@@ -65,13 +61,12 @@ def allocate_channels(
         BudgetError: if the request cannot be reached; names the best achievable.
     """
     free = structure.prunable & ~floor(structure, scores)
-    steps = _steps(structure, scores, free, partial(_widths, align=align, block=block), costs)
-    whole = len(steps)
-    if align != 1 or block:
+    steps = _steps(structure, scores, free, align, costs)
+    if align != 1:
         aligned = np.concatenate([np.empty(0, dtype=np.int64), *steps])
         rest = free.copy()
         rest[aligned] = False
-        steps += _steps(structure, scores, rest, partial(_widths, align=1, block=None), costs)
+        steps += _steps(structure, scores, rest, 1, costs)
     order = np.concatenate([np.empty(0, dtype=np.int64), *steps])
     bounds = np.cumsum([0, *(len(s) for s in steps)])
 
@@ -93,45 +88,9 @@ def allocate_channels(
             high = middle
         else:
             low = middle + 1
-    enough = sparsity + PRECISION * (1 - sparsity)
-    if align is not None or not high or removed(keep(high)) <= enough:
-        return keep(high)
-    if block:
-        filled = _filled(
-            structure, keep(high - 1), steps[high - 1 : whole], removed, (sparsity, enough)
-        )
-        return keep(high) if filled is None else filled
-    return _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
-
-
-def _filled(
-    structure: Structure,
-    kept: Bool,
-    steps: Sequence[I64],
-    removed: Callable[[Bool], float],
-    wanted: tuple[float, float],
-) -> Bool | None:
-    """Take steps that do not overshoot in place of one that does; None if they do not suffice.
-
-    The steps of a group only make sense in their order: none after one that was left out.
-    """
-    group_of = np.full(len(structure.units), -1)
-    for k, group in enumerate(structure.groups):
-        group_of[group.units] = k
-    closed: set[int] = set()
-    for step in steps:
-        own = int(group_of[step[0]])
-        if own in closed:
-            continue
-        trial = kept.copy()
-        trial[step] = False
-        if removed(trial) > wanted[1]:
-            closed.add(own)
-            continue
-        kept = trial
-        if removed(kept) >= wanted[0]:
-            return kept
-    return None
+    if align is None and high and removed(keep(high)) > sparsity + PRECISION * (1 - sparsity):
+        return _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
+    return keep(high)
 
 
 def _part_of(kept: Bool, step: I64, removed: Callable[[Bool], float], sparsity: float) -> Bool:
@@ -175,29 +134,13 @@ def auto_align(size: int) -> int:
     return 1 << int(np.log2(max(1, min(AUTO_ALIGN, size // AUTO_SHARE))))
 
 
-def _widths(size: int, *, align: int | None, block: int | None) -> Sequence[int]:
-    """Return how many of the units of a group may stay, but for all of them.
-
-    With a block, groups that have more are cut to multiples of it. Those that have not save time
-    only where they are read, so they go in small steps.
-    """
-    step = auto_align(size) if align is None else align
-    if block and size > block:
-        step = block
-    return range(step if step > 1 else 0, size, step)
-
-
 def _steps(
-    structure: Structure,
-    scores: F64,
-    free: Bool,
-    widths: Callable[[int], Sequence[int]],
-    costs: F64 | None,
+    structure: Structure, scores: F64, free: Bool, align: int | None, costs: F64 | None
 ) -> list[I64]:
-    """Cut every group's free units into steps between widths; return all steps, worst first."""
+    """Cut every group's free units into aligned steps; return all steps, worst first."""
     found: list[tuple[float, int, I64]] = []
     for group in structure.groups:
-        steps = _group_steps(group, scores, free, widths)
+        steps = _group_steps(group, scores, free, align)
         values = _priorities(steps, scores, costs)
         found += [
             (v, len(found) + k, s) for k, (v, s) in enumerate(zip(values, steps, strict=True))
@@ -205,14 +148,15 @@ def _steps(
     return [units for _, _, units in sorted(found, key=lambda s: s[:2])]
 
 
-def _group_steps(
-    group: Group, scores: F64, free: Bool, widths: Callable[[int], Sequence[int]]
-) -> list[I64]:
+def _group_steps(group: Group, scores: F64, free: Bool, align: int | None) -> list[I64]:
     """Return the steps of one group, worst first."""
+    if align is None:
+        align = auto_align(len(group.units))
     movable = group.units[free[group.units]]
     movable = movable[np.lexsort((movable, scores[movable]))]
     size = len(group.units)
-    ends = sorted({size - w for w in widths(size) if 0 < size - w <= len(movable)})
+    cuts = list(range(align, size, align)) if align > 1 else list(range(size))
+    ends = sorted({size - c for c in cuts if 0 < size - c <= len(movable)})
     return [movable[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 

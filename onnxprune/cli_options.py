@@ -210,7 +210,7 @@ deciding = _together(
         show_default=True,
         metavar="auto|N",
         help="Prefer channel counts that are multiples of N, which run faster; auto: of 8, or of "
-        "an eighth of a narrow group; for --latency of 8 or 16, as measured.",
+        "an eighth of a narrow group.",
     ),
     exclude,
     inexact,

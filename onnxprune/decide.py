@@ -22,7 +22,6 @@ from onnxprune.selection import Sensitivity
 from onnxprune.spread import SPREADS, erk_share
 from onnxprune.structure import Structure
 from onnxprune.subject import Subject
-from onnxprune.widths import preferred_width
 
 
 class Decider:
@@ -74,17 +73,10 @@ class Decider:
             lambda kept: 1 - remaining(structure.units.keep(kept)),
             1 - budget.limit,
             align=self._request.align,
-            block=self._block(budget),
             costs=costs,
             goal="" if budget.kind == "sparsity" else budget.asked,
         )
         return plan_from_units(self._subject.original.sha256, structure, units)
-
-    def _block(self, budget: Budget) -> int | None:
-        """Return the channels that this machine computes together, where that is to decide."""
-        if self._request.align is None and budget.kind == "latency":
-            return preferred_width(self._request.provider)
-        return None
 
     def zeros(self, sparsity: float, base: PruningPlan | None = None) -> PruningPlan:
         """Zero single weights until, with the channels that leave anyway, so many are gone.

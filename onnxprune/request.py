@@ -52,8 +52,7 @@ class Request:
             :data:`onnxprune.spread.SPREADS`, or ``auto``: by the error that is left, or by the
             scores themselves.
         align: preferred divisor of the channels that stay in a group; None for one that
-            fits the size of the group (see :func:`onnxprune.allocate.auto_align`) or, for a
-            latency, the machine (see :mod:`onnxprune.widths`).
+            fits the size of the group (see :func:`onnxprune.allocate.auto_align`).
         exclude: globs over node and initializer names that keep their size and values.
         allow_inexact: let channels leave across which something is normalised; what remains is
             then normalised over the kept channels.

@@ -21,19 +21,21 @@ from onnxprune.session import Feeds
 from onnxprune.structure import Structure
 from onnxprune.subject import Subject
 
+BLOCK = 16
+"""A multiple of what onnxruntime computes together on common processors, where halves are exact."""
+
 LEAST = 0.05
 """The share of a node's time that counts as leaving with its channels, whatever was measured."""
 
 
 def measure_savings(
-    subject: Subject, feeds: Feeds, *, block: int, threads: int, provider: str
+    subject: Subject, feeds: Feeds, *, threads: int, provider: str
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Measure the time of each node, by its first output, and the part that channels can save.
 
     Args:
         subject: the model.
         feeds: what to run it on.
-        block: channels that are computed together.
         threads: onnxruntime threads.
         provider: the execution provider.
 
@@ -41,7 +43,7 @@ def measure_savings(
         Seconds, and the seconds that go with the size of the weights, the others under
         :data:`~onnxprune.node_times.OTHERS`; both have the same sum.
     """
-    kept = even_cut(subject.structure, block)
+    kept = even_cut(subject.structure)
     plan = plan_from_units(subject.original.sha256, subject.structure, kept)
     smaller = rewrite(subject.folded, subject.structure, plan)
     whole, cut = (
@@ -52,12 +54,12 @@ def measure_savings(
     return whole, responsive(whole, cut, left)
 
 
-def even_cut(structure: Structure, block: int) -> Bool:
-    """Keep half of every group, in multiples of a block where there are two; ``bool [units]``."""
+def even_cut(structure: Structure) -> Bool:
+    """Keep half of every group, in blocks (:data:`BLOCK`) if it has one; ``bool [units]``."""
     kept = ~structure.prunable | floor(structure, np.zeros(len(structure.units)))
     for group in structure.groups:
         half = max(len(group.units) // 2, 1)
-        kept[group.units[: half - half % block if half >= block else half]] = True
+        kept[group.units[: half - half % BLOCK if half >= BLOCK else half]] = True
     return kept
 
 

@@ -31,7 +31,6 @@ from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.subject import Subject, observe_inputs, trace_subject
-from onnxprune.widths import preferred_width
 
 TIMED_SAMPLES = 4
 """Samples of a run whose latency is measured, where the model leaves their number open."""
@@ -178,7 +177,6 @@ class Study:
             return measure_savings(
                 self.subject,
                 self.timing_feeds,
-                block=preferred_width(request.provider),
                 threads=request.threads,
                 provider=request.provider,
             )

@@ -149,29 +149,3 @@ def test_no_tensor_is_emptied():
     assert masks["low"].sum() == 1
     with pytest.raises(BudgetError, match=r"best achievable is 0\.95"):
         allocate_weights(scores, nonzero, 40, 0.96)
-
-
-def test_where_time_counts_wide_groups_are_cut_by_blocks_and_narrow_ones_finely() -> None:
-    s = structure(16, 64, 100)
-    scores = np.random.default_rng(0).random(len(s.units))
-    seen: list[set[int]] = [set(), set(), set()]
-    for sparsity in np.linspace(0.05, 0.7, 40):
-        kept = allocate_channels(s, scores, share, sparsity, align=None, block=16)
-        for widths, group in zip(seen, s.groups, strict=True):
-            widths.add(int(kept[group.units].sum()))
-    assert len(seen[0]) > 3, "these save time where they are read"
-    for widths, size in zip(seen[1:], (64, 100), strict=True):
-        assert widths <= {16 * k for k in range(1, 7)} | {size}
-        assert len(widths) > 2
-
-
-def test_small_steps_stand_in_for_a_large_one_that_overshoots() -> None:
-    """The wide group's blocks leave first, but one is more than is asked for."""
-    s = structure(64, *[16] * 6)
-    scores = np.concatenate([np.arange(64.0), 100 + np.random.default_rng(0).random(96)])
-    kept = allocate_channels(s, scores, share, 0.05, align=None, block=16)
-    assert kept[s.groups[0].units].all()
-    assert 0.05 <= share(kept) <= 0.05 + 0.01 * 0.95
-    for group in s.groups:
-        left = scores[group.units][kept[group.units]]
-        assert (left >= np.sort(scores[group.units])[len(group.units) - len(left)]).all()

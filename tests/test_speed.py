@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import cli, cost, graph, node_times, pipeline, search, speed, steering, widths
+from onnxprune import cli, cost, graph, node_times, pipeline, search, speed, steering
 from onnxprune.budget import Budget
 from onnxprune.errors import BudgetError, ModelError, QualityError
 from onnxprune.graph import Model
@@ -22,13 +22,12 @@ from onnxprune.node_times import OTHERS, attribute, measure_nodes, medians
 from onnxprune.observe import observe
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.request import Request
-from onnxprune.savings import LEAST, even_cut, measure_savings, responsive, weights_left
+from onnxprune.savings import BLOCK, LEAST, even_cut, measure_savings, responsive, weights_left
 from onnxprune.session import NodeRun
 from onnxprune.speed import Speed
 from onnxprune.steering import CLOSE, MEASUREMENTS, steer
 from onnxprune.study import Study
 from onnxprune.subject import observe_inputs, trace_subject
-from onnxprune.widths import choose, preferred_width
 
 ROOT = Path(__file__).parent.parent
 RESNET = ROOT / "models" / "digits_resnet.onnx"
@@ -196,24 +195,6 @@ def test_a_node_with_a_subgraph_is_profiled() -> None:
     assert node_times.FEW_RUNS <= node_times.RUNS
 
 
-# -- widths ----------------------------------------------------------------------------------
-
-
-def blocks_of(size: int, overhead: float = 0.1) -> dict[int, float]:
-    return {w: overhead + 0.01 * size * np.ceil(w / size) for pair in widths.PAIRS for w in pair}
-
-
-def test_the_width_is_that_of_the_blocks() -> None:
-    assert choose(blocks_of(16)) == 16
-    assert choose(blocks_of(8)) == 8
-    assert choose(blocks_of(1)) == 8
-    noisy = blocks_of(16)
-    noisy[56] *= 0.9
-    assert choose(noisy) == 8, "only what is clear steers"
-    assert preferred_width() in (widths.FINE, widths.COARSE)
-    assert preferred_width("NoSuchProvider") == widths.FINE
-
-
 # -- savings ----------------------------------------------------------------------------------
 
 
@@ -235,15 +216,13 @@ def test_an_even_cut_can_be_carried_out_and_measured(path: Path) -> None:
     request = Request(latency=0.5, random_inputs=True, metric="magnitude", recover="none")
     subject = trace_subject(model, shapes, request)
     structure = subject.structure
-    kept = even_cut(structure, 8)
+    kept = even_cut(structure)
     for group in structure.groups:
         size, stays = len(group.units), int(kept[group.units].sum())
-        assert stays == size // 2 - (size // 2 % 8 if size >= 16 else 0)
+        assert stays == size // 2 - (size // 2 % BLOCK if size >= 2 * BLOCK else 0)
     shares = weights_left(structure, structure.units.keep(kept))
     assert min(shares.values()) < 0.5
-    whole, saved = measure_savings(
-        subject, feeds, block=8, threads=1, provider="CPUExecutionProvider"
-    )
+    whole, saved = measure_savings(subject, feeds, threads=1, provider="CPUExecutionProvider")
     assert sum(saved.values()) == pytest.approx(sum(whole.values()))
     assert all(0 < saved[w.node] <= whole[w.node] for w in structure.weights)
 
@@ -300,14 +279,6 @@ def test_a_miss_in_the_end_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(search, "measure_speed", lambda _, __: exactly(0.9))
     report = pipeline.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
     assert any("latency 0.7 was missed: 0.9000" in text for text in report.warnings)
-
-
-@pytest.mark.usefixtures("by_macs")
-def test_the_width_of_the_machine_is_a_preference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.decide.preferred_width", lambda _: 4)
-    report = pipeline.prune(RESNET, DIGITS, latency=0.7, **BRIEF).report
-    assert any(g.kept < g.units for g in report.groups)
-    assert all(g.kept % 4 == 0 for g in report.groups)
 
 
 def test_what_came_out_slower_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
