@@ -168,9 +168,16 @@ def _first_good(
         drop = drop_of(study, outcome)
         return drop is not None and drop.value <= limit
 
+    plans: dict[int, PruningPlan] = {}  # the one that wins its trial is carried out again
+
+    def planned(k: int) -> PruningPlan:
+        if k not in plans:
+            plans[k] = plan(candidates[k])
+        return plans[k]
+
     def tried(k: int) -> bool:
         try:
-            return good(execute(study, plan(candidates[k]), QUICK))
+            return good(execute(study, planned(k), QUICK))
         except BudgetError:
             return False
 
@@ -179,7 +186,7 @@ def _first_good(
         middle = (low + high) // 2
         low, high = (low, middle) if tried(middle) else (middle + 1, high)
     while True:
-        outcome = execute(study, plan(candidates[low]))
+        outcome = execute(study, planned(low))
         if good(outcome) or low == len(candidates) - 1:
             return outcome
         low += 1
