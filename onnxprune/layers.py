@@ -41,6 +41,8 @@ class Layer:
         shared: whether other nodes use the same weight, so that only the bias may change.
         cut: whether it sums over less than in the original.
         skip: name of a variable that is added to the output, if there is one.
+        bounds: the lowest and the highest value of the output, that variable added, that makes
+            a difference: whatever reads it is a rectifier; infinite where there is none.
     """
 
     node: str
@@ -56,6 +58,7 @@ class Layer:
     shared: bool
     cut: bool
     skip: str | None
+    bounds: tuple[float, float]
 
 
 def prepare(
@@ -121,6 +124,7 @@ def _layer(
     bias, output = _own_bias(graph, node, weight, outputs, values.dtype)
     labels = weight.output_labels
     size = shapes.sizes(weight.node)[weight.output_axis]
+    skip = _skip(graph, output, shapes)
     support = _sliced(plan.masks.get(weight.tensor), weight, kept)
     if support is None and np.mean(values == 0) > SPARSE:
         support = values != 0
@@ -137,7 +141,8 @@ def _layer(
         support=support,
         shared=users[id(tensor)] > 1,
         cut=_is_cut(weight, plan, kept),
-        skip=_skip(graph, output, shapes),
+        skip=skip,
+        bounds=_bounds(graph, output.outputs[0].outputs[0] if skip else output),
     )
 
 
@@ -231,6 +236,29 @@ def _skip(graph: gs.Graph, output: gs.Tensor, shapes: Shapes) -> str | None:
     if not (shapes.has(name) and shapes.has(output.name)):
         return None
     return name if shapes.sizes(name) == shapes.sizes(output.name) else None
+
+
+def _bounds(graph: gs.Graph, tensor: gs.Tensor) -> tuple[float, float]:
+    """Find between which values a tensor makes a difference to what reads it."""
+    if _is_output(graph, tensor) or not tensor.outputs:
+        return -np.inf, np.inf
+    passed = [_passed(node) for node in tensor.outputs]
+    return min(low for low, _ in passed), max(high for _, high in passed)
+
+
+def _passed(node: gs.Node) -> tuple[float, float]:
+    """Return between which values an operator tells its inputs apart."""
+    if node.op == "Relu":
+        return 0.0, np.inf
+    if node.op == "Clip":
+        limits = [node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)]
+        for k, given in enumerate(node.inputs[1:3]):
+            if not given.is_empty():
+                if not isinstance(given, gs.Constant):
+                    return -np.inf, np.inf
+                limits[k] = float(np.asarray(given.values).reshape(()))
+        return float(limits[0]), float(limits[1])
+    return -np.inf, np.inf
 
 
 def affected(model: Model, layers: Sequence[Layer]) -> list[Layer]:

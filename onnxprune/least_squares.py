@@ -3,7 +3,8 @@
 The pass is sequential and asymmetric (He et al., arXiv 1707.06168, section 3.2): a layer sees
 its input in the pruned model as recovered so far, and is fitted to the output it has in the
 original, so that it corrects errors made before it. Where its output is added to a skip
-connection, the target includes the error that the skip connection carries.
+connection, the target includes the error that the skip connection carries. Where a rectifier
+follows, the fit goes on with what passes it (see :mod:`onnxprune.rectified`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from onnxprune.graph import Model
 from onnxprune.labels import F64, I64, Array
 from onnxprune.layers import Layer
+from onnxprune.rectified import Rows, fit_rectified
 from onnxprune.session import Feeds
 from onnxprune.solve import Moments, ridge
 from onnxprune.walk import Walk
@@ -42,7 +44,7 @@ class Fit:
         constants: new values of its weight and bias by name.
         error_before: mean squared error on the check rows with the old weights and a refitted
             intercept, relative to the variance of the target.
-        error_after: the same with the new weights.
+        error_after: the same with the new weights of plain least squares.
         damping: the lambda that was chosen; None where the old weights were kept.
         rows: the number of rows that it was fitted on.
         inputs: the most weights of one output.
@@ -96,8 +98,11 @@ def fit_layers(
         found = after.step([layer.data, *extra], [*later, layer.output, *(r.data for r in rest)])
         rng = np.random.default_rng([seed, k])
         count = max(1, -(-int(rows * max(ROWS, ROWS_PER_INPUT * layer.form.width)) // samples))
-        parts = _moments(layer, found, wanted, count, rng)
-        fit = _fit(layer, after, parts)
+        kept = None
+        if np.isfinite(layer.bounds).any() and skip == layer.skip:
+            kept = Rows(layer.bounds, len(chunks))
+        parts = _moments(layer, found, wanted, count, rng, kept)
+        fit = _fit(layer, after, parts, kept)
         for name, values in fit.constants.items():
             after.replace(name, values)
         progress(1)
@@ -114,10 +119,11 @@ def _moments(
     wanted: list[list[Array]],
     count: int,
     rng: np.random.Generator,
+    kept_rows: Rows | None,
 ) -> list[tuple[Moments, Moments]]:
     """Gather the moments of the fit rows and of the check rows for each group.
 
-    ``count`` rows are drawn from each sample.
+    ``count`` rows are drawn from each sample; they are added to ``kept_rows``, if given.
     """
     form = layer.form
     result: list[tuple[Moments, Moments]] = []
@@ -126,9 +132,12 @@ def _moments(
         kept_y = _kept(y, layer)
         rows = form.rows(x, kept_y, count, rng)
         inputs = form.inputs(x, kept_y.shape, rows)
-        outputs = form.targets(kept_y, rows)
+        outputs, added = form.targets(kept_y, rows), None
         for ours, theirs in zip(skips, targets, strict=True):
-            outputs = outputs + form.targets(_kept(theirs, layer), rows) - form.targets(ours, rows)
+            added = form.targets(ours, rows)
+            outputs = outputs + form.targets(_kept(theirs, layer), rows) - added
+        if kept_rows is not None:
+            kept_rows.add(inputs, outputs, added)
         check = _check_rows(rows, seen)
         seen += len(y)
         if not result:
@@ -156,11 +165,13 @@ def _kept(values: Array, layer: Layer) -> Array:
     return values.take(layer.kept, axis=axis)
 
 
-def _fit(layer: Layer, walk: Walk, parts: list[tuple[Moments, Moments]]) -> Fit:
+def _fit(
+    layer: Layer, walk: Walk, parts: list[tuple[Moments, Moments]], kept_rows: Rows | None
+) -> Fit:
     """Choose lambda on the check rows, then solve on all rows."""
     form = layer.form
     old = form.to_matrix(walk.constant(layer.weight)) * layer.alpha
-    support = None if layer.support is None else form.to_matrix(layer.support)
+    support = None if layer.support is None else list(form.to_matrix(layer.support))
 
     def solved(g: int, moments: Moments, damping: float) -> F64:
         return ridge(moments, old[g], damping, None if support is None else support[g])
@@ -172,7 +183,7 @@ def _fit(layer: Layer, walk: Walk, parts: list[tuple[Moments, Moments]]) -> Fit:
         )
 
     rows = parts[0][0].count + parts[0][1].count
-    inputs = form.width if support is None else int(support.sum(axis=-1).max())
+    inputs = form.width if support is None else max(int(s.sum(axis=-1).max()) for s in support)
     if not all(f.finite and c.finite for f, c in parts):
         return Fit(
             layer, {}, float("nan"), float("nan"), None, rows, inputs, "activations overflow"
@@ -196,6 +207,8 @@ def _fit(layer: Layer, walk: Walk, parts: list[tuple[Moments, Moments]]) -> Fit:
     else:
         weights = [solved(g, m, chosen) for g, m in enumerate(whole)]
     bias = np.concatenate([m.intercept(w) for m, w in zip(whole, weights, strict=True)])
+    if chosen is not None and kept_rows is not None:
+        weights, bias = fit_rectified(kept_rows, whole, weights, list(old), chosen, support)
     constants = {layer.bias: bias.reshape(layer.bias_shape)}
     if chosen is not None:
         constants[layer.weight] = form.to_tensor(np.stack(weights) / (layer.alpha or 1.0))

@@ -9,6 +9,7 @@ Optimal Brain Compression, arXiv 2208.11580; for channels see arXiv 1707.06168, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,13 @@ class Moments:
         xx = self.xx / n - np.outer(self.x, self.x) / n**2
         return xx, self.yx / n - np.outer(self.y, self.x) / n**2
 
+    def damping(self, relative: float) -> float:
+        """Return lambda, given as a multiple of the mean variance of the inputs; 0 without any."""
+        n = max(self.count, 1)
+        variance = np.maximum(np.diagonal(self.xx) / n - (self.x / n) ** 2, 0.0)
+        live = variance > 0
+        return relative * float(variance[live].mean()) if live.any() else 0.0
+
     def intercept(self, weights: F64) -> F64:
         """Return ``mean(y) - W mean(x)``, ``float64 [outputs]``."""
         n = max(self.count, 1)
@@ -125,30 +133,56 @@ def ridge(moments: Moments, old: F64, relative: float, support: Bool | None = No
         support: ``bool [outputs, width]``, weights that may differ from zero; default all.
     """
     xx, yx = moments.centred()
-    variance = np.maximum(np.diagonal(xx), 0.0)
-    live = variance > 0
-    damping = relative * float(variance[live].mean()) if live.any() else 0.0
+    damping = moments.damping(relative)
     if damping == 0.0:
         return old.copy() if support is None else old * support
     if support is None:
-        return old + _solve(xx, yx - old @ xx, damping)
+        return old + Inverse(xx, damping)(yx - old @ xx)
     old = old * support
     return old + _solve_rows(xx, (yx - old @ xx) * support, support, damping)
 
 
-def _solve(xx: F64, gap: F64, damping: float) -> F64:
-    """Return ``gap (xx + damping I)^-1``."""
+class Inverse:
+    """The inverse ``(xx + damping I)^-1``, on the support of each row where there is one.
+
+    Args:
+        xx: ``float64 [width, width]``, a covariance.
+        damping: lambda, more than 0.
+        support: ``bool [rows, width]``; a factor is kept for every row.
+    """
+
+    def __init__(self, xx: F64, damping: float, support: Bool | None = None) -> None:
+        self._rows = None
+        if support is None:
+            self._apply = _factor(xx, damping)
+        else:
+            own = [np.flatnonzero(row) for row in support]
+            self._rows = [(k, _factor(xx[np.ix_(k, k)], damping)) for k in own if len(k)]
+            self._filled = [r for r, k in enumerate(own) if len(k)]
+
+    def __call__(self, gap: F64) -> F64:
+        """Return ``gap (xx + damping I)^-1``, ``float64 [rows, width]``."""
+        if self._rows is None:
+            return self._apply(gap)
+        result = np.zeros_like(gap)
+        for r, (own, apply) in zip(self._filled, self._rows, strict=True):
+            result[r, own] = apply(gap[r, own][None])[0]
+        return result
+
+
+def _factor(xx: F64, damping: float) -> Callable[[F64], F64]:
+    """Return what multiplies rows by ``(xx + damping I)^-1``."""
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
     damped = xx.copy()
     damped.flat[:: len(xx) + 1] += damping
     try:
         factor = cho_factor(damped, overwrite_a=True, check_finite=False)
-        result: F64 = cho_solve(factor, gap.T, check_finite=False).T
     except LinAlgError:  # rounding made it indefinite: give up directions without variance
         values, vectors = np.linalg.eigh(xx)
-        result = gap @ (vectors / (np.maximum(values, 0.0) + damping)) @ vectors.T
-    return result
+        scaled = vectors / (np.maximum(values, 0.0) + damping)
+        return lambda gap: gap @ scaled @ vectors.T
+    return lambda gap: np.asarray(cho_solve(factor, gap.T, check_finite=False).T, dtype=np.float64)
 
 
 def ridge_rows(old: F64, xx: F64, support: Bool, damping: float) -> F64:
@@ -171,7 +205,7 @@ def _solve_rows(xx: F64, gap: F64, support: Bool, damping: float) -> F64:
     result = np.zeros_like(gap)
     for row in np.flatnonzero(sizes):
         own = np.flatnonzero(support[row])
-        result[row, own] = _solve(xx[np.ix_(own, own)], gap[row, own][None], damping)[0]
+        result[row, own] = _factor(xx[np.ix_(own, own)], damping)(gap[row, own][None])[0]
     return result
 
 

@@ -1,0 +1,165 @@
+"""Rectified: fit a layer to what the rectifier behind it lets through. Numpy and scipy only.
+
+Where the original gives less than a rectifier passes, a pruned model may give any such value:
+the error of an output ``v`` for a wanted ``t`` is ``max(v - low, 0)^2`` if ``t <= low``,
+``max(high - v, 0)^2`` if ``t >= high``, and ``(v - t)^2`` in between. Counting only what passes
+leaves the weights more freedom than plain least squares (the nonlinear case of Zhang et al.,
+arXiv 1505.06798, section 3.2). The error is convex in the weights, and majorised by that of
+plain least squares to targets that are moved as far as they may be; each step solves that, so
+that none raises the ridge objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxprune.labels import F64, Bool
+from onnxprune.solve import Inverse, Moments
+
+Values = np.ndarray[Any, np.dtype[Any]]
+
+STEPS = 12
+"""The most steps for one layer."""
+
+ENOUGH = 2e-3
+"""A step that lowers the error by less, relative to it, is the last."""
+
+KEPT_BYTES = 1 << 28
+"""Bytes of a layer's rows that are kept for the steps; more rows than fit are thinned out."""
+
+FACTOR_BYTES = 1 << 30
+"""Bytes that the factors of a layer's rows may take, where each has a support of its own."""
+
+
+@dataclass
+class Rows:
+    """Some rows of a layer, by convolution group.
+
+    Args:
+        bounds: what passes the rectifier, lowest and highest.
+        chunks: in how many chunks the rows come.
+    """
+
+    bounds: tuple[float, float]
+    chunks: int
+    _parts: list[tuple[Values, Values, Values | None]] = field(default_factory=list)
+
+    def add(self, inputs: Values, targets: Values, skip: Values | None) -> None:
+        """Add rows.
+
+        Args:
+            inputs: ``[groups, rows, width]``.
+            targets: what the layer should give for them, ``[groups, rows, outputs]``.
+            skip: what is added to that before the rectifier, likewise.
+        """
+        step = max(-(-inputs.nbytes * self.chunks // KEPT_BYTES), 1)
+        thinned = None if skip is None else skip[:, ::step]
+        self._parts.append((inputs[:, ::step], targets[:, ::step], thinned))
+
+    def group(self, g: int) -> tuple[Values, Values, Values | None]:
+        """Return inputs, targets and what is added of one group."""
+        xs, ys, skips = zip(*self._parts, strict=True)
+        skip = None if skips[0] is None else np.concatenate([s[g] for s in skips])
+        return np.concatenate([x[g] for x in xs]), np.concatenate([y[g] for y in ys]), skip
+
+
+def fit_rectified(
+    rows: Rows,
+    moments: Sequence[Moments],
+    start: Sequence[F64],
+    old: Sequence[F64],
+    relative: float,
+    support: Sequence[Bool] | None = None,
+) -> tuple[list[F64], F64]:
+    """Lower the error that passes the rectifier, starting from a least-squares fit.
+
+    Args:
+        rows: some rows of the layer, whose errors are counted.
+        moments: of each group, of all rows.
+        start: weights of each group to start from, ``float64 [outputs, width]``.
+        old: what the ridge pulls towards (see :func:`onnxprune.solve.ridge`), likewise.
+        relative: lambda as a multiple of the mean variance of the inputs.
+        support: weights that may differ from zero, ``bool [outputs, width]``; default all.
+
+    Returns:
+        The weights of each group, and the biases of all, ``float64 [groups * outputs]``.
+    """
+    weights: list[F64] = []
+    biases: list[F64] = []
+    for g, own in enumerate(moments):
+        allowed = None if support is None else support[g]
+        if allowed is not None and 8 * int((allowed.sum(axis=1) ** 2).sum()) > FACTOR_BYTES:
+            weights.append(start[g])
+            biases.append(own.intercept(start[g]))
+            continue
+        fitted, bias = _fit_group(
+            rows.bounds, rows.group(g), own, start[g], old[g], relative, allowed
+        )
+        weights.append(fitted)
+        biases.append(bias)
+    return weights, np.concatenate(biases)
+
+
+def _fit_group(
+    bounds: tuple[float, float],
+    rows: tuple[Values, Values, Values | None],
+    moments: Moments,
+    start: F64,
+    old: F64,
+    relative: float,
+    support: Bool | None,
+) -> tuple[F64, F64]:
+    x, y, skip = rows
+    covariance = moments.centred()[0]
+    damping = moments.damping(relative)
+    mean = moments.x / max(moments.count, 1) + moments.shift_x
+    weights, bias = start, moments.intercept(start) + start @ mean
+    if damping == 0.0:
+        return start, moments.intercept(start)
+    inverse = Inverse(covariance, damping, support)
+    allowed: F64 | float = 1.0 if support is None else support.astype(np.float64)
+    dtype = np.promote_types(np.promote_types(x.dtype, y.dtype), np.float32)
+    x = x.astype(dtype) - mean.astype(dtype)
+    y = y.astype(dtype)
+    gap = _Gap(bounds, y, 0.0 if skip is None else skip.astype(dtype))
+    best, last = (weights, bias), np.inf
+    for _ in range(STEPS):
+        left = gap(x @ weights.T.astype(dtype) + bias.astype(dtype))
+        pull = damping * float(((weights - old * allowed) ** 2).sum())
+        error = float(np.einsum("ro,ro->", left, left, dtype=np.float64)) / len(x) + pull
+        if not error < last:
+            break
+        best = weights, bias
+        if error > (1 - ENOUGH) * last:
+            break
+        last = error
+        slope = (left.T @ x).astype(np.float64) / len(x) - damping * (weights - old)
+        weights = weights + inverse(slope * allowed)
+        bias = bias + left.mean(axis=0, dtype=np.float64)
+    return best[0], best[1] - best[0] @ mean
+
+
+class _Gap:
+    """What outputs lack to what is wanted, as far as a rectifier passes it."""
+
+    def __init__(self, bounds: tuple[float, float], targets: Values, skip: Values | float) -> None:
+        self._targets = targets
+        total = targets + skip
+        self._limits = []
+        for bound, outside, clip in (
+            (bounds[0], total <= bounds[0], np.minimum),
+            (bounds[1], total >= bounds[1], np.maximum),
+        ):
+            if np.isfinite(bound):
+                own = np.broadcast_to(bound - skip, total.shape)[outside].astype(targets.dtype)
+                self._limits.append((outside, own, clip))
+
+    def __call__(self, outputs: Values) -> Values:
+        gap: Values = self._targets - outputs
+        for outside, limits, clip in self._limits:
+            gap[outside] = clip(limits - outputs[outside], 0.0)
+        return gap
