@@ -36,7 +36,8 @@ class Meter:
     Args:
         model: the model that was traced.
         structure: the result of tracing it.
-        costs: what it costs.
+        whole: what the model costs that budgets refer to.
+        costs: what the traced one costs, which may have lost whole parts already.
         macs: multiply-accumulates of each node (see :func:`onnxprune.cost.node_macs`).
         seconds: measured time of each node, and the part of it that leaves with its channels
             (see :func:`onnxprune.savings.measure_savings`); needed for ``latency`` only.
@@ -46,6 +47,7 @@ class Meter:
         self,
         model: Model,
         structure: Structure,
+        whole: cost.Cost,
         costs: cost.Cost,
         macs: Mapping[str, float],
         seconds: tuple[Mapping[str, float], Mapping[str, float]] | None = None,
@@ -53,6 +55,7 @@ class Meter:
         self._model = model
         self._structure = structure
         self._costs = costs
+        self._before = whole
         self._whole, saved = seconds or (macs, macs)
         self._amounts = {"macs": macs, "latency": saved}
 
@@ -60,11 +63,12 @@ class Meter:
         """Return what computes the fraction that remains with ``kept`` (``bool [labels]``)."""
         if kind in self._amounts:
             amounts = self._amounts[kind]
-            total = max(sum(amounts.values()), 1e-30)
+            share = self._costs.macs / max(self._before.macs, 1)
+            total = max(sum(amounts.values()), 1e-30) / max(share, 1e-30)
             return lambda kept: cost.predicted_macs(self._structure, amounts, kept) / total
         if kind == "sparsity":
-            total = max(self._costs.weights, 1)
-            return lambda kept: 1 - cost.weights_removed(self._structure, kept) / total
+            total, left = max(self._before.weights, 1), self._costs.weights
+            return lambda kept: (left - cost.weights_removed(self._structure, kept)) / total
         return lambda kept: self._constants_left(kept, in_bytes=kind == "size")
 
     def unit_costs(self, kind: str) -> F64:
@@ -92,5 +96,6 @@ class Meter:
             size *= helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize if in_bytes else 1
             before += size
             after += size * sum(set(shares[tensor.name].values()) or {1.0})
-        total = float(self._costs.bytes) if in_bytes else max(before, 1.0)
-        return 1 - (before - after) / total
+        whole = float(self._before.bytes if in_bytes else self._before.params)
+        own = self._costs.bytes if in_bytes else self._costs.params
+        return (own - (before - after)) / max(whole, 1.0)

@@ -124,7 +124,9 @@ def plan(
     from onnxprune.request import Request, settled
 
     names = (settings.pop("metric"), settings.pop("recover"))
-    metric, recover = settled(*names, random_inputs=settings["random_inputs"])
+    metric, recover = settled(
+        *names, random_inputs=settings["random_inputs"], mode=settings["mode"]
+    )
     request = Request(metric=metric, recover=recover, **settings)
     with progress_bar(quiet or as_json) as progress:
         result = pipeline.plan(model, request=request, progress=progress, **reading)

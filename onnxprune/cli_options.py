@@ -10,7 +10,8 @@ import click
 
 # Repeated here so that --help does not import numpy; a test compares them.
 METRICS = ("f-magnitude", "f", "magnitude", "activation", "reconstruction", "random")
-MODES = ("auto", "channels", "weights")
+DEPTH_METRICS = ("trial", "egp", "magnitude")
+MODES = ("auto", "channels", "weights", "depth")
 RECOVERIES = ("none", "bias", "full")
 ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
 
@@ -162,6 +163,13 @@ deciding = _together(
     ),
     click.option("--size", callback=_size, metavar="2MB", help="Instead: its file size, at most."),
     click.option(
+        "--layers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Instead, with --mode depth: how many parts leave; a branch with all its layers is "
+        "one.",
+    ),
+    click.option(
         "--max-drop",
         type=click.FloatRange(0, 1),
         metavar="D",
@@ -179,15 +187,16 @@ deciding = _together(
         type=click.Choice(MODES),
         default="auto",
         show_default=True,
-        help="Remove whole channels, zero single weights, or remove what the accuracy allows and "
-        "zero the rest of a --sparsity.",
+        help="Remove whole channels, zero single weights, remove what the accuracy allows and "
+        "zero the rest of a --sparsity, or take out whole layers.",
     ),
     evaluation,
     click.option(
         "--metric",
-        type=click.Choice(METRICS),
+        type=click.Choice(tuple(dict.fromkeys((*METRICS, *DEPTH_METRICS)))),
         metavar="NAME",
-        help=f"How to score: {', '.join(METRICS)} [f-magnitude; without samples magnitude].",
+        help=f"How to score: {', '.join(METRICS)} [f-magnitude; without samples magnitude]; with "
+        f"--mode depth {', '.join(DEPTH_METRICS)} [trial].",
     ),
     click.option(
         "--recover",
@@ -294,7 +303,7 @@ writing = _together(
     quiet,
 )
 
-BUDGETS = ("sparsity", "params", "macs", "latency", "size")
+BUDGETS = ("sparsity", "params", "macs", "latency", "size", "layers")
 
 
 def check_goal(settings: Mapping[str, Any]) -> None:
@@ -315,6 +324,14 @@ def check_goal(settings: Mapping[str, Any]) -> None:
         raise click.UsageError(
             f"--mode weights needs --sparsity: zeros make a model no faster and no smaller; got "
             f"{[*given, '--max-drop' if bounded else '--lossless'][0]}"
+        )
+    depth = settings["mode"] == "depth"
+    if settings["layers"] is not None and not depth:
+        raise click.UsageError(f"--layers needs --mode depth; got {settings['mode']}")
+    if settings["metric"] not in (None, *(DEPTH_METRICS if depth else METRICS)):
+        raise click.UsageError(
+            f"--mode {settings['mode']} goes by --metric "
+            f"{', '.join(DEPTH_METRICS if depth else METRICS)}; got {settings['metric']}"
         )
     if settings["eval_data"] is not None and data is None:
         raise click.UsageError("--eval needs --calib DATA")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.graph import UNPACKS, Model, Shapes, weight_values
+from onnxprune.graph import UNPACKS, Model, Shapes, captured, weight_values
 from onnxprune.labels import F64, Bool
 from onnxprune.structure import Structure, Weight
 
@@ -51,6 +51,8 @@ class Cost:
         macs: multiply-accumulates for one sample, of layers with weights and of products of
             two activations.
         bytes: size of the model as a file.
+        layers: nodes with weights.
+        longest_path: nodes on the longest path from an input to an output.
     """
 
     params: int
@@ -58,6 +60,8 @@ class Cost:
     nonzero_weights: int
     macs: int
     bytes: int
+    layers: int
+    longest_path: int
 
 
 def measure(model: Model, shapes: Shapes) -> Cost:
@@ -76,7 +80,18 @@ def measure(model: Model, shapes: Shapes) -> Cost:
         nonzero_weights=count_nonzero(model),
         macs=round(sum(node_macs(model, shapes).values())),
         bytes=model.file_bytes or model.proto.ByteSize(),
+        layers=len(_layers(model)),
+        longest_path=longest_path(model),
     )
+
+
+def longest_path(model: Model) -> int:
+    """Return the number of nodes on the longest path through a model."""
+    depth: dict[str, int] = {}
+    for node in model.proto.graph.node:
+        own = 1 + max((depth.get(i, 0) for i in [*node.input, *captured(node)]), default=0)
+        depth |= dict.fromkeys(node.output, own)
+    return max((depth.get(spec.name, 0) for spec in model.outputs), default=0)
 
 
 def count_nonzero(model: Model) -> int:
@@ -85,17 +100,25 @@ def count_nonzero(model: Model) -> int:
     return sum(int(np.count_nonzero(v)) for v in values)
 
 
-def _weight_names(model: Model) -> set[str]:
+def _layers(model: Model) -> list[set[str]]:
+    """Return the weight operands of each node that has any."""
     graph = model.proto.graph
     constants = {t.name for t in graph.initializer}
     source = unpacked_weights(model)
     operands = (
-        source.get(node.input[i], node.input[i])
+        {
+            source.get(node.input[i], node.input[i])
+            for i in WEIGHT_INPUTS.get(node.op_type, ())
+            if i < len(node.input)
+        }
+        & constants
         for node in graph.node
-        for i in WEIGHT_INPUTS.get(node.op_type, ())
-        if i < len(node.input)
     )
-    return {name for name in operands if name in constants}
+    return [names for names in operands if names]
+
+
+def _weight_names(model: Model) -> set[str]:
+    return set().union(*_layers(model))
 
 
 def count_params(model: Model) -> int:

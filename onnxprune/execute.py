@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnxprune
@@ -17,8 +18,9 @@ from onnxprune.recover import compensate_bias
 from onnxprune.recovery import ALL, Effort, Ladder, recover_classifier, recover_layers
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
+from onnxprune.shorten import shorten, silenced
 from onnxprune.speed import Speed
-from onnxprune.study import Study
+from onnxprune.study import Shortening, Study
 from onnxprune.verify import Verification, masked, verify
 
 SLACK = 1e-3
@@ -30,6 +32,7 @@ class Outcome:
     """A plan that was carried out.
 
     Attributes:
+        study: the study that the plan belongs to.
         plan: what was removed.
         model: the result.
         verification: the proof of the rewrite.
@@ -40,6 +43,7 @@ class Outcome:
         speed: measured latency; None if it was not measured.
     """
 
+    study: Study
     plan: PruningPlan
     model: Model
     verification: Verification
@@ -61,7 +65,7 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
     Raises:
         InternalError: if the rewritten model is wrong.
     """
-    log, subject = study.log, study.subject
+    log, subject, gone = study.log, study.subject, study.shortening
     with log.stage("rewrite"):
         pruned = rewrite(subject.folded, subject.structure, plan)
     with log.stage("verify"):
@@ -80,15 +84,64 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
         if went and _exceeds(study, clean):
             clean, went = ladder.model, CleanUp(dropped=("channels beyond the sparsity",))
     model = finished(clean, study)
+    recovery, warnings = ladder.to_dict(), tuple(ladder.warnings)
+    if gone:
+        plan = replace(plan, removals=gone.names)
+        proof = max(proof, gone.verification, key=lambda v: v.max_rel_error)
+        recovery, warnings = _joined(gone.recovery, recovery), (*gone.warnings, *warnings)
     return Outcome(
+        study,
         plan,
         model,
         proof,
         went,
-        ladder.to_dict(),
-        tuple(ladder.warnings),
+        recovery,
+        warnings,
         study.accuracy(model, study.samples.select) if study.gated else None,
     )
+
+
+def shortened(study: Study, names: Sequence[str], effort: Effort = ALL) -> Study:
+    """Take whole parts out of the model that a study was given, and fit what is left.
+
+    Args:
+        study: the model, shortened already or not.
+        names: of all the removals that are to be gone (see :attr:`Study.removals`).
+        effort: how much of the samples the recovery uses.
+
+    Returns:
+        The study of what is left.
+
+    Raises:
+        InternalError: if the rewritten model is wrong.
+    """
+    log, given = study.log, study.given
+    known = {r.name: r for r in study.removals}
+    removals = [known[name] for name in names]
+    with log.stage("rewrite"):
+        short = shorten(given.folded, removals, given.structure, given.shapes)
+    with log.stage("verify"):
+        proof = verify(
+            silenced(given.folded, removals),
+            short,
+            study.feeds,
+            "shortened model",
+            threads=study.request.threads,
+        )
+    changed = {r.name for r in removals} | {n for r in removals for n, _ in r.readers}
+    layers = len({layer for r in removals for layer in r.layers})
+    left = study.shortened(short, Shortening(tuple(names), layers, proof, {}, ()))
+    with log.stage("recover"):
+        ladder = _repair(left, changed, effort)
+    shortening = Shortening(tuple(names), layers, proof, ladder.to_dict(), tuple(ladder.warnings))
+    return study.shortened(ladder.model, shortening)
+
+
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report of two recoveries, one after the other."""
+    joined = dict(first) | {k: v for k, v in second.items() if k not in ("loss_without", "steps")}
+    joined["accepted"] = first["accepted"] or second["accepted"]
+    return joined | {"steps": [*first["steps"], *second["steps"]]}
 
 
 def _exceeds(study: Study, model: Model) -> bool:
@@ -96,7 +149,7 @@ def _exceeds(study: Study, model: Model) -> bool:
     request = study.request
     if request.sparsity is None or not request.zeroes:
         return False
-    wanted = (1 - request.sparsity - SLACK) * study.subject.cost.weights
+    wanted = (1 - request.sparsity - SLACK) * study.given.cost.weights
     return cost.count_nonzero(model) < wanted
 
 
@@ -105,6 +158,7 @@ def clean(study: Study) -> Outcome:
     original = study.subject.original
     model, went = cleaned(study, original)
     return Outcome(
+        study,
         PruningPlan(original.sha256),
         original if model is original else finished(model, study),
         went.verification or Verification(0.0, 0.0, 0),
@@ -127,40 +181,74 @@ def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
 
 def _recover(study: Study, pruned: Model, plan: PruningPlan, effort: Effort) -> Ladder:
     """Run the steps of the recovery; none may raise the loss on the *select* part."""
-    subject, request, samples = study.subject, study.request, study.samples
-
-    def loss(model: Model) -> float | None:
-        try:
-            measured = study.accuracy(model, samples.select)
-        except CalibrationError:  # the outputs are not finite
-            return float("inf")
-        return measured.loss if measured else None
-
-    if request.recover == "none":
-        return Ladder(pruned, lambda _: None)
-    ladder = Ladder(pruned, loss)
+    subject, request = study.subject, study.request
+    ladder = _ladder(study, pruned)
+    if request.recover == "none" or not (plan.keep or plan.masks):
+        return ladder
     common = (subject.structure, plan)
     accepted = ladder.offer("bias", compensate_bias(subject.folded, pruned, *common, study.stats))
     if not accepted and request.recover == "bias":
         ladder.refuse("bias compensation")
     if request.recover == "full":
-        fit = effort.thinned(samples.fit)
-        recover_layers(
-            ladder,
-            subject.folded,
-            pruned,
-            *common,
-            subject.shapes,
-            fit,
-            rows=effort.rows,
-            seed=request.seed,
-            threads=request.threads,
-            progress=study.log.progress,
-        )
-        recover_classifier(
-            ladder, *common, subject.shapes, fit, study.output, threads=request.threads
-        )
+        _refit(study, ladder, subject.folded, pruned, plan, (), effort)
     return ladder
+
+
+def _repair(left: Study, changed: Collection[str], effort: Effort) -> Ladder:
+    """Fit what is left of a model to what the whole of it computed."""
+    ladder = _ladder(left, left.subject.folded)
+    if left.request.recover == "full":
+        whole = left.given.folded
+        _refit(left, ladder, whole, left.subject.folded, PruningPlan(""), changed, effort)
+    return ladder
+
+
+def _ladder(study: Study, model: Model) -> Ladder:
+    def loss(model: Model) -> float | None:
+        try:
+            measured = study.accuracy(model, study.samples.select)
+        except CalibrationError:  # the outputs are not finite
+            return float("inf")
+        return measured.loss if measured else None
+
+    return Ladder(model, (lambda _: None) if study.request.recover == "none" else loss)
+
+
+def _refit(
+    study: Study,
+    ladder: Ladder,
+    original: Model,
+    pruned: Model,
+    plan: PruningPlan,
+    changed: Collection[str],
+    effort: Effort,
+) -> None:
+    """Offer the layers fitted to those of the original, then the classifier to the labels."""
+    subject, request = study.subject, study.request
+    fit = effort.thinned(study.samples.fit)
+    recover_layers(
+        ladder,
+        original,
+        pruned,
+        subject.structure,
+        plan,
+        subject.shapes,
+        fit,
+        changed=changed,
+        rows=effort.rows,
+        seed=request.seed,
+        threads=request.threads,
+        progress=study.log.progress,
+    )
+    recover_classifier(
+        ladder,
+        subject.structure,
+        plan,
+        subject.shapes,
+        fit,
+        study.output,
+        threads=request.threads,
+    )
 
 
 def finished(model: Model, study: Study) -> Model:
@@ -169,7 +257,7 @@ def finished(model: Model, study: Study) -> Model:
         model,
         {
             "onnxprune.version": onnxprune.__version__,
-            "onnxprune.source_sha256": study.subject.original.sha256,
+            "onnxprune.source_sha256": study.given.original.sha256,
             "onnxprune.request": _settings(study.request),
         },
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ def _layer(
     size = shapes.sizes(weight.node)[weight.output_axis]
     skip = _skip(graph, output, shapes)
     support = _sliced(plan.masks.get(weight.tensor), weight, kept)
-    if support is None and np.mean(values == 0) > SPARSE:
+    if support is None and SPARSE < np.mean(values == 0) < 1:  # all zeros: to be fitted
         support = values != 0
     return Layer(
         node=weight.node,
@@ -261,14 +261,15 @@ def _passed(node: gs.Node) -> tuple[float, float]:
     return -np.inf, np.inf
 
 
-def affected(model: Model, layers: Sequence[Layer]) -> list[Layer]:
+def affected(model: Model, layers: Sequence[Layer], changed: Collection[str] = ()) -> list[Layer]:
     """Return the layers whose sums changed, and those that come behind such a layer.
 
     Args:
         model: the prepared pruned model.
         layers: its layers, in order.
+        changed: further tensors that are not what they were.
     """
-    changed = {layer.output for layer in layers if layer.cut}
+    changed = {*changed, *(layer.output for layer in layers if layer.cut)}
     for node in model.proto.graph.node:
         if any(name in changed for name in [*node.input, *captured(node)]):
             changed.update(node.output)

@@ -15,13 +15,13 @@ from onnxprune.calibrate import calibrate
 from onnxprune.data import open_dataset
 from onnxprune.entropy import activities, watch
 from onnxprune.errors import CalibrationError, OnnxpruneError, PlanError
-from onnxprune.execute import execute
+from onnxprune.execute import execute, shortened
 from onnxprune.folding import fold
 from onnxprune.graph import Model
 from onnxprune.holdout import Progress, hold_out, silent, skip_warnings
 from onnxprune.inspection import Inspection
 from onnxprune.log import Log
-from onnxprune.plan_file import check_model, check_structure, load_plan, save_plan
+from onnxprune.plan_file import check_model, check_removals, check_structure, load_plan, save_plan
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.rectifiers import find_rectifiers
 from onnxprune.request import Mode, Request, settled
@@ -61,6 +61,7 @@ def prune(
     macs: float | None = None,
     latency: float | None = None,
     size: int | None = None,
+    layers: int | None = None,
     max_drop: float | None = None,
     min_accuracy: float | None = None,
     mode: Mode = "auto",
@@ -96,10 +97,12 @@ def prune(
         macs: its operations, likewise.
         latency: its latency on this machine, likewise; measured with ``threads``.
         size: its file size in bytes.
+        layers: with mode ``depth``, how many parts leave.
         max_drop: accuracy that may be lost on held-out samples, as a fraction.
         min_accuracy: accuracy to be kept on them.
-        mode: ``auto``, ``channels`` or ``weights``.
-        metric: the criterion; None is ``f-magnitude``, without samples ``magnitude``.
+        mode: ``auto``, ``channels``, ``weights`` or ``depth``.
+        metric: the criterion; None is ``f-magnitude``, without samples ``magnitude``, with mode
+            ``depth`` ``trial``.
         recover: ``full``, ``bias`` or ``none``; None is ``full``, without samples ``none``.
         allocation: how the budget is spread over the layers.
         align: preferred divisor of the channels that stay; None for an automatic choice.
@@ -123,13 +126,14 @@ def prune(
         OnnxpruneError: for everything the user can act on (see :mod:`onnxprune.errors`).
         InternalError: if the result fails verification.
     """
-    metric, recover = settled(metric, recover, random_inputs=random_inputs)
+    metric, recover = settled(metric, recover, random_inputs=random_inputs, mode=mode)
     request = Request(
         sparsity=sparsity,
         params=params,
         macs=macs,
         latency=latency,
         size=size,
+        layers=layers,
         max_drop=max_drop,
         min_accuracy=min_accuracy,
         mode=mode,
@@ -153,7 +157,7 @@ def prune(
     before = study.reported
     with study.log.stage("search"):
         outcome = search(study)
-    return measured(study, outcome, str(model), before)
+    return measured(outcome, str(model), before)
 
 
 def plan(
@@ -187,7 +191,7 @@ def plan(
     """
     original = _load(model)
     study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
-    found = find_plan(study)
+    study, found = find_plan(study)
     groups = study.subject.structure.groups
     keep = {g.name: found.keep.get(g.name, np.ones(len(g.units), np.bool_)) for g in groups}
     return replace(found, keep=keep, request=request, nodes={g.name: g.nodes for g in groups})
@@ -257,9 +261,12 @@ def apply(
     original = _load(model)
     check_model(plan, original.sha256)
     study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
-    check_structure(plan, study.subject.structure)
     before = study.reported
-    return measured(study, execute(study, plan), str(model), before, edited=True)
+    if plan.removals:
+        check_removals(plan, study.removals)
+        study = shortened(study, plan.removals)
+    check_structure(plan, study.subject.structure)
+    return measured(execute(study, plan), str(model), before, edited=True)
 
 
 def sweep(

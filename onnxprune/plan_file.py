@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
@@ -21,6 +21,7 @@ import numpy as np
 from onnxprune.errors import OnnxpruneError, PlanError
 from onnxprune.labels import Bool
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.removals import Removal, apart
 from onnxprune.request import Request
 from onnxprune.structure import Structure
 from onnxprune.targets import check_target, write_files
@@ -30,7 +31,8 @@ FORMAT, VERSION = "onnxprune-plan", 1
 MOST_UNITS = 1 << 24
 """Units of a group beyond which a plan is taken to be damaged."""
 
-_KEYS = {"format", "version", "model_sha256", "request", "groups", "zeros"}
+_NEEDED = {"format", "version", "model_sha256", "request", "groups", "zeros"}
+_KEYS = _NEEDED | {"removals"}
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -66,6 +68,7 @@ def to_json(plan: PruningPlan) -> str:
         "version": json.dumps(VERSION),
         "model_sha256": json.dumps(plan.model_sha256),
         "request": json.dumps(request, indent=4)[:-1].rstrip() + "\n  }",
+        "removals": _block("[", [json.dumps(name) for name in plan.removals], "]"),
         "groups": _block("[", [json.dumps(g) for g in groups], "]"),
         "zeros": _block("{", zeros, "}"),
     }
@@ -120,6 +123,23 @@ def check_model(plan: PruningPlan, sha256: str) -> None:
         )
 
 
+def check_removals(plan: PruningPlan, known: Sequence[Removal]) -> None:
+    """Refuse a plan without parts that the model does not have, or that depend on each other.
+
+    Raises:
+        PlanError: naming the part.
+    """
+    parts = {r.name: r for r in known}
+    for k, name in enumerate(plan.removals):
+        if name not in parts:
+            raise PlanError(
+                f"removals '{name}': the model has no such part; it has {_some(list(parts))}"
+            )
+        for other in plan.removals[:k]:
+            if not apart(parts[name], parts[other]):
+                raise PlanError(f"removals '{name}' and '{other}' cannot both leave; keep one")
+
+
 def check_structure(plan: PruningPlan, structure: Structure) -> None:
     """Refuse a plan that does not fit a model, or would leave nothing of a layer.
 
@@ -169,7 +189,7 @@ def _plan(values: Any) -> PruningPlan:
     version = top.get("version")
     if version != VERSION or isinstance(version, bool):
         raise PlanError(f"version is {_short(version)}, this program reads {VERSION}")
-    _known(top, _KEYS, _KEYS, "the file")
+    _known(top, _KEYS, _NEEDED, "the file")
     if not isinstance(top["model_sha256"], str):
         raise PlanError(f"model_sha256 is {_short(top['model_sha256'])}, expected a string")
     if not isinstance(top["groups"], list):
@@ -187,7 +207,14 @@ def _plan(values: Any) -> PruningPlan:
         nodes[name] = _strings(group.get("nodes", []), f"group '{name}': nodes")
     zeros = _mapping(top["zeros"], "zeros")
     masks = {name: _unpacked(value, f"zeros '{name}'") for name, value in zeros.items()}
-    return PruningPlan(top["model_sha256"], keep, masks, _request(top["request"]), nodes)
+    return PruningPlan(
+        top["model_sha256"],
+        keep,
+        masks,
+        _strings(top.get("removals", []), "removals"),
+        _request(top["request"]),
+        nodes,
+    )
 
 
 def _kept(group: Mapping[str, Any], where: str) -> Bool:

@@ -23,6 +23,8 @@ class PruningPlan:
         model_sha256: hash of the model file that the plan belongs to.
         keep: for each group, ``bool [units]``; groups that are not named keep everything.
         masks: for each weight tensor by name, ``bool`` of its shape; False becomes zero.
+        removals: names of the parts that leave as a whole (see :mod:`onnxprune.removals`);
+            ``keep`` and ``masks`` are about what is left then.
         request: what was asked for, if the plan was made on its own.
         nodes: names of the nodes of each group, for those who read the plan; decides nothing.
     """
@@ -30,6 +32,7 @@ class PruningPlan:
     model_sha256: str
     keep: Mapping[str, Bool] = field(default_factory=dict)
     masks: Mapping[str, Bool] = field(default_factory=dict)
+    removals: tuple[str, ...] = ()
     request: Request | None = None
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

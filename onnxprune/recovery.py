@@ -6,7 +6,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -124,6 +124,7 @@ def recover_layers(
     shapes: Shapes,
     part: Part,
     *,
+    changed: Collection[str] = (),
     rows: float = 1.0,
     seed: int,
     threads: int,
@@ -141,13 +142,14 @@ def recover_layers(
         plan: what was removed.
         shapes: its observed shapes.
         part: the samples to fit on.
+        changed: tensors that are not what they were, besides what the plan says.
         rows: see :class:`Effort`.
         seed: of the drawn positions.
         threads: onnxruntime threads.
         progress: told of each layer that is done.
     """
     prepared, every = prepare(pruned, structure, plan, shapes)
-    layers = affected(prepared, every)
+    layers = affected(prepared, every, changed)
     if not layers:
         return
     chunks = sample_chunks(original, shapes, part)

@@ -12,6 +12,7 @@ from onnxprune.accuracy import Accuracy, Drop
 from onnxprune.cleaning import CleanUp
 from onnxprune.cost import Cost
 from onnxprune.entropy import Activity
+from onnxprune.removals import Removal
 from onnxprune.selection import Sensitivity
 from onnxprune.speed import Speed
 from onnxprune.structure import Frozen
@@ -19,6 +20,10 @@ from onnxprune.verify import Verification
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+SHOWN = 4
+"""Parts that left which the summary names."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Report:
     rectifiers: Sequence[Activity] | None
     groups: Sequence[GroupChange]
     frozen: Sequence[Frozen]
+    removals: Sequence[Removal]
     layers: Sequence[Layer]
     timings: Mapping[str, float]
     warnings: Sequence[str] = field(default=())
@@ -120,6 +126,9 @@ class Report:
             else [a.to_dict() for a in self.rectifiers],
             "groups": [asdict(g) for g in self.groups],
             "frozen": [asdict(f) for f in self.frozen],
+            "removals": [
+                {"name": r.name, "kind": r.kind, "layers": r.layers} for r in self.removals
+            ],
             "layers": [asdict(layer) for layer in self.layers],
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
             "warnings": list(self.warnings),
@@ -141,6 +150,16 @@ class Report:
         before, after = (getattr(side.cost, name) for side in (self.before, self.after))
         return {"requested": self.request[name], "achieved": after / max(before, 1)}
 
+    def _shorter(self) -> str:
+        """Say what left as a whole."""
+        before, after = self.before.cost, self.after.cost
+        names = ", ".join(r.name for r in self.removals[:SHOWN])
+        more = f" and {len(self.removals) - SHOWN} more" if len(self.removals) > SHOWN else ""
+        return (
+            f"{len(self.removals)} parts left: layers {before.layers} -> {after.layers}, longest "
+            f"path {before.longest_path} -> {after.longest_path} nodes; without {names}{more}"
+        )
+
     def _wanted(self) -> str:
         """Say what was asked for and what was reached."""
         reached = {
@@ -149,11 +168,12 @@ class Report:
             "macs": self._ratio("macs")["achieved"],
             "latency": self.speed.value if self.speed else math.nan,
             "size": self.after.cost.bytes,
+            "layers": len(self.removals),
         }
         kind = next((k for k in reached if self.request[k] is not None), None)
         if kind is None:
             return f"macs: as few as a drop of {self.request['max_drop']:g} allows"
-        shown = f"{reached[kind]:,}" if kind == "size" else f"{reached[kind]:.4f}"
+        shown = f"{reached[kind]:,}" if kind in ("size", "layers") else f"{reached[kind]:.4f}"
         return f"{kind}: requested {self.request[kind]:g}, achieved {shown}"
 
     def to_json(self) -> str:
@@ -174,6 +194,8 @@ class Report:
             f"{self.verification.samples} samples against the masked original"
         )
         parts += [Text(achieved), Text(proof)]
+        if self.removals:
+            parts.append(Text(self._shorter()))
         if self.clean_up:
             parts.append(Text(self.clean_up.summary()))
         if self.speed:

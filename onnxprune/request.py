@@ -8,20 +8,27 @@ from typing import Any, Literal
 from onnxprune.budget import Budget
 from onnxprune.errors import OnnxpruneError
 from onnxprune.recover import RECOVERIES
-from onnxprune.score import CRITERIA
+from onnxprune.score import CRITERIA, Criterion
 from onnxprune.spread import SPREADS
 
-Mode = Literal["auto", "channels", "weights"]
-MODES: tuple[Mode, ...] = ("auto", "channels", "weights")
+Mode = Literal["auto", "channels", "weights", "depth"]
+MODES: tuple[Mode, ...] = ("auto", "channels", "weights", "depth")
 
-BUDGETS = ("sparsity", "params", "macs", "latency", "size")
+BUDGETS = ("sparsity", "params", "macs", "latency", "size", "layers")
+
+DEPTH_METRICS = ("trial", "egp", "magnitude")
+"""What ``depth`` goes by: trial removal, entropy (EGP), or for comparison magnitude."""
 
 DROP = 0.01
 """Accuracy that ``auto`` may lose where the user does not say how much."""
 
 
-def settled(metric: str | None, recover: str | None, *, random_inputs: bool) -> tuple[str, str]:
-    """Return metric and recovery, with what can be done without samples as their default."""
+def settled(
+    metric: str | None, recover: str | None, *, random_inputs: bool, mode: Mode = "auto"
+) -> tuple[str, str]:
+    """Return metric and recovery, with what the mode can do with or without samples as default."""
+    if mode == "depth":
+        return metric or "trial", recover or "full"
     defaults = ("magnitude", "none") if random_inputs else ("f-magnitude", "full")
     return metric or defaults[0], recover or defaults[1]
 
@@ -30,8 +37,8 @@ def settled(metric: str | None, recover: str | None, *, random_inputs: bool) -> 
 class Request:
     """The settings that decide what a run does; they appear in the report.
 
-    Exactly one of ``sparsity``, ``params``, ``macs``, ``latency`` and ``size`` is given, or
-    none of them and ``max_drop``, which then asks for the fewest operations within it, or
+    Exactly one of ``sparsity``, ``params``, ``macs``, ``latency``, ``size`` and ``layers`` is
+    given, or none of them and ``max_drop``, which then asks for the fewest operations within it, or
     ``lossless``.
 
     Attributes:
@@ -40,12 +47,15 @@ class Request:
         macs: its multiply-accumulates, likewise.
         latency: its measured latency, likewise.
         size: its file size in bytes.
+        layers: with mode ``depth``, how many parts leave: a branch with all its layers, or a
+            layer without a path around it, is one.
         max_drop: accuracy that may be lost on the *select* samples, as a fraction.
         min_accuracy: accuracy to be kept on them.
         mode: ``channels`` removes coupled channels, ``weights`` zeroes single weights, ``auto``
             removes as many weights with their channels as the accuracy allows, and zeroes the
-            rest of a sparsity.
-        metric: a key of :data:`onnxprune.score.CRITERIA`.
+            rest of a sparsity, ``depth`` removes whole parts.
+        metric: a key of :data:`onnxprune.score.CRITERIA`, with mode ``depth`` one of
+            :data:`DEPTH_METRICS`.
         recover: ``full`` refits all layers and the classifier, ``bias`` moves the mean of what
             is removed into biases, ``none`` does nothing.
         allocation: how the budget is spread over the layers: a key of
@@ -75,6 +85,7 @@ class Request:
     macs: float | None = None
     latency: float | None = None
     size: int | None = None
+    layers: int | None = None
     max_drop: float | None = None
     min_accuracy: float | None = None
     mode: Mode = "auto"
@@ -96,9 +107,13 @@ class Request:
     def __post_init__(self) -> None:
         self._check_values()
         self._check_budget()
-        needs_samples = CRITERIA[self.metric].needs_samples or self.recover != "none"
+        needs_samples = (
+            self.mode == "depth" or self.criterion.needs_samples or self.recover != "none"
+        )
         if self.random_inputs and needs_samples and not self.lossless:
             usable = [n for n, c in CRITERIA.items() if not c.needs_samples]
+            if self.mode == "depth":
+                raise OnnxpruneError("mode depth needs labelled samples, not random inputs")
             raise OnnxpruneError(
                 "random inputs have no statistics: use one of the metrics "
                 f"{', '.join(usable)} and recover none; got metric {self.metric}, recover "
@@ -120,7 +135,7 @@ class Request:
                 )
         for name, known in (
             ("mode", MODES),
-            ("metric", CRITERIA),
+            ("metric", DEPTH_METRICS if self.mode == "depth" else CRITERIA),
             ("recover", RECOVERIES),
             ("allocation", ("auto", *SPREADS)),
         ):
@@ -131,6 +146,7 @@ class Request:
         for name, least in (
             ("align", 1),
             ("size", 1),
+            ("layers", 1),
             ("seed", 0),
             ("threads", 0),
             ("batch_size", 1),
@@ -147,6 +163,8 @@ class Request:
                 f"give exactly one of {', '.join(BUDGETS)}, or max_drop or lossless alone; got "
                 f"{' and '.join(goals) or 'none'}"
             )
+        if self.layers is not None and self.mode != "depth":
+            raise OnnxpruneError(f"layers needs mode depth; got mode {self.mode}")
         if self.empirical and not self.lossless:
             raise OnnxpruneError("empirical needs lossless")
         if self.mode == "weights" and given != ["sparsity"]:
@@ -163,12 +181,19 @@ class Request:
     @property
     def zeroes(self) -> bool:
         """Whether single weights may become zero."""
+        if self.mode == "depth":
+            return self.sparsity is not None and self.metric != "trial"
         return self.mode == "weights" or (self.mode == "auto" and self.sparsity is not None)
+
+    @property
+    def criterion(self) -> Criterion:
+        """How weights and channels are scored; parts that leave as a whole are not."""
+        return CRITERIA["magnitude" if self.mode == "depth" else self.metric]
 
     @property
     def uses_errors(self) -> bool:
         """Whether the metric looks at the errors that are left after refitting."""
-        use = CRITERIA[self.metric].error
+        use = self.criterion.error
         return use == "needed" or (use == "recovering" and self.recover == "full")
 
     @property
@@ -194,8 +219,9 @@ class Request:
                     f"size {self.size} is no budget: the model's file has {original_bytes} bytes"
                 )
             return Budget("size", self.size / original_bytes, self.goal)
-        if self.budget is None:
+        if self.budget in (None, "layers"):
             raise OnnxpruneError("there is no budget, only a bound on the accuracy")
+        assert self.budget is not None
         return Budget(self.budget, getattr(self, self.budget), self.goal)
 
     def to_dict(self) -> dict[str, Any]:

@@ -42,10 +42,12 @@ class PruneResult:
 
 
 def measured(
-    study: Study, outcome: Outcome, path: str, before: Accuracy | None, *, edited: bool = False
+    outcome: Outcome, path: str, before: Accuracy | None, *, edited: bool = False
 ) -> PruneResult:
     """Measure what came out, and report it; a plan that was edited may miss the budget."""
-    subject, log, original = study.subject, study.log, study.subject.original
+    study = outcome.study
+    given, subject, log = study.given, study.subject, study.log
+    original = given.original
     external = study.location is not None or storage.needs_data_file(outcome.model.proto)
     location = data_target(default_target(Path(path))).name if external else None
     final = replace(outcome.model, file_bytes=storage.pack(outcome.model.proto, location).size)
@@ -54,13 +56,13 @@ def measured(
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
     missed = _missed(study, outcome) or refusal(outcome.speed)
-    decided = not (edited or study.request.mode == "weights" or study.request.lossless)
+    decided = not (edited or study.request.mode in ("weights", "depth") or study.request.lossless)
     trials = study.decider.sensitivities if decided else []
     report = Report(
         model={"path": path, "sha256": original.sha256},
         request=study.request.to_dict(),
         data=study.samples.to_dict(),
-        before=Side(subject.cost, before),
+        before=Side(given.cost, before),
         after=Side(after_cost, after),
         achieved=_achieved(study, after_cost, edited=edited),
         speed=outcome.speed,
@@ -72,7 +74,8 @@ def measured(
         rectifiers=study.rectifiers,
         groups=group_changes(subject.structure, outcome.plan, trials),
         frozen=subject.structure.frozen,
-        layers=layer_changes(subject.structure, original, final),
+        removals=[r for r in study.removals if r.name in outcome.plan.removals],
+        layers=layer_changes(given.structure, original, final),
         timings=log.timings,
         warnings=tuple(dict.fromkeys(log.warnings)),
     )
@@ -150,7 +153,7 @@ def _achieved(study: Study, after: cost.Cost, *, edited: bool) -> float:
     Raises:
         InternalError: if it was not; after an edit that is a warning.
     """
-    request, before = study.request, study.subject.cost
+    request, before = study.request, study.given.cost
     left = after.nonzero_weights if request.zeroes else after.weights
     achieved = 1 - left / max(before.weights, 1)
     kept = {

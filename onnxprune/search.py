@@ -8,8 +8,9 @@ from dataclasses import replace
 from onnxprune import cost, storage
 from onnxprune.accuracy import Drop, drop_between
 from onnxprune.budget import Budget
+from onnxprune.depth import shortenings
 from onnxprune.errors import BudgetError
-from onnxprune.execute import Outcome, clean, execute, finished
+from onnxprune.execute import Outcome, clean, execute, finished, shortened
 from onnxprune.layers import prepare
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
@@ -38,19 +39,22 @@ def search(study: Study) -> Outcome:
         BudgetError: if there is none; names the best achievable.
     """
     outcome = _timed(study, _carried_out(study))
-    if outcome.speed and outcome.speed.is_slower:
+    if outcome.speed and outcome.speed.is_slower and outcome.plan.keep:
         return _repaired(study, outcome)
     return outcome
 
 
-def find_plan(study: Study) -> PruningPlan:
+def find_plan(study: Study) -> tuple[Study, PruningPlan]:
     """Find the plan that meets the request of a study; carry it out only where that decides.
+
+    Returns:
+        The study that the plan belongs to, which may have lost whole parts, and the plan.
 
     Raises:
         BudgetError: if there is none; names the best achievable.
     """
     found = _found(study)
-    return found.plan if isinstance(found, Outcome) else found
+    return (found.study, found.plan) if isinstance(found, Outcome) else (study, found)
 
 
 def _carried_out(study: Study) -> Outcome:
@@ -63,6 +67,8 @@ def _found(study: Study) -> Outcome | PruningPlan:
     request = study.request
     if request.lossless:
         return clean(study)
+    if request.mode == "depth":
+        return _shorter(study)
     if request.budget is None:
         return _fewest_macs(study)
     if request.sparsity is not None and request.mode == "weights":
@@ -94,7 +100,8 @@ def _steered(study: Study, budget: Budget) -> Outcome:
 
 def _timed(study: Study, outcome: Outcome) -> Outcome:
     """Measure the latency of what lost channels; zeros do not change it."""
-    if outcome.speed or all(kept.all() for kept in outcome.plan.keep.values()):
+    cut = outcome.plan.removals or not all(kept.all() for kept in outcome.plan.keep.values())
+    if outcome.speed or not cut:
         return outcome
     return replace(outcome, speed=check_speed(study, outcome.model))
 
@@ -221,5 +228,78 @@ def _left(study: Study, plan: PruningPlan, kind: str) -> float:
         pruned = prepare(pruned, subject.structure, plan, subject.shapes)[0]
     model = finished(pruned, study)
     if kind == "params":
-        return cost.count_params(model) / subject.cost.params
+        return cost.count_params(model) / study.given.cost.params
     return storage.pack(model.proto, study.location).size / study.bytes
+
+
+def _shorter(study: Study) -> Outcome:
+    """Take out whole parts, one after the other, until the request is met."""
+    if not study.removals:
+        raise BudgetError(
+            "no layer can be taken out whole: none lies on a branch that is added to what leads "
+            "around it, or between layers that can do without it; use --mode channels or weights"
+        )
+    if study.request.budget is None:
+        return _shortest(study)
+    best, parts = 1.0, 0
+    for left in shortenings(study):
+        best, parts = _share(left), parts + 1
+        if not _is_short_enough(left):
+            continue
+        full = shortened(study, _gone(left))
+        if _is_short_enough(full):
+            return execute(full, PruningPlan(study.given.original.sha256))
+    if study.request.layers is not None:
+        reached = f"only {parts} parts can leave, one after the other"
+    else:
+        reached = f"the best achievable is {best:.4f}, once all {parts} parts are gone that can be"
+    raise BudgetError(
+        f"{study.request.goal} cannot be reached by taking out whole layers: {reached}; ask for "
+        "less, or use --mode auto"
+    )
+
+
+def _shortest(study: Study) -> Outcome:
+    """Take out as many parts as the accuracy allows."""
+    limit, selected = study.request.max_drop or 0.0, study.selected
+    assert selected is not None
+    names: tuple[str, ...] = ()
+    for left in shortenings(study):
+        accuracy = study.accuracy(left.subject.folded, study.samples.select)
+        if accuracy is None or drop_between(selected, accuracy).value > limit:
+            break
+        names = _gone(left)
+    while names:
+        outcome = execute(shortened(study, names), PruningPlan(study.given.original.sha256))
+        drop = drop_of(study, outcome)
+        if drop is not None and drop.value <= limit:
+            return outcome
+        names = names[:-1]
+    raise BudgetError(
+        f"max_drop {limit:g} cannot be kept by taking out whole layers: the one that is missed "
+        "least already loses more; allow more, or use --mode auto"
+    )
+
+
+def _gone(study: Study) -> tuple[str, ...]:
+    return study.shortening.names if study.shortening else ()
+
+
+def _is_short_enough(left: Study) -> bool:
+    """Whether a model from which parts are gone meets the request."""
+    request = left.request
+    if request.layers is not None:
+        return len(_gone(left)) >= request.layers
+    return _share(left) <= request.limit(left.bytes).limit
+
+
+def _share(left: Study) -> float:
+    """Return what is left of the original by the request's kind of budget."""
+    kind, before, after = left.request.budget, left.given.cost, left.subject.cost
+    if kind == "latency":
+        return measure_speed(left, left.subject.original).value
+    if kind == "size":
+        packed = storage.pack(finished(left.subject.original, left).proto, left.location)
+        return packed.size / left.bytes
+    name = {"sparsity": "weights", "layers": "layers"}.get(str(kind), str(kind))
+    return float(getattr(after, name) / max(getattr(before, name), 1))

@@ -48,6 +48,7 @@ def divergences(
     chunks: Sequence[Feeds],
     trials: Sequence[Mapping[str, Array]],
     *,
+    reference: Sequence[F64] | None = None,
     threads: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> F64:
@@ -58,11 +59,13 @@ def divergences(
         output: the tensor with the class scores.
         chunks: inputs of the samples.
         trials: for each, other values of some constants.
+        reference: the log-probabilities that they are compared with; default the model's own.
         threads: onnxruntime threads.
         progress: called with 1 after each trial.
     """
     walk = Walk(model, chunks, threads=threads)
-    reference = [log_probabilities(v) for v in walk.peek(output, {})]
+    if reference is None:
+        reference = [log_probabilities(v) for v in walk.peek(output, {})]
     result = np.zeros(len(trials))
     starts = [walk.first_user(trial.keys()) for trial in trials]
     for k in np.argsort(starts, kind="stable"):
@@ -75,6 +78,13 @@ def divergences(
         result[k] = max(mean, 0.0) if np.isfinite(mean) else np.inf
         progress(1)
     return result
+
+
+def outputs_of(
+    model: Model, output: str, chunks: Sequence[Feeds], *, threads: int = 0
+) -> list[F64]:
+    """Return the log-probabilities that a model gives for the samples of each chunk."""
+    return [log_probabilities(v) for v in Walk(model, chunks, threads=threads).peek(output, {})]
 
 
 def log_probabilities(scores: Array) -> F64:

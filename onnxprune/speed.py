@@ -58,7 +58,7 @@ def measure_speed(study: Study, model: Model, seconds: float = SECONDS) -> Speed
     request, feeds = study.request, study.timing_feeds
     with study.log.stage("latency"):
         result = compare(
-            [study.subject.original.proto, model.proto],
+            [study.given.original.proto, model.proto],
             feeds,
             threads=request.threads,
             provider=request.provider,
@@ -94,7 +94,7 @@ def _one_run(study: Study) -> float:
     """Return roughly how long the original takes to run once it is loaded."""
     request = study.request
     make = partial(Session, threads=request.threads, provider=request.provider, timed=True)
-    session, feeds = make(study.subject.original.proto), study.timing_feeds
+    session, feeds = make(study.given.original.proto), study.timing_feeds
     start = perf_counter()
     session.run(feeds)
     return perf_counter() - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,18 +22,40 @@ from onnxprune.fingerprint import Fingerprints, files_hash
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
 from onnxprune.log import Log
+from onnxprune.observe import observe
 from onnxprune.recovery import sample_chunks
 from onnxprune.rectifiers import find_rectifiers
+from onnxprune.removals import Removal, find_removals
 from onnxprune.request import Request
 from onnxprune.savings import measure_savings
-from onnxprune.score import CRITERIA, Scorer, weight_points
+from onnxprune.score import Scorer, weight_points
 from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.subject import Subject, observe_inputs, trace_subject
+from onnxprune.verify import Verification
 
 TIMED_SAMPLES = 4
 """Samples of a run whose latency is measured, where the model leaves their number open."""
+
+
+@dataclass(frozen=True)
+class Shortening:
+    """Whole parts that left a model.
+
+    Attributes:
+        names: of the removals, in the order in which they left.
+        layers: how many layers left with them.
+        verification: the proof of the rewrite.
+        recovery: the steps of the recovery, for the report.
+        warnings: what the user should know of them.
+    """
+
+    names: tuple[str, ...]
+    layers: int
+    verification: Verification
+    recovery: Mapping[str, Any]
+    warnings: tuple[str, ...]
 
 
 class Study:
@@ -49,7 +71,10 @@ class Study:
 
     Attributes:
         feeds: samples to verify on.
-        subject: the traced model.
+        given: the model as it was read, traced.
+        subject: the model that channels and weights are chosen from, traced: the same, or what
+            is left of it once whole parts are gone.
+        shortening: what is gone, and how; None if nothing is.
         classes: the number of classes; 0 without samples.
 
     Raises:
@@ -76,7 +101,9 @@ class Study:
                 original, samples, seed=request.seed, threads=request.threads
             )
         with log.stage("trace"):
-            self.subject: Subject = trace_subject(original, shapes, request)
+            self.given: Subject = trace_subject(original, shapes, request)
+        self.subject = self.given
+        self.shortening: Shortening | None = None
         self.classes = self._count_classes()
         self._fingerprints = Fingerprints()
         self._cache = self._opened() if cache and len(samples.fit) else Cache(None)
@@ -108,7 +135,14 @@ class Study:
     @property
     def bytes(self) -> int:
         """Bytes of the original's files."""
-        return self.subject.cost.bytes
+        return self.given.cost.bytes
+
+    @cached_property
+    def removals(self) -> list[Removal]:
+        """What can leave the model as a whole."""
+        given = self.given
+        macs = cost.node_macs(given.folded, given.shapes)
+        return find_removals(given.folded, given.shapes, given.structure, macs)
 
     @property
     def stats(self) -> dict[Point, ActivationStats]:
@@ -122,8 +156,9 @@ class Study:
 
     @cached_property
     def _calibrated(self) -> tuple[dict[Point, ActivationStats], list[Activity] | None]:
-        request, criterion, subject = self.request, CRITERIA[self.request.metric], self.subject
+        request, criterion, subject = self.request, self.request.criterion, self.subject
         needed = criterion.needs_labels or criterion.needs_rms or request.recover != "none"
+        needed = needed or request.mode == "depth"
         if not (request.empirical if request.lossless else needed):
             return {}, None
         self.log.warnings += self.samples.class_warnings(self.classes)
@@ -165,7 +200,7 @@ class Study:
     @cached_property
     def timing_feeds(self) -> Feeds:
         """What latency is measured on: few samples, or all of a fixed batch or made-up inputs."""
-        if self.subject.original.fixed_batch or not len(self.samples.fit):
+        if self.given.original.fixed_batch or not len(self.samples.fit):
             return self.feeds
         return {name: value[:TIMED_SAMPLES] for name, value in self.feeds.items()}
 
@@ -185,15 +220,40 @@ class Study:
     def decider(self) -> Decider:
         """What turns budgets into plans."""
         subject, request = self.subject, self.request
+        metric = "magnitude" if request.mode == "depth" else request.metric
         scorer = Scorer(
-            subject.structure, subject.weights, self.stats, metric=request.metric, seed=request.seed
+            subject.structure, subject.weights, self.stats, metric=metric, seed=request.seed
         )
         errors = None
         if request.uses_errors:
             errors = ErrorsLeft(subject, self._moments, self._cache, self._fitting)
         seconds = self.node_seconds if request.latency is not None else None
-        meter = Meter(subject.folded, subject.structure, subject.cost, self.node_macs, seconds)
+        meter = Meter(
+            subject.folded,
+            subject.structure,
+            self.given.cost,
+            subject.cost,
+            self.node_macs,
+            seconds,
+        )
         return Decider(subject, scorer, errors, meter, request)
+
+    def shortened(self, model: Model, shortening: Shortening) -> Study:
+        """Return a study of the same request and samples about what is left of the model.
+
+        Args:
+            model: what is left, fitted.
+            shortening: what is gone.
+        """
+        other = copy(self)
+        for measured in ("_calibrated", "node_macs", "node_seconds", "decider"):
+            other.__dict__.pop(measured, None)
+        other.shortening = shortening
+        with self.log.stage("trace"):
+            shapes = observe(model, self.feeds, threads=self.request.threads)
+            other.subject = trace_subject(model, shapes, self.request)
+        other._cache = Cache(None)  # what was measured of other models is of no use
+        return other
 
     def aligned(self, align: int) -> Study:
         """Return the same study, everything that was measured included, with an alignment."""
@@ -221,7 +281,7 @@ class Study:
             return None
 
         def measure() -> Arrays:
-            found = self.accuracy(self.subject.original, part)
+            found = self.accuracy(self.given.original, part)
             assert found is not None
             return records.from_accuracy(found)
 
@@ -233,7 +293,7 @@ class Study:
     def _opened(self) -> Cache:
         """Open the cache for what is measured of this model and these samples."""
         subject = {
-            "model": files_hash(self.subject.original.files),
+            "model": files_hash(self.given.original.files),
             "scaling": self.samples.scaling,
             "threads": self.request.threads,
             "environment": caching.environment(),
@@ -270,7 +330,7 @@ class Study:
     def _count_classes(self) -> int:
         """Compare the labels with the model's classes; return the number of classes."""
         samples, name = self.samples, self.output
-        shape = self.subject.shapes.first.get(name, ())
+        shape = self.given.shapes.first.get(name, ())
         known = shape[1] if len(shape) >= 2 else 0
         if known and samples.labels_end > known:
             raise CalibrationError(
