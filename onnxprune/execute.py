@@ -101,13 +101,13 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
     )
 
 
-def shortened(study: Study, names: Sequence[str], effort: Effort = ALL) -> Study:
+def shortened(study: Study, names: Sequence[str], effort: Effort | None = ALL) -> Study:
     """Take whole parts out of the model that a study was given, and fit what is left.
 
     Args:
         study: the model, shortened already or not.
         names: of all the removals that are to be gone (see :attr:`Study.removals`).
-        effort: how much of the samples the recovery uses.
+        effort: how much of the samples the recovery uses; None for no recovery.
 
     Returns:
         The study of what is left.
@@ -131,6 +131,8 @@ def shortened(study: Study, names: Sequence[str], effort: Effort = ALL) -> Study
     changed = {r.name for r in removals} | {n for r in removals for n, _ in r.readers}
     layers = len({layer for r in removals for layer in r.layers})
     left = study.shortened(short, Shortening(tuple(names), layers, proof, {}, ()))
+    if effort is None:
+        return left
     with log.stage("recover"):
         ladder = _repair(left, changed, effort)
     shortening = Shortening(tuple(names), layers, proof, ladder.to_dict(), tuple(ladder.warnings))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnxprune import cost, storage
 from onnxprune.accuracy import Drop, drop_between
 from onnxprune.budget import Budget
-from onnxprune.depth import shortenings
+from onnxprune.depth import removal_order
 from onnxprune.errors import BudgetError
 from onnxprune.execute import Outcome, clean, execute, finished, shortened
 from onnxprune.layers import prepare
@@ -242,11 +242,12 @@ def _shorter(study: Study) -> Outcome:
     if study.request.budget is None:
         return _shortest(study)
     best, parts = 1.0, 0
-    for left in shortenings(study):
-        best, parts = _share(left), parts + 1
+    for names in removal_order(study):
+        left = shortened(study, names, None)
+        best, parts = _share(left), len(names)
         if not _is_short_enough(left):
             continue
-        full = shortened(study, _gone(left))
+        full = shortened(study, names)
         if _is_short_enough(full):
             return execute(full, PruningPlan(study.given.original.sha256))
     if study.request.layers is not None:
@@ -264,11 +265,12 @@ def _shortest(study: Study) -> Outcome:
     limit, selected = study.request.max_drop or 0.0, study.selected
     assert selected is not None
     names: tuple[str, ...] = ()
-    for left in shortenings(study):
+    for more in removal_order(study):
+        left = shortened(study, more, QUICK)
         accuracy = study.accuracy(left.subject.folded, study.samples.select)
         if accuracy is None or drop_between(selected, accuracy).value > limit:
             break
-        names = _gone(left)
+        names = more
     while names:
         outcome = execute(shortened(study, names), PruningPlan(study.given.original.sha256))
         drop = drop_of(study, outcome)

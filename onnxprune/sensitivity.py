@@ -48,7 +48,6 @@ def divergences(
     chunks: Sequence[Feeds],
     trials: Sequence[Mapping[str, Array]],
     *,
-    reference: Sequence[F64] | None = None,
     threads: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> F64:
@@ -59,36 +58,47 @@ def divergences(
         output: the tensor with the class scores.
         chunks: inputs of the samples.
         trials: for each, other values of some constants.
-        reference: the log-probabilities that they are compared with; default the model's own.
         threads: onnxruntime threads.
         progress: called with 1 after each trial.
     """
     walk = Walk(model, chunks, threads=threads)
-    if reference is None:
-        reference = [log_probabilities(v) for v in walk.peek(output, {})]
+    reference = [log_probabilities(v) for v in walk.peek(output, {})]
     result = np.zeros(len(trials))
     starts = [walk.first_user(trial.keys()) for trial in trials]
     for k in np.argsort(starts, kind="stable"):
         walk.step_to(starts[k], [output])
-        found = [log_probabilities(v) for v in walk.peek(output, trials[k])]
-        values = [
-            (np.exp(a) * (a - b)).sum(axis=1).ravel() for a, b in zip(reference, found, strict=True)
-        ]
-        mean = float(np.concatenate(values).mean())
-        result[k] = max(mean, 0.0) if np.isfinite(mean) else np.inf
+        result[k] = divergence(reference, walk.peek(output, trials[k]))
         progress(1)
     return result
 
 
+def divergence(
+    reference: Sequence[F64], scores: Sequence[Array], temperature: float = TEMPERATURE
+) -> float:
+    """Return the mean divergence of class scores from log-probabilities, chunk by chunk."""
+    values = [
+        (np.exp(a) * (a - log_probabilities(b, temperature))).sum(axis=1).ravel()
+        for a, b in zip(reference, scores, strict=True)
+    ]
+    mean = float(np.concatenate(values).mean())
+    return max(mean, 0.0) if np.isfinite(mean) else np.inf
+
+
 def outputs_of(
-    model: Model, output: str, chunks: Sequence[Feeds], *, threads: int = 0
+    model: Model,
+    output: str,
+    chunks: Sequence[Feeds],
+    temperature: float = TEMPERATURE,
+    *,
+    threads: int = 0,
 ) -> list[F64]:
     """Return the log-probabilities that a model gives for the samples of each chunk."""
-    return [log_probabilities(v) for v in Walk(model, chunks, threads=threads).peek(output, {})]
+    found = Walk(model, chunks, threads=threads).peek(output, {})
+    return [log_probabilities(v, temperature) for v in found]
 
 
-def log_probabilities(scores: Array) -> F64:
-    """Return log-probabilities along axis 1 at :data:`TEMPERATURE`.
+def log_probabilities(scores: Array, temperature: float = TEMPERATURE) -> F64:
+    """Return log-probabilities along axis 1 at a temperature.
 
     Scores that are probabilities already are taken so.
     """
@@ -99,4 +109,4 @@ def log_probabilities(scores: Array) -> F64:
         values = values[None]
     if (values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
         values = np.log(np.maximum(values, 1e-12))
-    return np.asarray(log_softmax(values / TEMPERATURE, axis=1))
+    return np.asarray(log_softmax(values / temperature, axis=1))
