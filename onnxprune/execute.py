@@ -72,14 +72,18 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
             "rewritten model",
             threads=study.request.threads,
         )
+    judge = _Judge(study)
     with log.stage("recover"):
-        ladder = _recover(study, pruned, plan, effort)
+        ladder = _recover(study, pruned, plan, effort, judge)
     clean, went = ladder.model, CleanUp()
     if effort == ALL:
         clean, went = cleaned(study, ladder.model)
         if went and _exceeds(study, clean):
             clean, went = ladder.model, CleanUp(dropped=("channels beyond the sparsity",))
-    model = finished(clean, study)
+    model, selected = finished(clean, study), None
+    if study.gated:
+        known = judge.found(clean) if clean is ladder.model else None
+        selected = known or study.accuracy(model, study.samples.select)
     return Outcome(
         plan,
         model,
@@ -87,8 +91,31 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
         went,
         ladder.to_dict(),
         tuple(ladder.warnings),
-        study.accuracy(model, study.samples.select) if study.gated else None,
+        selected,
     )
+
+
+class _Judge:
+    """Measures models on the *select* samples, and remembers those that are alive."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._found: dict[int, Accuracy] = {}
+
+    def loss(self, model: Model) -> float | None:
+        """Return the loss of a model; infinite where its outputs are not finite."""
+        self._found.pop(id(model), None)  # that of one that is gone
+        try:
+            measured = self._study.accuracy(model, self._study.samples.select)
+        except CalibrationError:
+            return float("inf")
+        if measured:
+            self._found[id(model)] = measured
+        return measured.loss if measured else None
+
+    def found(self, model: Model) -> Accuracy | None:
+        """Return what was found of a model; None if nothing was."""
+        return self._found.get(id(model))
 
 
 def _exceeds(study: Study, model: Model) -> bool:
@@ -125,24 +152,19 @@ def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
         )
 
 
-def _recover(study: Study, pruned: Model, plan: PruningPlan, effort: Effort) -> Ladder:
+def _recover(
+    study: Study, pruned: Model, plan: PruningPlan, effort: Effort, judge: _Judge
+) -> Ladder:
     """Run the steps of the recovery; none may raise the loss on the *select* part."""
     subject, request, samples = study.subject, study.request, study.samples
-
-    def loss(model: Model) -> float | None:
-        try:
-            measured = study.accuracy(model, samples.select)
-        except CalibrationError:  # the outputs are not finite
-            return float("inf")
-        return measured.loss if measured else None
-
     if request.recover == "none":
         return Ladder(pruned, lambda _: None)
-    ladder = Ladder(pruned, loss)
+    ladder = Ladder(pruned, judge.loss)
     common = (subject.structure, plan)
-    accepted = ladder.offer("bias", compensate_bias(subject.folded, pruned, *common, study.stats))
-    if not accepted and request.recover == "bias":
-        ladder.refuse("bias compensation")
+    if request.recover == "bias" or effort == ALL:
+        moved = compensate_bias(subject.folded, pruned, *common, study.stats)
+        if not ladder.offer("bias", moved) and request.recover == "bias":
+            ladder.refuse("bias compensation")
     if request.recover == "full":
         fit = effort.thinned(samples.fit)
         recover_layers(

@@ -16,7 +16,7 @@ from onnxprune.labels import F64, Array
 from onnxprune.session import Feeds
 from onnxprune.walk import Walk
 
-WORK = 1e12
+WORK = 5e11
 """Multiply-accumulates that the trials of a run may take together, roughly."""
 
 SAMPLES = (32, 2048)
