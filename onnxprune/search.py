@@ -29,7 +29,8 @@ MACS = tuple(round(0.95 * 0.91**k, 4) for k in range(31, -1, -1))
 TIGHTENINGS, STEERINGS = 5, 2
 
 ALIGNMENTS = (8, 16)
-"""What is tried where removing channels made a model slower."""
+"""Widths that processors like: the first where channels need not meet a number, all of them one
+after the other where removing channels made a model slower."""
 
 
 def search(study: Study) -> Outcome:
@@ -128,8 +129,11 @@ def _split(study: Study, sparsity: float) -> Outcome:
     """Let as much of a sparsity as the accuracy allows leave with channels, and zero the rest.
 
     Where zeros alone lose more than the default drop, no division can keep it; then as much
-    leaves with channels as costs no more than zeros alone. A drop that was asked for stays.
+    leaves with channels as costs no more than zeros alone. Gates that were asked for stay.
     """
+    # Zeros make up for what channels miss: so these can have the widths that run fastest.
+    free = study.request.align is None
+    wide = study.decider.aligned(ALIGNMENTS[0]) if free else study.decider
 
     @cache
     def plans(k: int) -> PruningPlan:
@@ -137,8 +141,9 @@ def _split(study: Study, sparsity: float) -> Outcome:
         if share == 0.0:
             return study.decider.zeros(sparsity)
         budget = Budget("sparsity", 1 - share * sparsity, f"sparsity {sparsity:g}")
-        channels = study.decider.channels(budget)
-        return channels if share == 1.0 else study.decider.zeros(sparsity, channels)
+        if share == 1.0:
+            return study.decider.channels(budget)
+        return study.decider.zeros(sparsity, wide.channels(budget))
 
     def good(outcome: Outcome) -> bool:
         if zeros is None:
@@ -147,7 +152,7 @@ def _split(study: Study, sparsity: float) -> Outcome:
 
     # Candidates get better one after the other: if the last loses too much, all do.
     zeros = None
-    if study.request.max_drop is None:
+    if (study.request.max_drop, study.request.min_accuracy) == (None, None):
         trial = _tried(study, plans, len(SPLITS) - 1)
         zeros = trial if trial and not _keeps_drop(study, trial) else None
     return _first_good(study, len(SPLITS), plans, good)
@@ -157,12 +162,14 @@ def costs_no_more(outcome: Outcome, other: Outcome) -> bool:
     """Whether an outcome loses no more accuracy than another, as far as the samples can tell.
 
     The two are compared sample by sample: what both lose is in neither's favour, and only
-    samples on which they differ make the difference uncertain.
+    samples on which they differ make the difference uncertain. Two standard errors of it are
+    taken for chance, but where samples are so few that these are more than twice the default
+    drop, no more than that.
     """
     if outcome.selected is None or other.selected is None:
         return False
     drop = drop_between(other.selected, outcome.selected)
-    return drop.value <= drop.standard_error
+    return drop.value <= 2 * min(drop.standard_error, DROP)
 
 
 def _fewest_macs(study: Study) -> Outcome:
