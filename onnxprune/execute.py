@@ -21,6 +21,9 @@ from onnxprune.speed import Speed
 from onnxprune.study import Study
 from onnxprune.verify import Verification, masked, verify
 
+WIDTH = 8
+"""Behind a cut, a width that is a multiple of it stays one: others run slower, by up to a fifth."""
+
 SLACK = 1e-3
 """How far a clean-up may take a sparsity of zeros beyond what was asked for."""
 
@@ -145,10 +148,16 @@ def clean(study: Study) -> Outcome:
 def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
     """Take out of a model what computes nothing; return the same object if there is nothing."""
     request = study.request
+    width = 1 if request.lossless else request.align or WIDTH
     states = relu_states(study.rectifiers or ()) if request.empirical else {}
     with study.log.stage("clean up"):
         return clean_up(
-            model, study.feeds, exclude=request.exclude, states=states, threads=request.threads
+            model,
+            study.feeds,
+            exclude=request.exclude,
+            states=states,
+            align=width,
+            threads=request.threads,
         )
 
 
