@@ -89,6 +89,7 @@ def clean_up(
     *,
     exclude: Sequence[str] = (),
     states: Mapping[str, States] | None = None,
+    align: int = 1,
     threads: int = 0,
 ) -> tuple[Model, CleanUp]:
     """Remove what does not change the outputs of a model.
@@ -99,6 +100,7 @@ def clean_up(
         exclude: globs over node and initializer names that are left alone.
         states: what its Relu nodes did on samples, by their first output, to be taken for what
             they always do.
+        align: a number whose multiples run faster; widths that are such stay such.
         threads: onnxruntime threads.
 
     Returns:
@@ -113,7 +115,7 @@ def clean_up(
         for name, step in (("nodes", _nodes), ("channels", _channels)):
             if name in dropped:
                 continue
-            candidate, went = step(*seen, exclude, states or {})
+            candidate, went = step(*seen, exclude, states or {}, align)
             if not went:
                 continue
             result = compare(model, candidate, feeds, threads=threads)
@@ -136,7 +138,7 @@ def _seen(model: Model, feeds: Feeds, threads: int) -> tuple[Model, Shapes]:
 
 
 def _nodes(
-    model: Model, shapes: Shapes, exclude: Sequence[str], states: Mapping[str, States]
+    model: Model, shapes: Shapes, exclude: Sequence[str], states: Mapping[str, States], _: int
 ) -> tuple[Model, Counter[str]]:
     """Take out nodes that pass their input on."""
     linear = [name for name, s in states.items() if s.always_on.all()]
@@ -144,7 +146,7 @@ def _nodes(
 
 
 def _channels(
-    model: Model, shapes: Shapes, exclude: Sequence[str], states: Mapping[str, States]
+    model: Model, shapes: Shapes, exclude: Sequence[str], states: Mapping[str, States], align: int
 ) -> tuple[Model, Counter[str]]:
     """Take out channels that others make up for, and branches that are constant."""
     structure = trace(model, shapes, exclude=_excluded(model, exclude)[1])
@@ -154,7 +156,7 @@ def _channels(
         if branches:  # whose channels need not be looked at any more
             return folded, Counter(branches=branches)
     places = readers(model, structure, relations)
-    kept, counts = find(structure, places)
+    kept, counts = find(structure, places, align)
     if not counts:
         return model, counts
     plan = plan_from_units(model.sha256, structure, kept)

@@ -36,8 +36,8 @@ MOST_BRANCHES, MOST_LAYERS = 48, 4
 NEAR = 2
 """Layers behind a branch that make up for it in a trial."""
 
-AT_ONCE = 3
-"""Branches that are tried again together."""
+AT_ONCE, TRIES = 4, 2
+"""Branches that are tried again together, and how often each is tried, roughly."""
 
 TEMPERATURE = 1.0
 """Of the scores in trials (see :mod:`onnxprune.sensitivity`); chosen on training data."""
@@ -102,7 +102,7 @@ class Trials:
         self._gated, self._gates = with_gates(prepared, list(self._removals.values()))
         part = study.samples.select if len(study.samples.select) else study.samples.fit
         every = sample_chunks(given.folded, given.shapes, part)
-        self._chunks = trial_chunks(every, max(len(self._removals), 1), given.cost.macs)
+        self._chunks = trial_chunks(every, TRIES * max(len(self._removals), 1), given.cost.macs)
         self._samples = sum(max(len(v) for v in c.values() if v.ndim) for c in self._chunks)
         self._reference = outputs_of(
             given.folded, study.output, self._chunks, TEMPERATURE, threads=self._threads

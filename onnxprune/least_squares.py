@@ -29,7 +29,8 @@ ROWS_PER_INPUT = 50
 """Rows for each input of a layer."""
 
 DAMPING = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Choices of lambda (see :func:`onnxprune.solve.ridge`), by the error on the check rows."""
+"""Choices of lambda (see :func:`onnxprune.solve.ridge`), by the error on the check rows: the first
+from which it rises."""
 
 CHECK_EVERY = 5
 """One sample of so many is a check sample."""
@@ -222,10 +223,11 @@ def _fit(
     scale = max(variance, 1e-30)
     before, best, chosen = error(list(old)), np.inf, None
     if not layer.shared:
-        for damping in DAMPING:
+        for damping in DAMPING:  # it falls, then it rises
             left = error([solved(g, f, damping) for g, (f, _) in enumerate(parts)])
-            if left < best:
-                best, chosen = left, damping
+            if not left < best:
+                break
+            best, chosen = left, damping
     note = ""
     whole = [f.plus(c) for f, c in parts]
     if chosen is None or not best < before:

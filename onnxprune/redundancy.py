@@ -84,15 +84,20 @@ def _reader(sink: Sink, node: gs.Node, weight: Weight | None, relations: Relatio
     return Reader(sink.labels, found, alike, free, unread, weight, form)
 
 
-def find(structure: Structure, places: list[Reader]) -> tuple[Bool, Counter[str]]:
+def find(structure: Structure, places: list[Reader], align: int = 1) -> tuple[Bool, Counter[str]]:
     """Choose units that leave.
+
+    Args:
+        structure: the traced model.
+        places: see :func:`readers`.
+        align: a number whose multiples run faster: a group that has a multiple of it keeps one.
 
     Returns:
         ``bool [units]``, those that stay, and how many leave for which of :data:`KINDS`.
     """
     units = structure.units
     kept = np.ones(len(units), dtype=np.bool_)
-    counts: Counter[str] = Counter()
+    kinds: dict[int, str] = {}
     candidates = structure.prunable.copy()
     tables = [_Table(place, *units.atoms(place.labels)) for place in places]
     for table in tables:
@@ -111,11 +116,22 @@ def find(structure: Structure, places: list[Reader]) -> tuple[Bool, Counter[str]
     for unit in sorted(by_unit, reverse=True):
         own = by_unit[unit]
         if all(table.can_spare(unit) for table in own):
-            counts[_kind(unit, own)] += 1
+            kinds[unit] = _kind(unit, own)
             for table in own:
                 table.remove(unit)
             kept[unit] = False
-    return kept, counts
+    for group in structure.groups:
+        leaving = group.units[~kept[group.units]]
+        kept[leaving[: _back(len(group.units), len(leaving), align)]] = True
+    return kept, Counter(kind for unit, kind in kinds.items() if not kept[unit])
+
+
+def _back(size: int, leaving: int, align: int) -> int:
+    """Return how many of those that leave a group must stay for a width that runs fast."""
+    target = -(-(size - leaving) // align) * align
+    if target > size:  # it has no such width, and cannot come down to one
+        return 0
+    return target - (size - leaving)
 
 
 class _Table:

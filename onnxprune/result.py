@@ -55,7 +55,8 @@ def measured(
         after_cost = cost.measure(final, observe(final, study.feeds, threads=study.request.threads))
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
-    missed = _missed(study, outcome) or refusal(outcome.speed)
+    channels = 1 - after_cost.weights / max(given.cost.weights, 1)
+    missed = _missed(study, outcome, channels) or refusal(outcome.speed)
     decided = not (edited or study.request.mode in ("weights", "depth") or study.request.lossless)
     trials = study.decider.sensitivities if decided else []
     report = Report(
@@ -84,8 +85,14 @@ def measured(
     return PruneResult(proto, report, original.files, external, missed)
 
 
-def _missed(study: Study, outcome: Outcome) -> str:
-    """Return which quality gate is not met; warn of a drop that the samples cannot tell."""
+def _missed(study: Study, outcome: Outcome, channels: float) -> str:
+    """Return which quality gate is not met; warn of a drop that the samples cannot tell.
+
+    Args:
+        study: what was asked for, and the original.
+        outcome: what came of it.
+        channels: the share of the weights that left with channels.
+    """
     request, drop = study.request, drop_of(study, outcome)
     if drop is None or outcome.selected is None:
         return ""
@@ -101,9 +108,13 @@ def _missed(study: Study, outcome: Outcome) -> str:
             f"held-out samples, allowed are {limit:g}; ask for less, or write it with --force"
         )
     if request.max_drop is None and drop.value > limit and request.budget == "sparsity":
+        divided = (
+            f"; no division of the sparsity into channels and zeros that was tried keeps it within "
+            f"{limit:g}, and {100 * channels:.1f} % of the weights left with channels"
+        )
         study.log.warnings.append(
             f"accuracy drops by {drop.value:.4f} ± {drop.standard_error:.4f} on {drop.samples} "
-            "held-out samples, however the sparsity is divided; ask for less"
+            f"held-out samples{divided if request.mode == 'auto' else ''}; ask for less"
         )
     if request.min_accuracy is not None and outcome.selected.value < request.min_accuracy:
         return (

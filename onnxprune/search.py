@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 
 from onnxprune import cost, storage
 from onnxprune.accuracy import Drop, drop_between
@@ -29,7 +30,8 @@ MACS = tuple(round(0.95 * 0.91**k, 4) for k in range(31, -1, -1))
 TIGHTENINGS, STEERINGS = 5, 2
 
 ALIGNMENTS = (8, 16)
-"""What is tried where removing channels made a model slower."""
+"""Widths that processors like: the first where channels need not meet a number, all of them one
+after the other where removing channels made a model slower."""
 
 
 def search(study: Study) -> Outcome:
@@ -131,25 +133,60 @@ def drop_of(study: Study, outcome: Outcome) -> Drop | None:
 
 
 def _split(study: Study, sparsity: float) -> Outcome:
-    """Let as much of a sparsity as the accuracy allows leave with channels, and zero the rest."""
+    """Let as much of a sparsity as the accuracy allows leave with channels, and zero the rest.
 
-    def plan(share: float) -> PruningPlan:
+    Where zeros alone lose more than the default drop, no division can keep it; then as much
+    leaves with channels as costs no more than zeros alone. Gates that were asked for stay.
+    """
+    # Zeros make up for what channels miss: so these can have the widths that run fastest.
+    free = study.request.align is None
+    wide = study.decider.aligned(ALIGNMENTS[0]) if free else study.decider
+
+    @cache
+    def plans(k: int) -> PruningPlan:
+        share = SPLITS[k]
         if share == 0.0:
             return study.decider.zeros(sparsity)
         budget = Budget("sparsity", 1 - share * sparsity, f"sparsity {sparsity:g}")
-        channels = study.decider.channels(budget)
-        return channels if share == 1.0 else study.decider.zeros(sparsity, channels)
+        if share == 1.0:
+            return study.decider.channels(budget)
+        return study.decider.zeros(sparsity, wide.channels(budget))
 
-    return _first_good(study, SPLITS, plan)
+    def good(outcome: Outcome) -> bool:
+        if zeros is None:
+            return _keeps_drop(study, outcome)
+        return costs_no_more(outcome, zeros)
+
+    # Candidates get better one after the other: if the last loses too much, all do.
+    zeros = None
+    if (study.request.max_drop, study.request.min_accuracy) == (None, None):
+        trial = _tried(study, plans, len(SPLITS) - 1)
+        zeros = trial if trial and not _keeps_drop(study, trial) else None
+    return _first_good(study, len(SPLITS), plans, good)
+
+
+def costs_no_more(outcome: Outcome, other: Outcome) -> bool:
+    """Whether an outcome loses no more accuracy than another, as far as the samples can tell.
+
+    The two are compared sample by sample: what both lose is in neither's favour, and only
+    samples on which they differ make the difference uncertain. Two standard errors of it are
+    taken for chance, but where samples are so few that these are more than twice the default
+    drop, no more than that.
+    """
+    if outcome.selected is None or other.selected is None:
+        return False
+    drop = drop_between(other.selected, outcome.selected)
+    return drop.value <= 2 * min(drop.standard_error, DROP)
 
 
 def _fewest_macs(study: Study) -> Outcome:
     """Remove as many operations as the accuracy allows."""
 
-    def plan(ratio: float) -> PruningPlan:
-        return study.decider.channels(Budget("macs", ratio, f"macs {ratio:g}"))
+    @cache
+    def plans(k: int) -> PruningPlan:
+        return study.decider.channels(Budget("macs", MACS[k], f"macs {MACS[k]:g}"))
 
-    outcome = _first_good(study, MACS, plan)
+    outcome = _first_good(study, len(MACS), plans, partial(_keeps_drop, study))
     drop, limit = drop_of(study, outcome), study.request.max_drop or 0.0
     if drop is None or drop.value > limit:
         shown = "unknown" if drop is None else f"{drop.value:.4f}"
@@ -161,40 +198,46 @@ def _fewest_macs(study: Study) -> Outcome:
     return outcome
 
 
+def _keeps_drop(study: Study, outcome: Outcome) -> bool:
+    """Whether an outcome loses no more accuracy than was asked for, or than the default."""
+    limit = DROP if study.request.max_drop is None else study.request.max_drop
+    drop = drop_of(study, outcome)
+    return drop is not None and drop.value <= limit
+
+
+def _tried(study: Study, plans: Callable[[int], PruningPlan], k: int) -> Outcome | None:
+    """Carry out a candidate with little effort; None if there is no such plan."""
+    try:
+        return execute(study, plans(k), QUICK)
+    except BudgetError:
+        return None
+
+
 def _first_good(
-    study: Study, candidates: Sequence[float], plan: Callable[[float], PruningPlan]
+    study: Study,
+    count: int,
+    plans: Callable[[int], PruningPlan],
+    good: Callable[[Outcome], bool],
 ) -> Outcome:
     """Carry out the first candidate that is good enough, or the last.
 
     Candidates get better one after the other, so that halving finds the first good one among
-    quick trials; it then has to prove itself with all samples.
+    quick trials; it then has to prove itself with all samples. The last is not tried.
+
+    Args:
+        study: the model.
+        count: how many candidates there are.
+        plans: makes the plan of one; the one that wins its trial is asked for twice.
+        good: whether it is good enough.
     """
-    limit = DROP if study.request.max_drop is None else study.request.max_drop
-
-    def good(outcome: Outcome) -> bool:
-        drop = drop_of(study, outcome)
-        return drop is not None and drop.value <= limit
-
-    plans: dict[int, PruningPlan] = {}  # the one that wins its trial is carried out again
-
-    def planned(k: int) -> PruningPlan:
-        if k not in plans:
-            plans[k] = plan(candidates[k])
-        return plans[k]
-
-    def tried(k: int) -> bool:
-        try:
-            return good(execute(study, planned(k), QUICK))
-        except BudgetError:
-            return False
-
-    low, high = 0, len(candidates) - 1
+    low, high = 0, count - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if tried(middle) else (middle + 1, high)
+        trial = _tried(study, plans, middle)
+        low, high = (low, middle) if trial and good(trial) else (middle + 1, high)
     while True:
-        outcome = execute(study, planned(low))
-        if good(outcome) or low == len(candidates) - 1:
+        outcome = execute(study, plans(low))
+        if good(outcome) or low == count - 1:
             return outcome
         low += 1
 

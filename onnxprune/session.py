@@ -54,8 +54,7 @@ class Session:
             costs more than it saves, and for comparing bits.
         held: initializers that the model only declares (see :func:`onnxprune.storage.split`).
         provider: the execution provider; the CPU takes what it does not know.
-        timed: for measuring: runs like a session with default settings, but its threads do not
-            spin between runs, where they would take the cores from the session whose turn it is.
+        timed: for measuring: runs like a session with default settings.
         profile: a folder for the profile that :meth:`node_runs` reads; None for no profile.
 
     Raises:
@@ -78,8 +77,8 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.use_deterministic_compute = not timed
-        if timed:
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Between runs the processors are numpy's, or those of the session whose turn it is.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if profile:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile / "run")

@@ -9,13 +9,13 @@ Optimal Brain Compression, arXiv 2208.11580; for channels see arXiv 1707.06168, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from onnxprune.labels import F64, Bool
+from onnxprune.labels import F64, I64, Bool
 
 Values = np.ndarray[Any, np.dtype[Any]]
 
@@ -154,35 +154,56 @@ class Inverse:
     def __init__(self, xx: F64, damping: float, support: Bool | None = None) -> None:
         self._rows = None
         if support is None:
-            self._apply = _factor(xx, damping)
+            self._apply = _factor(_damped(xx, damping), damping)
         else:
-            own = [np.flatnonzero(row) for row in support]
-            self._rows = [(k, _factor(xx[np.ix_(k, k)], damping)) for k in own if len(k)]
-            self._filled = [r for r, k in enumerate(own) if len(k)]
+            self._rows = list(_row_factors(xx, damping, support))
 
     def __call__(self, gap: F64) -> F64:
         """Return ``gap (xx + damping I)^-1``, ``float64 [rows, width]``."""
-        if self._rows is None:
-            return self._apply(gap)
-        result = np.zeros_like(gap)
-        for r, (own, apply) in zip(self._filled, self._rows, strict=True):
-            result[r, own] = apply(gap[r, own][None])[0]
-        return result
+        return self._apply(gap) if self._rows is None else _applied(self._rows, gap)
 
 
-def _factor(xx: F64, damping: float) -> Callable[[F64], F64]:
-    """Return what multiplies rows by ``(xx + damping I)^-1``."""
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+Factor = Callable[[F64], F64]
+"""Multiplies rows, or one row, by an inverse."""
 
-    damped = xx.copy()
-    damped.flat[:: len(xx) + 1] += damping
-    try:
-        factor = cho_factor(damped, overwrite_a=True, check_finite=False)
-    except LinAlgError:  # rounding made it indefinite: give up directions without variance
-        values, vectors = np.linalg.eigh(xx)
+
+def _damped(xx: F64, damping: float) -> F64:
+    result = xx.copy()
+    result.flat[:: len(xx) + 1] += damping
+    return result
+
+
+def _row_factors(xx: F64, damping: float, support: Bool) -> Iterator[tuple[int, I64, Factor]]:
+    """Yield the rows that have a support, what it is, and the inverse on it."""
+    damped = _damped(xx, damping)
+    for row in np.flatnonzero(support.any(axis=1)):
+        own = np.flatnonzero(support[row])
+        yield int(row), own, _factor(damped.take(own, axis=0).take(own, axis=1), damping)
+
+
+def _applied(factors: Iterable[tuple[int, I64, Factor]], gap: F64) -> F64:
+    result = np.zeros_like(gap)
+    for row, own, apply in factors:
+        result[row, own] = apply(gap[row, own])
+    return result
+
+
+def _factor(damped: F64, damping: float) -> Factor:
+    """Return what multiplies rows by the inverse of a damped covariance, which is overwritten.
+
+    LAPACK is called directly: where every row has a support of its own, the matrices are so
+    small that what :mod:`scipy.linalg` puts around the calls takes as long as they do.
+    """
+    from scipy.linalg.lapack import dpotrf, dpotrs
+
+    diagonal = damped.diagonal().copy()
+    factor, failed = dpotrf(damped.T, lower=1, clean=0, overwrite_a=1)
+    if failed:  # rounding made it indefinite: give up directions without variance
+        below = np.tril(damped, -1)  # the triangle that was not overwritten
+        values, vectors = np.linalg.eigh(below + below.T + np.diag(diagonal - damping))
         scaled = vectors / (np.maximum(values, 0.0) + damping)
         return lambda gap: gap @ scaled @ vectors.T
-    return lambda gap: np.asarray(cho_solve(factor, gap.T, check_finite=False).T, dtype=np.float64)
+    return lambda gap: np.asarray(dpotrs(factor, gap.T, lower=1)[0].T, dtype=np.float64)
 
 
 def ridge_rows(old: F64, xx: F64, support: Bool, damping: float) -> F64:
@@ -202,11 +223,7 @@ def _solve_rows(xx: F64, gap: F64, support: Bool, damping: float) -> F64:
     sizes = support.sum(axis=1)
     if sizes.max(initial=0) > ROW_WIDTH and len(gap) > 8:
         return _descend(xx, gap, support, damping)
-    result = np.zeros_like(gap)
-    for row in np.flatnonzero(sizes):
-        own = np.flatnonzero(support[row])
-        result[row, own] = _factor(xx[np.ix_(own, own)], damping)(gap[row, own][None])[0]
-    return result
+    return _applied(_row_factors(xx, damping, support), gap)
 
 
 def _descend(xx: F64, gap: F64, support: Bool, damping: float) -> F64:

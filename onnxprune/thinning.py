@@ -27,6 +27,10 @@ TINY = 1e-12
 """Divergences and relative errors below are taken for this."""
 
 
+_Group = tuple[F64, F64, F64, float]
+"""Refitted weights of a group, their worth, the old weights and the energy of their outputs."""
+
+
 class Thinning:
     """The layers of a model whose single weights may become zero.
 
@@ -56,13 +60,14 @@ class Thinning:
         errors: list[float] = []
         for layer in self._layers:
             left = self._nonzero[layer.weight]
+            groups = self._groups(layer, left)
             for density in TRIAL_DENSITIES:
-                worth = np.where(left, self._errors(layer, left), -1.0)
+                worth = np.where(left, self._worth(layer, groups), -1.0)
                 count = max(1, int(density * left.size))
                 left = worth >= np.partition(worth.ravel(), -count)[-count]
-                matrices, error = self._refitted(layer, left)
-                trials.append(self._measured.trial(layer, matrices))
-                errors.append(error)
+                groups = self._groups(layer, left)
+                trials.append(self._measured.trial(layer, [fitted for fitted, *_ in groups]))
+                errors.append(self._error(layer, groups))
         moved = self._measured.divergences(trials, progress).reshape(len(self._layers), -1)
         ratios = np.clip(moved, TINY, 1 / TINY) / np.maximum(np.reshape(errors, moved.shape), TINY)
         scales = np.exp(np.log(ratios).mean(axis=1))
@@ -92,33 +97,30 @@ class Thinning:
         result = dict(left)
         for k in range(1, rounds + 1):
             errors = {
-                la.weight: self._errors(la, result[la.weight]) * scales.get(la.weight, 1.0)
+                la.weight: self._worth(la, self._groups(la, result[la.weight]))
+                * scales.get(la.weight, 1.0)
                 for la in self._layers
             }
             result = masks_at(errors, result, 1 - float(first) * ratio ** (k / rounds))
             progress(1)
         return result
 
-    def _errors(self, layer: Layer, left: Bool) -> F64:
+    def _worth(self, layer: Layer, groups: Sequence[_Group]) -> F64:
         """Return the relative error that each weight would add, of the tensor's shape."""
-        worth = [
-            from_rows(layer, found / energy) for _, found, _, energy in self._groups(layer, left)
-        ]
+        worth = [from_rows(layer, found / energy) for _, found, _, energy in groups]
         return np.asarray(layer.form.to_tensor(np.stack(worth)), dtype=np.float64)
 
-    def _refitted(self, layer: Layer, left: Bool) -> tuple[list[F64], float]:
-        """Return the weights of each group that make up for those that left, and the error."""
-        matrices: list[F64] = []
-        error = 0.0
-        for g, (fitted, _, w, energy) in enumerate(self._groups(layer, left)):
-            covariance = self._measured.moments[layer.node][g].covariance
-            matrices.append(fitted)
-            error += output_energy(w - fitted, covariance) / energy
-        return matrices, error / len(matrices)
+    def _error(self, layer: Layer, groups: Sequence[_Group]) -> float:
+        """Return the relative error that the refitted weights leave."""
+        moments = self._measured.moments[layer.node]
+        return sum(
+            output_energy(w - fitted, m.covariance) / energy
+            for (fitted, _, w, energy), m in zip(groups, moments, strict=True)
+        ) / len(groups)
 
-    def _groups(self, layer: Layer, left: Bool) -> Sequence[tuple[F64, F64, F64, float]]:
-        """Return refitted weights, their worth, the old weights and the energy of each group."""
-        result: list[tuple[F64, F64, F64, float]] = []
+    def _groups(self, layer: Layer, left: Bool) -> list[_Group]:
+        """Refit what is left of each group."""
+        result: list[_Group] = []
         for w, m, support, diagonal in zip(
             self._measured.matrices(layer),
             self._measured.moments[layer.node],

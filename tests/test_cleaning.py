@@ -248,6 +248,24 @@ def test_kinds(name: str) -> None:
     assert rows[conv.input[1]] == 6 - sum(expected.values())
 
 
+@pytest.mark.parametrize(
+    ("align", "left"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (7, 1)]
+)
+def test_a_width_that_runs_fast_stays_one(align: int, left: int) -> None:
+    """Of 6 channels 5 are dead: a width that is a multiple, or can come down to one, is one."""
+
+    def off(weight: Array, bias: Array) -> None:
+        weight[:], bias[:] = 0, -1
+
+    proto = two_layers(off)
+    model = graph.normalise(proto)
+    result, what = clean_up(model, oracle.feeds(proto, 2), align=align, threads=1)
+    assert what.channels.get("dead", 0) == 6 - left
+    rows = {t.name: t.dims[0] for t in result.proto.graph.initializer}
+    conv = next(node for node in result.proto.graph.node if node.op_type == "Conv")
+    assert rows[conv.input[1]] == left
+
+
 def test_one_channel_of_a_dead_layer_stays() -> None:
     def off(weight: Array, bias: Array) -> None:
         weight[:], bias[:] = 0, -1

@@ -21,7 +21,7 @@ from onnxprune.refit import refit_classifier
 from onnxprune.rewrite import rewrite
 from onnxprune.saliency import refitted
 from onnxprune.session import Session
-from onnxprune.solve import Moments, ridge, ridge_rows
+from onnxprune.solve import Inverse, Moments, ridge, ridge_rows
 from onnxprune.trace import trace
 from onnxprune.unfold import MatrixForm
 from onnxprune.walk import Walk
@@ -61,6 +61,32 @@ def test_rows_are_solved_on_their_supports() -> None:
         design = np.column_stack([x[:, own], np.ones(80)])
         expected = np.linalg.lstsq(design, y[:, row], rcond=None)[0][:-1]
         np.testing.assert_allclose(weights[row, own], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_rows_are_solved_as_in_a_plain_loop(shift: float) -> None:
+    """Also where a damped covariance is not positive, and for rows without any support."""
+    rng = np.random.default_rng(4)
+    a = rng.normal(size=(60, 9))
+    xx = a.T @ a / 60 - shift * np.eye(9)
+    support, gap, damping = rng.random((7, 9)) < 0.5, rng.normal(size=(7, 9)), 1e-2
+    support[3] = False
+    support[5] = True
+    kept = xx.copy()
+    expected = np.zeros_like(gap)
+    for row, own in enumerate(map(np.flatnonzero, support)):
+        part = xx[np.ix_(own, own)]
+        values, vectors = np.linalg.eigh(part)
+        inverse = np.linalg.inv(part + damping * np.eye(len(own)))
+        if len(own) and values.min() + damping <= 0:
+            inverse = (vectors / (np.maximum(values, 0) + damping)) @ vectors.T
+        expected[row, own] = gap[row, own] @ inverse
+    assert shift == 0.0 or np.linalg.eigvalsh(xx)[0] < -damping
+    inverse = Inverse(xx, damping, support)
+    for _ in range(2):
+        np.testing.assert_allclose(inverse(gap), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(Inverse(xx, damping)(gap)[5], expected[5], rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(xx, kept)
 
 
 def test_conjugate_gradients_agree_with_exact_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxprune import pipeline
+from onnxprune import pipeline, search
 from onnxprune.accuracy import Accuracy, drop_between
 from onnxprune.errors import BudgetError, OnnxpruneError, QualityError
 from onnxprune.request import Request
@@ -118,6 +120,99 @@ def test_the_standard_error_of_a_drop_counts_differences_only() -> None:
     drop = drop_between(accuracy(hits), accuracy(worse))
     assert drop.value == pytest.approx(0.018)
     assert drop.standard_error == pytest.approx(np.sqrt(0.018 * 0.982 / 1000))
+
+
+SAMPLES = 1000
+
+
+def hitting(lost: int, other: int = 0) -> Accuracy:
+    """Of samples that were all right, some lost; ``other`` of them elsewhere than is usual."""
+    hits = np.ones(SAMPLES, dtype=np.bool_)
+    hits[: lost - other] = False
+    hits[len(hits) - other :] = False
+    return Accuracy(float(hits.mean()), 0.0, 0.0, SAMPLES, (), hits=hits)
+
+
+class Trials:
+    """A study whose candidates lose so many samples, in place of carrying them out."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lost: list[int], **request: Any) -> None:
+        self.request = Request(sparsity=0.5, **request)
+        self.selected, self.decider = hitting(0), self
+        self.seen: list[tuple[float, bool]] = []
+        self._lost = dict(zip(search.SPLITS, lost, strict=True))
+        monkeypatch.setattr(search, "execute", self._execute)
+
+    def channels(self, budget: Any) -> float:
+        return round((1 - budget.limit) / 0.5, 6)
+
+    def aligned(self, align: int) -> Trials:
+        assert align == 8
+        return self
+
+    def zeros(self, _: float, base: float = 0.0) -> float:
+        return base
+
+    def _execute(self, _: Any, plan: float, effort: Any = None) -> SimpleNamespace:
+        self.seen.append((plan, effort is not None))
+        return SimpleNamespace(plan=plan, selected=hitting(self._lost[plan]))
+
+    def share(self) -> float:
+        return search._split(self, 0.5).plan  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(
+    ("lost", "gates", "share"),
+    [
+        # A drop of 10 is kept by some: the first of them, whatever zeros alone lose.
+        ([90, 70, 50, 30, 10, 9, 8, 1], {}, 0.35),
+        ([9, 8, 7, 6, 5, 4, 3, 2], {}, 1.0),
+        # By none: what loses as much as zeros alone, or so little more that it may be chance.
+        ([90, 70, 50, 30, 24, 23, 20, 20], {}, 0.2),
+        ([90, 70, 50, 30, 24, 24, 20, 20], {}, 0.1),
+        ([90, 80, 70, 60, 50, 40, 30, 20], {}, 0.0),
+        ([90, 70, 50, 30, 20, 15, 15, 20], {}, 0.35),
+        # A gate is not moved.
+        ([90, 70, 50, 30, 22, 20, 20, 20], {"max_drop": 0.01}, 0.0),
+        ([90, 70, 50, 30, 22, 20, 20, 20], {"min_accuracy": 0.99}, 0.0),
+        ([90, 70, 50, 30, 22, 20, 20, 20], {"max_drop": 0.02}, 0.2),
+    ],
+)
+def test_where_no_division_keeps_the_drop_channels_leave_that_cost_nothing_more(
+    lost: list[int], gates: dict[str, float], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = Trials(monkeypatch, lost, **gates)
+    assert trials.share() == share
+    assert trials.seen[-1] == (share, False)
+    assert len({plan for plan, quick in trials.seen if quick}) == len(trials.seen) - 1 <= 4
+
+
+def test_what_costs_no_more_is_decided_sample_by_sample() -> None:
+    def outcome(lost: int, other: int = 0) -> Any:
+        return SimpleNamespace(selected=hitting(lost, other))
+
+    zeros = outcome(20)
+    assert search.costs_no_more(outcome(15), zeros)
+    assert search.costs_no_more(zeros, zeros)
+    assert search.costs_no_more(outcome(23), zeros)
+    assert not search.costs_no_more(outcome(24), zeros), "four more and none fewer: no chance"
+    # Of 29 and 20 losses, 19 and 10 are of the one or the other only: that may be chance.
+    assert search.costs_no_more(outcome(29, 19), zeros)
+    assert not search.costs_no_more(outcome(40, 19), zeros)
+    assert not search.costs_no_more(SimpleNamespace(selected=None), zeros)  # type: ignore[arg-type]
+
+
+def test_samples_that_cannot_tell_do_not_cost_more_than_two_points() -> None:
+    rng = np.random.default_rng(0)
+    half = rng.random(40) < 0.5  # each right where the other is wrong
+
+    def outcome(hits: np.ndarray) -> Any:
+        return SimpleNamespace(selected=Accuracy(0.0, 0.0, 0.0, 40, (), hits=hits))
+
+    worse = ~half
+    worse[np.flatnonzero(worse)[: 1 + int(worse.sum() - half.sum())]] = False
+    assert 0.02 < half.mean() - worse.mean() < 0.1
+    assert not search.costs_no_more(outcome(worse), outcome(half))
 
 
 @pytest.mark.parametrize(
