@@ -16,7 +16,7 @@ import click
 
 from onnxprune import __version__
 from onnxprune import cli_options as options
-from onnxprune.cli_options import ALLOCATIONS, METRICS, MODES, RECOVERIES
+from onnxprune.cli_options import ALLOCATIONS, DEPTH_METRICS, METRICS, MODES, RECOVERIES
 from onnxprune.errors import InternalError, OnnxpruneError, QualityError
 from onnxprune.progress import progress_bar
 from onnxprune.targets import (
@@ -31,7 +31,7 @@ from onnxprune.targets import (
 if TYPE_CHECKING:
     from onnxprune.result import PruneResult
 
-__all__ = ["ALLOCATIONS", "METRICS", "MODES", "RECOVERIES", "main"]
+__all__ = ["ALLOCATIONS", "DEPTH_METRICS", "METRICS", "MODES", "RECOVERIES", "main"]
 
 
 class _Commands(click.Group):

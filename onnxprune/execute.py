@@ -223,7 +223,7 @@ def _recover(
     """Run the steps of the recovery; none may raise the loss on the *select* part."""
     subject, request = study.subject, study.request
     ladder = _ladder(study, pruned, judge)
-    if request.recover == "none" or not (plan.keep or plan.masks):
+    if request.recover == "none" or not (plan.cuts_channels or plan.masks):
         return ladder
     common = (subject.structure, plan)
     if request.recover == "bias" or effort == ALL:

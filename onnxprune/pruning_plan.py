@@ -36,6 +36,11 @@ class PruningPlan:
     request: Request | None = None
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def cuts_channels(self) -> bool:
+        """Whether any channel leaves."""
+        return not all(kept.all() for kept in self.keep.values())
+
     def kept_units(self, structure: Structure) -> Bool:
         """Return the decision as ``bool [units]``."""
         kept = np.ones(len(structure.units), dtype=np.bool_)

@@ -41,7 +41,7 @@ def search(study: Study) -> Outcome:
         BudgetError: if there is none; names the best achievable.
     """
     outcome = _timed(study, _carried_out(study))
-    if outcome.speed and outcome.speed.is_slower and outcome.plan.keep:
+    if outcome.speed and outcome.speed.is_slower and outcome.plan.cuts_channels:
         return _repaired(study, outcome)
     return outcome
 
@@ -102,8 +102,7 @@ def _steered(study: Study, budget: Budget) -> Outcome:
 
 def _timed(study: Study, outcome: Outcome) -> Outcome:
     """Measure the latency of what lost channels; zeros do not change it."""
-    cut = outcome.plan.removals or not all(kept.all() for kept in outcome.plan.keep.values())
-    if outcome.speed or not cut:
+    if outcome.speed or not (outcome.plan.removals or outcome.plan.cuts_channels):
         return outcome
     return replace(outcome, speed=check_speed(study, outcome.model))
 
