@@ -324,7 +324,7 @@ REPORT: dict[str, Any] = {
     "after": SIDE,
     "sparsity": {"requested": float, "achieved": float},
     "verification": {"max_abs_error": float, "max_rel_error": float, "samples": int},
-    "clean_up": {"channels": dict, "nodes": dict, "branches": int, "dropped": list},
+    "clean_up": {"channels": dict, "nodes": dict, "branches": int, "merged": int, "dropped": list},
     "rectifiers": [{
         "node": str, "op_type": str, "tensor": str, "neurons": int, "entropy": float, "on": float,
         "always_on": int, "always_off": int,
