@@ -23,7 +23,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxprune
-from onnxprune import cli, pipeline, recover, request, score, spread
+from onnxprune import cli, cli_options, pipeline, recover, request, score, spread
 
 ROOT = Path(__file__).parent.parent
 MODELS = sorted((ROOT / "models").glob("*.onnx"))
@@ -546,6 +546,7 @@ def test_without_recovery_weights_are_kept_or_gone(tiny: Path, data: Path, mode:
 
 def test_choices_are_those_of_the_package() -> None:
     assert tuple(cli.METRICS) == tuple(score.CRITERIA)
+    assert request.DEPTH_METRICS == cli_options.DEPTH_METRICS
     assert tuple(cli.MODES) == tuple(request.MODES)
     assert tuple(cli.RECOVERIES) == tuple(recover.RECOVERIES)
     assert ("auto", *spread.SPREADS) == cli.ALLOCATIONS

@@ -165,7 +165,7 @@ def shortened(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_empty_layers_leave_the_file(shortened: tuple[Path, dict]) -> None:
     out, report = shortened
     assert report["removals"]
-    assert 0.45 <= report["sparsity"]["achieved"] <= 0.45 + 2e-3
+    assert 0.45 - 1e-9 <= report["sparsity"]["achieved"] <= 0.45 + 2e-3
     after = Counted(out)
     assert after.nonzero == report["after"]["nonzero_weights"]
     left = {o for node in onnx.load(out).graph.node for o in node.output}
@@ -184,7 +184,7 @@ def test_magnitude_empties_no_layer_there(samples: Path, tmp_path: Path) -> None
     report = report_of(RESNET, "--calib", samples, *args, "-o", tmp_path / "o.onnx")
     assert not report["removals"]
     assert report["after"]["layers"] == report["before"]["layers"]
-    assert 0.45 <= report["sparsity"]["achieved"] <= 0.45 + 2e-3
+    assert 0.45 - 1e-9 <= report["sparsity"]["achieved"] <= 0.45 + 2e-3
 
 
 def test_plan_and_apply_give_the_same_bytes(

@@ -18,6 +18,7 @@ from test_cli import digits, done, report_of, run, save, tiny_net, tiny_samples
 import onnxprune
 from onnxprune import PlanError, PruningPlan, Request, cli
 from onnxprune.plan_file import to_json
+from onnxprune.request import DEPTH_METRICS
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((ROOT / "onnxprune" / "plan.schema.json").read_text())
@@ -321,7 +322,7 @@ def test_the_schema_knows_every_setting() -> None:
     assert set(settings) == {f.name for f in fields(Request)}
     for name, known in (
         ("mode", cli.MODES),
-        ("metric", cli.METRICS),
+        ("metric", dict.fromkeys((*cli.METRICS, *DEPTH_METRICS))),
         ("recover", cli.RECOVERIES),
         ("allocation", cli.ALLOCATIONS),
     ):
