@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from onnx import ModelProto, numpy_helper
 from strategies import BATCH, Net
-from test_cli import report_of, save
+from test_cli import DIGITS, LENET, report_of, save
 from validity import check as check_valid
 
 from onnxprune import cleaning, graph
@@ -260,3 +260,15 @@ def test_lossless_merges_and_says_so(tmp_path: Path) -> None:
     assert kinds(onnx.load(tmp_path / "m.pruned.onnx")) == ["Conv"]
     assert CleanUp(merged=2).summary().endswith("2 linear layers merged into the next")
     assert cleaning.CleanUp(merged=1)
+
+
+def test_a_rectifier_that_is_always_on_no_longer_parts_layers(tmp_path: Path) -> None:
+    proto = onnx.load(LENET)
+    for tensor in proto.graph.initializer:
+        if tensor.name == "3.bias":
+            tensor.CopyFrom(numpy_helper.from_array(np.full(100, 50, np.float32), tensor.name))
+    path = save(proto, tmp_path / "m.onnx")
+    report = report_of("prune", path, "--lossless", "--empirical", "--calib", DIGITS)
+    assert report["clean_up"]["merged"] == 1
+    assert report["clean_up"]["nodes"]["Relu"] == 1
+    assert report["after"]["layers"] == 2
