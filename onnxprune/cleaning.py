@@ -1,7 +1,7 @@
 """Cleaning: take out of a model what computes nothing. A small pipeline of its own.
 
 ```
-observe -> fold -> no-ops -> observe -> trace -> relations -> rewrite, absorb -> compare
+observe -> fold -> no-ops -> observe -> trace -> relations -> rewrite, absorb -> merge -> compare
 ```
 
 is repeated until nothing more is found. Every step is compared with the model before all of
@@ -18,6 +18,7 @@ from typing import Any
 
 from onnxprune.folding import fold
 from onnxprune.graph import Model, Shapes
+from onnxprune.merging import merge_layers
 from onnxprune.noops import drop_noops, fold_constant_branches
 from onnxprune.observe import observe
 from onnxprune.pruning_plan import plan_from_units
@@ -33,6 +34,8 @@ LIMIT = 1e-5
 
 MOST_ROUNDS = 20
 
+_USELESS = {"layers": "could be one with the next"}
+
 
 @dataclass(frozen=True)
 class CleanUp:
@@ -42,6 +45,7 @@ class CleanUp:
         channels: units by kind (see :data:`~onnxprune.redundancy.KINDS`).
         nodes: nodes that passed their input on, by operator.
         branches: operands that were constant and are now folded.
+        merged: linear layers that the layer behind them computes as well.
         verification: how far the result is from the model before, None if nothing went.
         dropped: steps that were found but not exact, and so not taken.
     """
@@ -49,11 +53,13 @@ class CleanUp:
     channels: Mapping[str, int] = field(default_factory=dict)
     nodes: Mapping[str, int] = field(default_factory=dict)
     branches: int = 0
+    merged: int = 0
     verification: Verification | None = None
     dropped: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(sum(self.channels.values()) + sum(self.nodes.values()) + self.branches)
+        counts = [*self.channels.values(), *self.nodes.values(), self.branches, self.merged]
+        return bool(sum(counts))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report's ``clean_up``."""
@@ -61,6 +67,7 @@ class CleanUp:
             "channels": {kind: self.channels.get(kind, 0) for kind in KINDS},
             "nodes": dict(sorted(self.nodes.items())),
             "branches": self.branches,
+            "merged": self.merged,
             "max_rel_error": self.verification.max_rel_error if self.verification else None,
             "dropped": list(self.dropped),
         }
@@ -68,8 +75,8 @@ class CleanUp:
     def warnings(self) -> list[str]:
         """Say which steps had to be dropped."""
         return [
-            f"{name} that do nothing were found, but without them the outputs differ by more than "
-            f"{LIMIT:g}, so they stay"
+            f"{name} that {_USELESS.get(name, 'do nothing')} were found, but without them the "
+            f"outputs differ by more than {LIMIT:g}, so they stay"
             for name in self.dropped
         ]
 
@@ -80,6 +87,7 @@ class CleanUp:
         count = sum(self.nodes.values())
         parts += [f"{count} nodes ({', '.join(sorted(self.nodes))})"] if count else []
         parts += [f"{self.branches} constant branches"] if self.branches else []
+        parts += [f"{self.merged} linear layers merged into the next"] if self.merged else []
         return f"cleaned up: {'; '.join(parts) or 'there was nothing to remove'}"
 
 
@@ -107,13 +115,13 @@ def clean_up(
         The model, the same object if there was nothing to remove, and what went.
     """
     current, proof = model, None
-    channels, nodes, branches = Counter[str](), Counter[str](), 0
+    channels, nodes, branches, merged = Counter[str](), Counter[str](), 0, 0
     dropped: list[str] = []
     seen = _seen(model, feeds, threads)
     for _ in range(MOST_ROUNDS):
         found = False
-        for name, step in (("nodes", _nodes), ("channels", _channels)):
-            if name in dropped:
+        for name, step in (("nodes", _nodes), ("channels", _channels), ("layers", _layers)):
+            if name in dropped or (name == "layers" and found):
                 continue
             candidate, went = step(*seen, exclude, states or {}, align)
             if not went:
@@ -125,10 +133,11 @@ def clean_up(
             current, proof, found = candidate, result, True
             seen = _seen(current, feeds, threads)
             branches += went.pop("branches", 0)
+            merged += went.pop("merged", 0)
             (nodes if name == "nodes" else channels).update(went)
         if not found:
             break
-    return current, CleanUp(channels, nodes, branches, proof, tuple(dropped))
+    return current, CleanUp(channels, nodes, branches, merged, proof, tuple(dropped))
 
 
 def _seen(model: Model, feeds: Feeds, threads: int) -> tuple[Model, Shapes]:
@@ -143,6 +152,14 @@ def _nodes(
     """Take out nodes that pass their input on."""
     linear = [name for name, s in states.items() if s.always_on.all()]
     return drop_noops(model, shapes, linear=linear, keep=_excluded(model, exclude)[0])
+
+
+def _layers(
+    model: Model, shapes: Shapes, exclude: Sequence[str], _: Mapping[str, States], __: int
+) -> tuple[Model, Counter[str]]:
+    """Merge linear layers into the next."""
+    merged, count = merge_layers(model, shapes, keep=_excluded(model, exclude)[0])
+    return merged, Counter(merged=count) if count else Counter()
 
 
 def _channels(

@@ -333,6 +333,12 @@ def check_goal(settings: Mapping[str, Any]) -> None:
             f"--mode {settings['mode']} goes by --metric "
             f"{', '.join(DEPTH_METRICS if depth else METRICS)}; got {settings['metric']}"
         )
+    if depth and settings["metric"] in DEPTH_METRICS[1:] and given != ["--sparsity"]:
+        got = [*given, "--max-drop" if bounded else "--lossless"][0]
+        raise click.UsageError(
+            f"--metric {settings['metric']} with --mode depth needs --sparsity; use --metric trial "
+            f"with {got}"
+        )
     if settings["eval_data"] is not None and data is None:
         raise click.UsageError("--eval needs --calib DATA")
     if settings.get("empirical", False) and not lossless:

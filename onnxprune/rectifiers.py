@@ -8,7 +8,7 @@ number.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,12 @@ FAR = 20.0
 
 MOST_NODES = 16
 """Nodes of which a rectifier is made at most."""
+
+_PASSING = {
+    *("Add", "Sum", "Sub", "Mul", "Div", "Identity", "Cast", "Dropout", "BatchNormalization"),
+    *("InstanceNormalization", "GroupNormalization", "LayerNormalization"),
+}
+"""What may lie between a layer and its rectifier."""
 
 _SCALAR_OPS = {*UNARY, "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum"}
 
@@ -98,6 +104,53 @@ def find_rectifiers(model: Model, shapes: Shapes, structure: Structure) -> list[
             neurons = shapes.sizes(source)[axis]
             name = node.name or output
             result.append(Rectifier(name, node.op_type, output, source, axis, neurons))
+    return result
+
+
+def rectified_layers(
+    model: Model,
+    structure: Structure,
+    rectifiers: Sequence[Rectifier],
+    branches: Mapping[str, str],
+) -> dict[str, str]:
+    """Find the layer whose output each rectifier reads, through what works value by value.
+
+    Args:
+        model: the model in which they were found.
+        structure: the result of tracing it.
+        rectifiers: the rectifiers.
+        branches: for sums of two tensors, which of them is followed; default the one whose
+            layer comes later.
+
+    Returns:
+        Nodes with weights, by their first output, by the output of the rectifier.
+    """
+    constants = {t.name for t in model.proto.graph.initializer}
+    makers = {o: n for n in model.proto.graph.node for o in n.output if o}
+    order = {n.output[0]: k for k, n in enumerate(model.proto.graph.node)}
+    layers = {w.node for w in structure.weights if w.op_type in ("Conv", "Gemm", "MatMul")}
+    ends = {r.output for r in rectifiers}
+
+    def behind(tensor: str) -> str | None:
+        node = makers.get(tensor)
+        if node is None or node.output[0] in layers:
+            return node.output[0] if node is not None else None
+        variables = [i for i in node.input if i and i not in constants]
+        if tensor in ends or node.op_type not in _PASSING:
+            return None
+        if len(variables) > 1 and node.op_type not in ("Add", "Sum"):
+            return None
+        if branches.get(tensor) in variables:
+            variables = [branches[tensor]]
+        found = [layer for layer in map(behind, variables) if layer is not None]
+        return max(found, key=order.__getitem__, default=None)
+
+    result: dict[str, str] = {}
+    for rectifier in rectifiers:
+        own = rectifier.tensor == rectifier.output
+        layer = behind(makers[rectifier.output].input[0] if own else rectifier.tensor)
+        if layer is not None:
+            result[rectifier.output] = layer
     return result
 
 

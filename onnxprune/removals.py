@@ -77,6 +77,25 @@ def apart(a: Removal, b: Removal) -> bool:
     return _leaves_alone(a, b) and _leaves_alone(b, a)
 
 
+def hangs_on(model: Model, removal: Removal, node: str) -> bool:
+    """Whether all that a part computes of its inputs goes through one of its nodes.
+
+    Args:
+        model: the model in which the part was found.
+        removal: the part.
+        node: the node, by its first output.
+    """
+    graph = _Graph(model)
+    seen, pending = {node}, {graph.maker(removal.result)}
+    while pending - seen:
+        current = (pending - seen).pop()
+        if current not in removal.nodes:
+            return False
+        seen.add(current)
+        pending |= {graph.maker(t) for t in graph.read(current)}
+    return node in pending
+
+
 def _leaves_alone(a: Removal, b: Removal) -> bool:
     """Whether nothing that one part needs leaves with the other."""
     needed = {b.source, b.name, *b.nodes, *(n for n, _ in b.readers)}
@@ -205,6 +224,14 @@ class _Graph:
     def readers(self, tensor: str) -> list[str]:
         """Return the nodes that read a tensor."""
         return self._readers.get(tensor, [])
+
+    def read(self, node: str) -> set[str]:
+        """Return the tensors that a node reads, constants apart."""
+        return self._read[node]
+
+    def maker(self, tensor: str) -> str:
+        """Return the node that makes a tensor; nothing for an input."""
+        return self._makers.get(tensor, "")
 
     def place(self, node: str, tensor: str) -> int:
         """Return which input of a node a tensor is."""

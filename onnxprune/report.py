@@ -206,9 +206,10 @@ class Report:
                 )
             )
         if self.split["zeros"] > 0:
+            whole = "parts and channels" if self.removals else "channels"
             parts.append(
                 Text(
-                    f"{100 * self.split['channels']:.1f} % of the weights left with channels, "
+                    f"{100 * self.split['channels']:.1f} % of the weights left with {whole}, "
                     f"{100 * self.split['zeros']:.1f} % became zeros; zeros do not run faster in "
                     "onnxruntime, they compress"
                 )

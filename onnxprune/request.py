@@ -165,6 +165,11 @@ class Request:
             )
         if self.layers is not None and self.mode != "depth":
             raise OnnxpruneError(f"layers needs mode depth; got mode {self.mode}")
+        if self.mode == "depth" and self.metric != "trial" and given != ["sparsity"]:
+            raise OnnxpruneError(
+                f"metric {self.metric} with mode depth needs a sparsity; use metric trial with "
+                f"{goals[0] if goals else 'max_drop'}"
+            )
         if self.empirical and not self.lossless:
             raise OnnxpruneError("empirical needs lossless")
         if self.mode == "weights" and given != ["sparsity"]:

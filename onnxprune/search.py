@@ -10,6 +10,7 @@ from onnxprune import cost, storage
 from onnxprune.accuracy import Drop, drop_between
 from onnxprune.budget import Budget
 from onnxprune.depth import removal_order
+from onnxprune.egp import emptied
 from onnxprune.errors import BudgetError
 from onnxprune.execute import Outcome, clean, execute, finished, shortened
 from onnxprune.layers import prepare
@@ -70,7 +71,7 @@ def _found(study: Study) -> Outcome | PruningPlan:
     if request.lossless:
         return clean(study)
     if request.mode == "depth":
-        return _shorter(study)
+        return emptied(study) if request.zeroes else _shorter(study)
     if request.budget is None:
         return _fewest_macs(study)
     if request.sparsity is not None and request.mode == "weights":

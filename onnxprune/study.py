@@ -238,12 +238,12 @@ class Study:
         )
         return Decider(subject, scorer, errors, meter, request)
 
-    def shortened(self, model: Model, shortening: Shortening) -> Study:
+    def shortened(self, model: Model, shortening: Shortening | None) -> Study:
         """Return a study of the same request and samples about what is left of the model.
 
         Args:
             model: what is left, fitted.
-            shortening: what is gone.
+            shortening: what is gone; None if it only has other weights.
         """
         other = copy(self)
         for measured in ("_calibrated", "node_macs", "node_seconds", "decider"):

@@ -21,6 +21,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 from test_cli import (
+    ANY_MODEL,
     DIGITS_TEST,
     LENET,
     ROOT,
@@ -36,7 +37,7 @@ from test_cli import (
     tree,
 )
 
-from onnxprune import cli, data, execute
+from onnxprune import data, execute
 from onnxprune.graph import Model
 
 
@@ -135,7 +136,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 @pytest.mark.parametrize(("build", "reason"), BAD_MODELS.values(), ids=BAD_MODELS)
 def test_bad_model(here: Path, build: Callable[[Path], Any], reason: str, mode: str) -> None:
     build(here / "bad.onnx")
@@ -176,7 +177,7 @@ def test_no_channel_to_remove(here: Path) -> None:
     done(*command(model="dense.onnx", calib="five.npz", mode="weights"))
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_exclude_that_matches_nothing(mode: str) -> None:
     line = refused(*command(mode=mode, exclude="conv9*"))
     assert "'conv9*'" in line
@@ -184,7 +185,7 @@ def test_exclude_that_matches_nothing(mode: str) -> None:
     assert "'conv9*'" in refused("inspect", "tiny.onnx", "--exclude", "conv9*")
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_exclude_that_matches_everything(mode: str) -> None:
     assert "excluded" in refused(*command(mode=mode, exclude="*"))
 
@@ -303,7 +304,7 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 @pytest.mark.parametrize(("arrays", "reason"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
 def test_bad_arrays(here: Path, arrays: dict[str, Any], reason: str, mode: str) -> None:
     tiny_samples(here / "bad.npz", **arrays)
@@ -405,7 +406,7 @@ def test_evaluate_warns_of_unreadable_images(here: Path) -> None:
     assert "3.png" in done("evaluate", LENET, "--calib", "some").stderr
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_nan_in_the_scores(here: Path, mode: str) -> None:
     save(tiny_net(between="Sqrt"), here / "sqrt.onnx")
     line = refused(*command(model="sqrt.onnx", mode=mode))
@@ -414,7 +415,7 @@ def test_nan_in_the_scores(here: Path, mode: str) -> None:
     refused("evaluate", "sqrt.onnx", "--calib", "data.npz")
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 @pytest.mark.parametrize("kind", ["Sqrt", "Log", "Exp"])
 def test_nan_in_activations(here: Path, kind: str, mode: str) -> None:
     """The bad values do not reach the scores, but a second output."""
@@ -429,7 +430,7 @@ def test_nan_in_activations(here: Path, kind: str, mode: str) -> None:
     assert "'spoilt' are NaN or infinite" in line
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_output_that_is_infinite(here: Path, mode: str) -> None:
     net = tiny_net()
     net.op("Sub", "logits logits", "zero")
@@ -459,7 +460,7 @@ def test_eval_that_lacks_a_class(here: Path) -> None:
 BEST = r"best achievable is (0\.\d+)"
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 @pytest.mark.parametrize("name", ["tiny", "digits_mobilenet", "digits_lenet300"])
 def test_best_achievable_is_achievable(here: Path, name: str, mode: str) -> None:
     common: dict[str, Any] = {"mode": mode}
@@ -753,7 +754,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
 def test_wrong_rewrite_is_not_written(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], mode: str

@@ -23,7 +23,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxprune
-from onnxprune import cli, pipeline, recover, request, score, spread
+from onnxprune import cli, cli_options, pipeline, recover, request, score, spread
 
 ROOT = Path(__file__).parent.parent
 MODELS = sorted((ROOT / "models").glob("*.onnx"))
@@ -31,6 +31,9 @@ LENET = ROOT / "models" / "digits_lenet300.onnx"
 DIGITS = ROOT / "calibration" / "digits"
 DIGITS_TEST = ROOT / "calibration" / "digits-test"
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+
+ANY_MODEL = tuple(mode for mode in cli.MODES if mode != "depth")
+"""Modes that reach any sparsity of any model; whole parts are there or not."""
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -271,7 +274,7 @@ def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digits(tmp_path_factory.mktemp("calib") / "digits")
 
 
-@pytest.fixture(scope="module", params=[(m, k) for m in MODELS for k in cli.MODES],
+@pytest.fixture(scope="module", params=[(m, k) for m in MODELS for k in ANY_MODEL],
                 ids=lambda p: f"{p[0].stem}-{p[1]}")  # fmt: skip
 def pruned(
     request: pytest.FixtureRequest, calib: Path, tmp_path_factory: pytest.TempPathFactory
@@ -324,7 +327,7 @@ REPORT: dict[str, Any] = {
     "after": SIDE,
     "sparsity": {"requested": float, "achieved": float},
     "verification": {"max_abs_error": float, "max_rel_error": float, "samples": int},
-    "clean_up": {"channels": dict, "nodes": dict, "branches": int, "dropped": list},
+    "clean_up": {"channels": dict, "nodes": dict, "branches": int, "merged": int, "dropped": list},
     "rectifiers": [{
         "node": str, "op_type": str, "tensor": str, "neurons": int, "entropy": float, "on": float,
         "always_on": int, "always_off": int,
@@ -483,7 +486,7 @@ def report_of(*args: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("metric", cli.METRICS)
 def test_every_metric(tiny: Path, data: Path, metric: str) -> None:
-    for mode in cli.MODES:
+    for mode in ANY_MODEL:
         out = tiny.with_name(f"{mode}.onnx")
         common = ["--calib", data, "--sparsity", 0.4, "--metric", metric, "--mode", mode]
         report = report_of(tiny, *common, "-o", out)
@@ -513,7 +516,7 @@ def test_random_inputs_have_no_statistics(tiny: Path, choice: tuple[str, str]) -
 
 @pytest.mark.parametrize("allocation", cli.ALLOCATIONS)
 def test_every_allocation(tiny: Path, data: Path, allocation: str) -> None:
-    for mode in cli.MODES:
+    for mode in ANY_MODEL:
         for recovery in ("none", "full"):
             out = tiny.with_name(f"{mode}-{recovery}.onnx")
             common = ["--calib", data, "--sparsity", 0.4, "--recover", recovery, "--mode", mode]
@@ -529,7 +532,7 @@ def test_every_recovery(tiny: Path, data: Path, recovery: str) -> None:
     assert report["verification"]["max_rel_error"] < 1e-4
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_without_recovery_weights_are_kept_or_gone(tiny: Path, data: Path, mode: str) -> None:
     common = ["--sparsity", 0.5, "--mode", mode, "--recover", "none"]
     report = report_of(tiny, "--calib", data, *common)
@@ -546,12 +549,13 @@ def test_without_recovery_weights_are_kept_or_gone(tiny: Path, data: Path, mode:
 
 def test_choices_are_those_of_the_package() -> None:
     assert tuple(cli.METRICS) == tuple(score.CRITERIA)
+    assert request.DEPTH_METRICS == cli_options.DEPTH_METRICS
     assert tuple(cli.MODES) == tuple(request.MODES)
     assert tuple(cli.RECOVERIES) == tuple(recover.RECOVERIES)
     assert ("auto", *spread.SPREADS) == cli.ALLOCATIONS
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_eval_is_the_report_part(calib: Path, tmp_path: Path, mode: str) -> None:
     held_out = digits(tmp_path / "eval", 7, DIGITS_TEST)
     out = tmp_path / "out.onnx"
@@ -573,7 +577,7 @@ def test_without_eval_a_part_of_calib_is_held_out(calib: Path, tmp_path: Path) -
     assert 10 <= parts["report"] < parts["fit"]
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.stem)
 def test_excluded_layer_is_untouched(calib: Path, tmp_path: Path, mode: str, model: Path) -> None:
     common = [model, "--calib", calib, "--mode", mode]
@@ -633,7 +637,7 @@ def test_mean_and_std(calib: Path, tmp_path: Path) -> None:
         assert one[side]["loss"] == pytest.approx(other[side]["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_output_picks_the_class_scores(tmp_path: Path, data: Path, mode: str) -> None:
     net = tiny_net()
     net.outputs = {"act1": (8, 3, 3), "logits": (3,)}
@@ -653,7 +657,7 @@ def test_output_picks_the_class_scores(tmp_path: Path, data: Path, mode: str) ->
     assert shown["value"] == report["before"]["accuracy"]
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_npz(tiny: Path, data: Path, mode: str) -> None:
     out = tiny.with_name("out.onnx")
     common = ["--calib", data, "--eval", data, "--sparsity", 0.5, "--mode", mode, "-o", out]
@@ -662,7 +666,7 @@ def test_npz(tiny: Path, data: Path, mode: str) -> None:
     assert report["after"]["accuracy_samples"] == 60
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_fixed_batch(tmp_path: Path, mode: str) -> None:
     model, out = save(tiny_net(batch=4), tmp_path / "four.onnx"), tmp_path / "out.onnx"
     free = save(tiny_net(), tmp_path / "free.onnx")
@@ -675,7 +679,7 @@ def test_fixed_batch(tmp_path: Path, mode: str) -> None:
     assert Counted(out).scores({"x": tiny_arrays(4)["x"]}).shape == (4, 3)
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_several_inputs(tmp_path: Path, mode: str) -> None:
     net = tiny_net()
     net.nodes.pop()
@@ -707,7 +711,7 @@ def test_seed_decides_what_is_drawn(tiny: Path, data: Path) -> None:
     assert drawn(1) != drawn(2)
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_same_bytes_in_another_process(calib: Path, tmp_path: Path, mode: str) -> None:
     model = ROOT / "models" / "digits_mobilenet.onnx"
     reports, files = [], []
@@ -965,7 +969,7 @@ def test_usage(args: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # -- the Python API --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", cli.MODES)
+@pytest.mark.parametrize("mode", ANY_MODEL)
 def test_api_prune(tiny: Path, data: Path, mode: str) -> None:
     before = tree(tiny.parent)
     result = onnxprune.prune(tiny, data, sparsity=0.5, mode=mode)
