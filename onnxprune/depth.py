@@ -1,10 +1,10 @@
 """Depth: which whole parts of a model can go, one after the other.
 
-Branches are ranked by trial removal: how far the outputs move from those of the original if a
-branch leaves and the nearest layers behind it make up for it as far as they can, on the samples
-that decide. The one that moves them least leaves, with what made up for it, and the others are
-ranked anew. Only those that did best before are tried again, as long as none that was not can be
-better (removals get dearer as others leave).
+Branches are ranked by trial removal: how far the outputs move from those of the original without a
+branch, on the samples that decide. The one that moves them least leaves, and the others are ranked anew. (Ranking what is left
+once it is fitted chose worse on training data: fitted layers take over from each other, and what
+the outputs can do without then says less.) Only those that did best before are tried again, as
+long as none that was not can be better (removals get dearer as others leave).
 
 Layers without a path around them leave once no branch is left; there a trial is a whole fit.
 Where there are too many parts to try, those with the least entropy come first (see
@@ -20,9 +20,6 @@ import numpy as np
 from onnxprune.entropy import Activity
 from onnxprune.execute import shortened
 from onnxprune.labels import Array
-from onnxprune.layers import Layer, affected, prepare
-from onnxprune.least_squares import fit_along
-from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK, sample_chunks
 from onnxprune.removals import Removal, apart
 from onnxprune.sensitivity import divergence, outputs_of, trial_chunks
@@ -33,11 +30,8 @@ from onnxprune.walk import Walk
 MOST_BRANCHES, MOST_LAYERS = 48, 4
 """Branches and layers that are tried in a round."""
 
-NEAR = 2
-"""Layers behind a branch that make up for it in a trial."""
-
-AT_ONCE, TRIES = 4, 2
-"""Branches that are tried again together, and how often each is tried, roughly."""
+AT_ONCE = 4
+"""Branches that are tried again together."""
 
 TEMPERATURE = 1.0
 """Of the scores in trials (see :mod:`onnxprune.sensitivity`); chosen on training data."""
@@ -95,21 +89,15 @@ class Trials:
     def __init__(self, study: Study) -> None:
         given = study.given
         self._study, self._threads = study, study.request.threads
-        self._removals = {r.name: r for r in study.removals if r.kind == "branch"}
-        prepared, self._layers = prepare(
-            given.folded, given.structure, PruningPlan(""), given.shapes
-        )
-        self._gated, self._gates = with_gates(prepared, list(self._removals.values()))
+        branches = [r for r in study.removals if r.kind == "branch"]
+        self._gated, self._gates = with_gates(given.folded, branches)
         part = study.samples.select if len(study.samples.select) else study.samples.fit
         every = sample_chunks(given.folded, given.shapes, part)
-        self._chunks = trial_chunks(every, TRIES * max(len(self._removals), 1), given.cost.macs)
-        self._samples = sum(max(len(v) for v in c.values() if v.ndim) for c in self._chunks)
+        self._chunks = trial_chunks(every, max(len(branches), 1), given.cost.macs)
         self._reference = outputs_of(
             given.folded, study.output, self._chunks, TEMPERATURE, threads=self._threads
         )
-        self._constants: dict[str, Array] = {}
-        self._repairs: dict[str, dict[str, Array]] = {}
-        self._gone = set[str]()
+        self._gone: dict[str, Array] = {}
         self.known: dict[str, float] = {}
 
     def best(self, names: Sequence[str]) -> str:
@@ -127,44 +115,22 @@ class Trials:
                 return best
 
     def remove(self, name: str) -> None:
-        """Let a branch that was tried be gone from now on."""
-        self._constants |= self._repairs[name]
-        self._gone |= set(self._removals[name].layers)
+        """Let a branch be gone from now on."""
+        self._gone[self._gates[name]] = np.zeros(())
 
     def _try(self, names: Sequence[str]) -> None:
-        study, output = self._study, self._study.output
-        before = Walk(study.given.folded, self._chunks, threads=self._threads)
-        after = Walk(self._gated, self._chunks, threads=self._threads)
-        for constant, values in self._constants.items():
-            after.replace(constant, values)
-        first = {n: after.first_user({self._gates[n]}) for n in names}
-        progress = study.log.progress("trials", len(names))
-        with study.log.stage("trials"):
+        output = self._study.output
+        walk = Walk(self._gated, self._chunks, threads=self._threads)
+        for gate, closed in self._gone.items():
+            walk.replace(gate, closed)
+        first = {n: walk.first_user({self._gates[n]}) for n in names}
+        progress = self._study.log.progress("trials", len(names))
+        with self._study.log.stage("trials"):
             for name in sorted(names, key=first.__getitem__):
-                after.step_to(first[name], [output])
-                before.step([self._removals[name].source], [output])
-                walks = before.fork(), after.fork()
-                repair: dict[str, Array] = {self._gates[name]: np.zeros(())}
-                walks[1].replace(self._gates[name], repair[self._gates[name]])
-                for fit in fit_along(
-                    *walks,
-                    self._behind(name),
-                    self._samples,
-                    later=[output],
-                    rows=QUICK.rows,
-                    seed=study.request.seed,
-                ):
-                    repair |= fit.constants
-                scores = walks[1].peek(output, {})
+                walk.step_to(first[name], [output])
+                scores = walk.peek(output, {self._gates[name]: np.zeros(())})
                 self.known[name] = divergence(self._reference, scores, TEMPERATURE)
-                self._repairs[name] = repair
                 progress(1)
-
-    def _behind(self, name: str) -> list[Layer]:
-        """Return the nearest layers behind a branch that are not gone."""
-        gone = self._gone | set(self._removals[name].layers)
-        changed = affected(self._gated, self._layers, {name})
-        return [layer for layer in changed if layer.node not in gone][:NEAR]
 
 
 def _loss(study: Study) -> float:

@@ -87,32 +87,6 @@ def fit_layers(
     """
     before, after = (Walk(m, chunks, threads=threads) for m in (original, pruned))
     samples = sum(_samples(c) for c in chunks)
-    for fit in fit_along(before, after, layers, samples, rows=rows, seed=seed):
-        progress(1)
-        yield fit
-
-
-def fit_along(
-    before: Walk,
-    after: Walk,
-    layers: Sequence[Layer],
-    samples: int,
-    *,
-    later: Sequence[str] = (),
-    rows: float = 1.0,
-    seed: int = 0,
-) -> Iterator[Fit]:
-    """Fit layers along two walks, and replace their constants in the second.
-
-    Args:
-        before: on the original.
-        after: on the prepared pruned model.
-        layers: its layers, in order, all ahead of where the walks are.
-        samples: the number of samples of the walks.
-        later: what will be asked for once the layers are fitted.
-        rows: see :func:`fit_layers`.
-        seed: likewise.
-    """
     for k, layer in enumerate(layers):
         rest = layers[k + 1 :]
         pending = {r.output for r in rest}
@@ -120,11 +94,9 @@ def fit_along(
         if skip and after.depends_on(skip, pending | {layer.output}):
             skip = None  # what is added is not recovered yet; it will make up for this layer
         extra = [skip] if skip else []
-        ahead = [n for r in rest for n in (r.output, *([r.skip] if r.skip else []))]
-        wanted = before.step([layer.output, *extra], [*ahead, layer.output])
-        found = after.step(
-            [layer.data, *extra], [*later, *ahead, layer.output, *(r.data for r in rest)]
-        )
+        later = [n for r in rest for n in (r.output, *([r.skip] if r.skip else []))]
+        wanted = before.step([layer.output, *extra], [*later, layer.output])
+        found = after.step([layer.data, *extra], [*later, layer.output, *(r.data for r in rest)])
         rng = np.random.default_rng([seed, k])
         count = max(1, -(-int(rows * max(ROWS, ROWS_PER_INPUT * layer.form.width)) // samples))
         kept = None
@@ -134,6 +106,7 @@ def fit_along(
         fit = _fit(layer, after, parts, kept)
         for name, values in fit.constants.items():
             after.replace(name, values)
+        progress(1)
         yield fit
 
 

@@ -8,7 +8,6 @@ tensors to the next ones that are asked for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from copy import copy
 
 import numpy as np
 import onnx
@@ -36,14 +35,6 @@ class Walk:
         self._inputs = [_read(node) for node in model.proto.graph.node]
         self._live: list[dict[str, Array]] = [dict(feeds) for feeds in chunks]
         self._whole: tuple[str, Session, list[str]] | None = None
-
-    def fork(self) -> Walk:
-        """Return a walk that goes on from the same place, on its own; tensors are shared."""
-        other = copy(self)
-        other._constants = dict(self._constants)
-        other._live = [dict(live) for live in self._live]
-        other._whole = None
-        return other
 
     def constant(self, name: str) -> F64:
         """Return the current value of a constant as float64."""
