@@ -1,10 +1,11 @@
 """Depth: which whole parts of a model can go, one after the other.
 
 Branches are ranked by trial removal: how far the outputs move from those of the original without a
-branch, on the samples that decide. The one that moves them least leaves, and the others are ranked anew. (Ranking what is left
-once it is fitted chose worse on training data: fitted layers take over from each other, and what
-the outputs can do without then says less.) Only those that did best before are tried again, as
-long as none that was not can be better (removals get dearer as others leave).
+branch, on the samples that decide. The one that moves them least leaves, and the others are ranked
+anew. (Ranking what is left once it is fitted chose worse on training data: fitted layers take over
+from each other, and what the outputs can do without then says less.) Only those that did best
+before are tried again, as long as none that was not can be better (removals get dearer as others
+leave).
 
 Layers without a path around them leave once no branch is left; there a trial is a whole fit.
 Where there are too many parts to try, those with the least entropy come first (see
