@@ -174,7 +174,8 @@ def apply(
     "data",
     type=click.Path(path_type=Path),
     metavar="DATA",
-    help="Samples, as for prune: also show how often the rectifiers are on, and their entropy.",
+    help="Samples, as for prune: also show how often the rectifiers are on, their entropy, and "
+    "what cutting each group does to the outputs.",
 )
 @options.exclude
 @options.inexact

@@ -11,6 +11,8 @@ import numpy as np
 
 from onnxprune.cost import Cost, counted, macs_of_weights, weights_kept
 from onnxprune.entropy import Activity
+from onnxprune.removals import Removal
+from onnxprune.selection import Sensitivity
 from onnxprune.structure import Structure, Weight
 
 if TYPE_CHECKING:
@@ -40,13 +42,17 @@ class Inspection:
         structure: the traced model.
         cost: what it costs.
         node_macs: multiply-accumulates of each node for one sample.
+        removals: what can leave as a whole.
         rectifiers: what its rectifiers did on samples; None without samples.
+        sensitivities: what cutting each group does to the outputs; empty without samples.
     """
 
     structure: Structure
     cost: Cost
     node_macs: Mapping[str, float]
+    removals: Sequence[Removal] = ()
     rectifiers: Sequence[Activity] | None = None
+    sensitivities: Sequence[Sensitivity] = ()
 
     @property
     def prunable_weights(self) -> float:
@@ -97,8 +103,16 @@ class Inspection:
             "prunable": {"weights": self.prunable_weights, "macs": self.prunable_macs},
             "units": int(self.structure.prunable.sum()),
             "groups": [
-                {"name": g.name, "units": len(g.units), "nodes": list(g.nodes)}
+                {
+                    "name": g.name,
+                    "units": len(g.units),
+                    "nodes": list(g.nodes),
+                    "sensitivity": self._sensitivity(g.name),
+                }
                 for g in self.structure.groups
+            ],
+            "removals": [
+                {"name": r.name, "kind": r.kind, "layers": list(r.layers)} for r in self.removals
             ],
             "frozen": [asdict(f) for f in self.structure.frozen],
             "frozen_by_reason": [
@@ -108,6 +122,10 @@ class Inspection:
             if self.rectifiers is None
             else [a.to_dict() for a in self.rectifiers],
         }
+
+    def _sensitivity(self, group: str) -> dict[str, Any] | None:
+        found = next((s for s in self.sensitivities if s.group == group), None)
+        return asdict(found) if found else None
 
     def summary(self) -> RenderableType:
         """Return tables for the terminal."""
@@ -125,6 +143,8 @@ class Inspection:
         parts: list[RenderableType] = [Text(facts), self._groups()]
         if structure.frozen:
             parts.append(self._frozen())
+        if self.removals:
+            parts.append(self._parts())
         if self.rectifiers:
             parts.append(self._rectifiers(self.rectifiers))
         elif self.rectifiers is not None:
@@ -154,8 +174,28 @@ class Inspection:
         table.add_column("group", overflow="fold")
         table.add_column("units", justify="right")
         table.add_column("coupled layers", justify="right")
+        found = {s.group: s for s in self.sensitivities}
+        if found:
+            table.add_column("outputs move (nats) without so many", justify="right")
         for group in self.structure.groups:
-            table.add_row(group.name, str(len(group.units)), str(len(group.nodes)))
+            row = [group.name, str(len(group.units)), str(len(group.nodes))]
+            if found:
+                own = found.get(group.name)
+                pairs = zip(own.removed, own.divergence, strict=True) if own else ()
+                row.append(", ".join(f"{n}: {d:.2g}" for n, d in pairs))
+            table.add_row(*row)
+        return table
+
+    def _parts(self) -> RenderableType:
+        from rich.table import Table
+
+        title = "\nparts that can leave as a whole (--mode depth)"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column("part", overflow="fold")
+        table.add_column("kind")
+        table.add_column("layers", justify="right")
+        for r in self.removals:
+            table.add_row(r.name, r.kind, str(len(r.layers)))
         return table
 
     def _frozen(self) -> RenderableType:

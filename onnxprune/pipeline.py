@@ -11,9 +11,7 @@ import numpy as np
 
 from onnxprune import cost, graph
 from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
-from onnxprune.calibrate import calibrate
 from onnxprune.data import open_dataset
-from onnxprune.entropy import activities, watch
 from onnxprune.errors import CalibrationError, OnnxpruneError, PlanError
 from onnxprune.execute import execute, shortened
 from onnxprune.folding import fold
@@ -23,7 +21,7 @@ from onnxprune.inspection import Inspection
 from onnxprune.log import Log
 from onnxprune.plan_file import check_model, check_removals, check_structure, load_plan, save_plan
 from onnxprune.pruning_plan import PruningPlan
-from onnxprune.rectifiers import find_rectifiers
+from onnxprune.removals import find_removals
 from onnxprune.request import Mode, Request, settled
 from onnxprune.result import PruneResult, measured, save
 from onnxprune.search import find_plan, search
@@ -380,31 +378,31 @@ def inspect(
 ) -> Inspection:
     """Find out what can be pruned from a model, and with samples what its rectifiers do.
 
+    With samples also what cutting each group does to the outputs.
+
     Raises:
         OnnxpruneError: if the model or the samples cannot be used.
     """
     original = _load(model)
-    samples = hold_out(data, None, original, mean=mean, std=std, seed=0, batch_size=batch_size)
-    _, shapes = observe_inputs(original, samples, seed=0, threads=threads)
-    folded = fold(original, shapes)
-    structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
-    found = None
-    if data is not None:
-        whole = replace(samples.fit, rows=np.arange(len(samples.fit.dataset.labels)))
-        rectifiers = find_rectifiers(folded, shapes, structure)
-        watched, known, points = watch(folded, shapes, rectifiers)
-        stats = calibrate(
-            watched,
-            known,
-            points,
-            whole.batches(),
-            classes=samples.labels_end,
-            threads=threads,
-            progress=progress("calibrate", len(whole)),
-        )
-        found = activities(rectifiers, stats)
-    costs = cost.measure(folded, shapes), cost.node_macs(folded, shapes)
-    return Inspection(structure, *costs, found)
+    if data is None:
+        _, shapes = observe_inputs(original, None, seed=0, threads=threads)
+        folded = fold(original, shapes)
+        structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
+        macs = cost.node_macs(folded, shapes)
+        parts = find_removals(folded, shapes, structure, macs)
+        return Inspection(structure, cost.measure(folded, shapes), macs, parts)
+    request = Request(
+        macs=0.5,
+        exclude=tuple(exclude),
+        allow_inexact=allow_inexact,
+        threads=threads,
+        batch_size=batch_size,
+    )
+    study = _study(original, model, request, data, None, mean, std, True, progress)
+    structure, found = study.subject.structure, study.rectifiers
+    trials = study.decider.sensitivities if structure.groups else []
+    costs = study.given.cost, study.node_macs
+    return Inspection(structure, *costs, study.removals, found, trials)
 
 
 def evaluate(

@@ -14,6 +14,8 @@ from strategies import BATCH, Body, Net, apply, both, chain
 from test_cli import report_of, run, save, tiny_arrays, tiny_net, tiny_samples
 
 from onnxprune import calibrate, data, entropy
+from onnxprune.graph import load
+from onnxprune.holdout import hold_out
 from onnxprune.rectifiers import Rectifier, find_rectifiers
 
 Array = np.ndarray[Any, Any]
@@ -154,7 +156,8 @@ def test_inspect_shows_entropy(tmp_path: Path) -> None:
     path, samples = save(tiny_net(), tmp_path / "m.onnx"), tiny_samples(tmp_path / "d.npz")
     found = report_of("inspect", path, "--calib", samples)["rectifiers"]
     proto = onnx.load(path)
-    inputs = tiny_arrays()["x"]
+    split = hold_out(samples, None, load(path), mean=None, std=None, seed=0, batch_size=8)
+    inputs = tiny_arrays()["x"][split.fit.rows]
     assert [f["node"] for f in found] == ["/act1", "/act2"]
     for entry, tensor in zip(found, ("conv1", "conv2"), strict=True):
         on = (values_at(proto, tensor, inputs) > 0).mean(axis=(0, 2, 3))
@@ -163,7 +166,10 @@ def test_inspect_shows_entropy(tmp_path: Path) -> None:
         assert entry["always_on"] == (on == 1).sum()
         assert entry["always_off"] == (on == 0).sum()
     text = run("inspect", path, "--calib", samples).stdout
-    assert "rectifiers on 60 samples" in text
+    assert f"rectifiers on {len(inputs)} samples" in text
+    groups = report_of("inspect", path, "--calib", samples)["groups"]
+    assert all(0 < min(g["sensitivity"]["removed"]) for g in groups)
+    assert all(min(g["sensitivity"]["divergence"]) >= 0 for g in groups)
     assert f"{found[0]['entropy']:.3f}" in text
     assert report_of("inspect", path)["rectifiers"] is None
 
