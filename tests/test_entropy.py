@@ -168,7 +168,7 @@ def test_inspect_shows_entropy(tmp_path: Path) -> None:
     text = run("inspect", path, "--calib", samples).stdout
     assert f"rectifiers on {len(inputs)} samples" in text
     groups = report_of("inspect", path, "--calib", samples)["groups"]
-    assert all(0 < min(g["sensitivity"]["removed"]) for g in groups)
+    assert all(min(g["sensitivity"]["removed"]) > 0 for g in groups)
     assert all(min(g["sensitivity"]["divergence"]) >= 0 for g in groups)
     assert f"{found[0]['entropy']:.3f}" in text
     assert report_of("inspect", path)["rectifiers"] is None
