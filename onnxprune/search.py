@@ -186,7 +186,7 @@ def _fewest_macs(study: Study) -> Outcome:
     def plans(k: int) -> PruningPlan:
         return study.decider.channels(Budget("macs", MACS[k], f"macs {MACS[k]:g}"))
 
-    outcome = _first_good(study, len(MACS), plans, partial(_keeps_drop, study))
+    outcome = _first_good(study, len(MACS), plans, partial(_keeps_drop, study), bold=True)
     drop, limit = drop_of(study, outcome), study.request.max_drop or 0.0
     if drop is None or drop.value > limit:
         shown = "unknown" if drop is None else f"{drop.value:.4f}"
@@ -218,6 +218,8 @@ def _first_good(
     count: int,
     plans: Callable[[int], PruningPlan],
     good: Callable[[Outcome], bool],
+    *,
+    bold: bool = False,
 ) -> Outcome:
     """Carry out the first candidate that is good enough, or the last.
 
@@ -229,6 +231,8 @@ def _first_good(
         count: how many candidates there are.
         plans: makes the plan of one; the one that wins its trial is asked for twice.
         good: whether it is good enough.
+        bold: whether those before the one that is found get their chance with all samples too, one
+            by one: what is recovered with little effort often looks worse than it will be.
     """
     low, high = 0, count - 1
     while low < high:
@@ -238,8 +242,11 @@ def _first_good(
     while True:
         outcome = execute(study, plans(low))
         if good(outcome) or low == count - 1:
-            return outcome
-        low += 1
+            break
+        low, bold = low + 1, False
+    while bold and low and good(better := execute(study, plans(low - 1))):
+        outcome, low = better, low - 1
+    return outcome
 
 
 def _within(study: Study, budget: Budget) -> PruningPlan:

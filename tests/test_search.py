@@ -231,3 +231,36 @@ def test_samples_that_cannot_tell_do_not_cost_more_than_two_points() -> None:
 def test_requests_that_cannot_be(settings: dict[str, float]) -> None:
     with pytest.raises(OnnxpruneError):
         Request(**settings)
+
+
+@pytest.mark.parametrize(
+    ("quick", "full", "bold", "chosen"),
+    [
+        # Of five candidates these losses: in trials, and with all samples.
+        ([90, 50, 20, 9, 1], [90, 50, 20, 9, 1], True, 3),
+        ([90, 50, 20, 9, 1], [40, 9, 8, 7, 1], True, 1),
+        ([90, 50, 20, 9, 1], [40, 9, 8, 7, 1], False, 3),
+        ([90, 50, 9, 9, 1], [5, 5, 20, 9, 1], True, 3),
+        ([9, 9, 9, 9, 9], [9, 9, 9, 9, 9], True, 0),
+        ([90, 90, 90, 90, 90], [90, 90, 90, 90, 90], True, 4),
+    ],
+)
+def test_candidates_get_their_chance_with_all_samples(
+    quick: list[int],
+    full: list[int],
+    bold: bool,
+    chosen: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def execute(_: Any, plan: int, effort: Any = None) -> SimpleNamespace:
+        return SimpleNamespace(plan=plan, lost=(full if effort is None else quick)[plan])
+
+    monkeypatch.setattr(search, "execute", execute)
+    found = search._first_good(
+        None,  # type: ignore[arg-type]
+        5,
+        lambda k: k,  # type: ignore[arg-type,return-value]
+        lambda outcome: outcome.lost <= 10,  # type: ignore[attr-defined]
+        bold=bold,
+    )
+    assert found.plan == chosen
