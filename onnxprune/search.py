@@ -121,7 +121,7 @@ def _repaired(study: Study, slower: Outcome) -> Outcome:
                 f"ratio {slower.speed.value if slower.speed else 1:.3f}); their numbers are "
                 f"therefore multiples of {align}"
             )
-            return outcome
+            return replace(outcome, study=study)
     return slower
 
 
