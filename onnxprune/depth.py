@@ -20,10 +20,9 @@ import numpy as np
 
 from onnxprune.entropy import Activity
 from onnxprune.execute import shortened
-from onnxprune.labels import Array
 from onnxprune.recovery import QUICK, sample_chunks
 from onnxprune.removals import Removal, apart
-from onnxprune.sensitivity import divergence, outputs_of, trial_chunks
+from onnxprune.sensitivity import divergences, outputs_of, trial_chunks
 from onnxprune.shorten import with_gates
 from onnxprune.study import Study
 from onnxprune.walk import Walk
@@ -98,7 +97,6 @@ class Trials:
         self._reference = outputs_of(
             given.folded, study.output, self._chunks, TEMPERATURE, threads=self._threads
         )
-        self._gone: dict[str, Array] = {}
         self.known: dict[str, float] = {}
 
     def best(self, names: Sequence[str]) -> str:
@@ -117,21 +115,23 @@ class Trials:
 
     def remove(self, name: str) -> None:
         """Let a branch be gone from now on."""
-        self._gone[self._gates[name]] = np.zeros(())
+        walk = Walk(self._gated, [{}])
+        walk.replace(self._gates[name], np.zeros(()))
+        self._gated = walk.model()
 
     def _try(self, names: Sequence[str]) -> None:
-        output = self._study.output
-        walk = Walk(self._gated, self._chunks, threads=self._threads)
-        for gate, closed in self._gone.items():
-            walk.replace(gate, closed)
-        first = {n: walk.first_user({self._gates[n]}) for n in names}
-        progress = self._study.log.progress("trials", len(names))
         with self._study.log.stage("trials"):
-            for name in sorted(names, key=first.__getitem__):
-                walk.step_to(first[name], [output])
-                scores = walk.peek(output, {self._gates[name]: np.zeros(())})
-                self.known[name] = divergence(self._reference, scores, TEMPERATURE)
-                progress(1)
+            found = divergences(
+                self._gated,
+                self._study.output,
+                self._chunks,
+                [{self._gates[name]: np.zeros(())} for name in names],
+                reference=self._reference,
+                temperature=TEMPERATURE,
+                threads=self._threads,
+                progress=self._study.log.progress("trials", len(names)),
+            )
+        self.known |= dict(zip(names, found.tolist(), strict=True))
 
 
 def _loss(study: Study) -> float:

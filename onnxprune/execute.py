@@ -136,13 +136,12 @@ def shortened(study: Study, names: Sequence[str], effort: Effort | None = ALL) -
             threads=study.request.threads,
         )
     changed = {r.name for r in removals} | {n for r in removals for n, _ in r.readers}
-    layers = len({layer for r in removals for layer in r.layers})
-    left = study.shortened(short, Shortening(tuple(names), layers, proof, {}, ()))
+    left = study.shortened(short, Shortening(tuple(names), proof, {}, ()))
     if effort is None:
         return left
     with log.stage("recover"):
         ladder = _repair(left, changed, effort)
-    shortening = Shortening(tuple(names), layers, proof, ladder.to_dict(), tuple(ladder.warnings))
+    shortening = Shortening(tuple(names), proof, ladder.to_dict(), tuple(ladder.warnings))
     return study.shortened(ladder.model, shortening)
 
 

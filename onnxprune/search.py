@@ -13,13 +13,11 @@ from onnxprune.depth import removal_order
 from onnxprune.egp import emptied
 from onnxprune.errors import BudgetError
 from onnxprune.execute import Outcome, clean, execute, finished, shortened
-from onnxprune.layers import prepare
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
 from onnxprune.request import DROP
-from onnxprune.rewrite import rewrite
 from onnxprune.speed import check_speed, measure_speed, refusal
-from onnxprune.steering import within_latency
+from onnxprune.steering import as_finished, within_latency
 from onnxprune.study import Study
 
 SPLITS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
@@ -272,11 +270,7 @@ def _left(study: Study, plan: PruningPlan, kind: str) -> float:
     """Return what is left of the file's bytes or of the parameters once a model is finished."""
     if kind not in ("size", "params"):
         return 0.0
-    subject = study.subject
-    pruned = rewrite(subject.folded, subject.structure, plan)
-    if study.request.recover != "none":
-        pruned = prepare(pruned, subject.structure, plan, subject.shapes)[0]
-    model = finished(pruned, study)
+    model = as_finished(study, plan)
     if kind == "params":
         return cost.count_params(model) / study.given.cost.params
     return storage.pack(model.proto, study.location).size / study.bytes
@@ -291,21 +285,25 @@ def _shorter(study: Study) -> Outcome:
         )
     if study.request.budget is None:
         return _shortest(study)
-    best, parts = 1.0, 0
+    request, best, parts = study.request, 1.0, 0
+    limit = None if request.layers else request.limit(study.bytes).limit
     for names in removal_order(study):
-        left = shortened(study, names, None)
-        best, parts = _share(left), len(names)
-        if not _is_short_enough(left):
+        parts = len(names)
+        if parts < (request.layers or 0):
             continue
+        if limit is not None:
+            best = _share(shortened(study, names, None))
+            if best > limit:
+                continue
         full = shortened(study, names)
-        if _is_short_enough(full):
+        if limit is None or _share(full) <= limit:
             return execute(full, PruningPlan(study.given.original.sha256))
-    if study.request.layers is not None:
+    if limit is None:
         reached = f"only {parts} parts can leave, one after the other"
     else:
         reached = f"the best achievable is {best:.4f}, once all {parts} parts are gone that can be"
     raise BudgetError(
-        f"{study.request.goal} cannot be reached by taking out whole layers: {reached}; ask for "
+        f"{request.goal} cannot be reached by taking out whole layers: {reached}; ask for "
         "less, or use --mode auto"
     )
 
@@ -333,18 +331,6 @@ def _shortest(study: Study) -> Outcome:
     )
 
 
-def _gone(study: Study) -> tuple[str, ...]:
-    return study.shortening.names if study.shortening else ()
-
-
-def _is_short_enough(left: Study) -> bool:
-    """Whether a model from which parts are gone meets the request."""
-    request = left.request
-    if request.layers is not None:
-        return len(_gone(left)) >= request.layers
-    return _share(left) <= request.limit(left.bytes).limit
-
-
 def _share(left: Study) -> float:
     """Return what is left of the original by the request's kind of budget."""
     kind, before, after = left.request.budget, left.given.cost, left.subject.cost
@@ -353,5 +339,5 @@ def _share(left: Study) -> float:
     if kind == "size":
         packed = storage.pack(finished(left.subject.original, left).proto, left.location)
         return packed.size / left.bytes
-    name = {"sparsity": "weights", "layers": "layers"}.get(str(kind), str(kind))
+    name = "weights" if kind == "sparsity" else str(kind)
     return float(getattr(after, name) / max(getattr(before, name), 1))

@@ -48,6 +48,8 @@ def divergences(
     chunks: Sequence[Feeds],
     trials: Sequence[Mapping[str, Array]],
     *,
+    reference: Sequence[F64] | None = None,
+    temperature: float = TEMPERATURE,
     threads: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> F64:
@@ -58,16 +60,20 @@ def divergences(
         output: the tensor with the class scores.
         chunks: inputs of the samples.
         trials: for each, other values of some constants.
+        reference: the log-probabilities that they are compared with (see :func:`outputs_of`);
+            default the model's own.
+        temperature: what scores are divided by.
         threads: onnxruntime threads.
         progress: called with 1 after each trial.
     """
     walk = Walk(model, chunks, threads=threads)
-    reference = [log_probabilities(v) for v in walk.peek(output, {})]
+    if reference is None:
+        reference = [log_probabilities(v, temperature) for v in walk.peek(output, {})]
     result = np.zeros(len(trials))
     starts = [walk.first_user(trial.keys()) for trial in trials]
     for k in np.argsort(starts, kind="stable"):
         walk.step_to(starts[k], [output])
-        result[k] = divergence(reference, walk.peek(output, trials[k]))
+        result[k] = divergence(reference, walk.peek(output, trials[k]), temperature)
         progress(1)
     return result
 

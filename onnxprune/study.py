@@ -45,14 +45,12 @@ class Shortening:
 
     Attributes:
         names: of the removals, in the order in which they left.
-        layers: how many layers left with them.
         verification: the proof of the rewrite.
         recovery: the steps of the recovery, for the report.
         warnings: what the user should know of them.
     """
 
     names: tuple[str, ...]
-    layers: int
     verification: Verification
     recovery: Mapping[str, Any]
     warnings: tuple[str, ...]
