@@ -22,10 +22,10 @@ from onnxprune.session import Feeds
 from onnxprune.solve import Moments, ridge
 from onnxprune.walk import Walk
 
-ROWS = 24_000
+ROWS = 72_000
 """Rows that a layer is fitted on at least, where the samples have so many."""
 
-ROWS_PER_INPUT = 50
+ROWS_PER_INPUT = 150
 """Rows for each input of a layer."""
 
 DAMPING = (1e-4, 1e-3, 1e-2, 1e-1)

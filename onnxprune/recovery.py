@@ -53,7 +53,7 @@ class Effort:
 ALL = Effort()
 """For the result."""
 
-QUICK = Effort(samples=512, rows=0.3)
+QUICK = Effort(samples=512, rows=0.1)
 """For candidates on the way to a decision."""
 
 Loss = Callable[[Model], float | None]
