@@ -7,8 +7,8 @@ leaves the weights more freedom than plain least squares (the nonlinear case of 
 arXiv 1505.06798, section 3.2). The error is convex in the weights, and majorised by that of
 plain least squares to targets that are moved as far as they may be. Each step solves that, from
 where the last two steps point to (Nesterov's acceleration, as in FISTA: Beck and Teboulle, SIAM
-J. Imaging Sciences 2(1), 2009, section 4); the first that does not lower the ridge objective is
-not taken.
+J. Imaging Sciences 2(1), 2009, section 4), and one that does not lower the ridge objective is not
+taken.
 """
 
 from __future__ import annotations
@@ -129,22 +129,26 @@ def _fit_group(
     y = y.astype(dtype)
     gap = _Gap(bounds, y, 0.0 if skip is None else skip.astype(dtype))
     before = best = weights, bias
-    last = np.inf
-    for k in range(STEPS):
+    last, steps = np.inf, 0
+    for _ in range(STEPS):
         left = gap(x @ weights.T.astype(dtype) + bias.astype(dtype))
         pull = damping * float(((weights - old * allowed) ** 2).sum())
         error = float(np.einsum("ro,ro->", left, left, dtype=np.float64)) / len(x) + pull
         if not error < last:
-            break
+            if steps < 2:
+                break
+            weights, bias = before = best  # it swung too far: from there on again, at rest
+            last, steps = np.inf, 0
+            continue
         best = weights, bias
         if error > (1 - ENOUGH) * last:
             break
         last = error
         slope = (left.T @ x).astype(np.float64) / len(x) - damping * (weights - old)
         after = weights + inverse(slope * allowed), bias + left.mean(axis=0, dtype=np.float64)
-        swing = k / (k + 3)
+        swing = steps / (steps + 3)
         weights, bias = (b + swing * (b - a) for a, b in zip(before, after, strict=True))
-        before = after
+        before, steps = after, steps + 1
     return best[0], best[1] - best[0] @ mean
 
 
