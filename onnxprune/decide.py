@@ -99,6 +99,10 @@ class Decider:
         masks = self._zeroed(weights, left, sparsity)
         return PruningPlan(subject.original.sha256, base.keep, masks)
 
+    def weights_left(self, plan: PruningPlan) -> float:
+        """Return the share of the weights that stays when a plan's channels leave."""
+        return self._meter.remaining("sparsity")(plan.kept_labels(self._subject.structure))
+
     @property
     def sensitivities(self) -> list[Sensitivity]:
         """What cutting each group does to the outputs, if the metric looks at errors."""

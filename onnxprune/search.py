@@ -21,7 +21,8 @@ from onnxprune.steering import as_finished, within_latency
 from onnxprune.study import Study
 
 SPLITS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
-"""Shares of a sparsity that leave with whole channels, in the order of preference."""
+"""Shares of a sparsity that leave with whole channels, in the order of preference: all of its
+weights, or as large a share of the operations."""
 
 MACS = tuple(round(0.95 * 0.91**k, 4) for k in range(31, -1, -1))
 """Ratios of the operations that are tried for the fewest within a bound on the accuracy."""
@@ -133,7 +134,8 @@ def drop_of(study: Study, outcome: Outcome) -> Drop | None:
 def _split(study: Study, sparsity: float) -> Outcome:
     """Let as much of a sparsity as the accuracy allows leave with channels, and zero the rest.
 
-    Where zeros alone lose more than the default drop, no division can keep it; then as much
+    Where zeros make up the sparsity anyway, the channels that leave are those that save the most
+    operations, which zeros do not. Where zeros alone lose more than the default drop, no division can keep it; then as much
     leaves with channels as costs no more than zeros alone. Gates that were asked for stay.
     """
     # Zeros make up for what channels miss: so these can have the widths that run fastest.
@@ -145,10 +147,16 @@ def _split(study: Study, sparsity: float) -> Outcome:
         share = SPLITS[k]
         if share == 0.0:
             return study.decider.zeros(sparsity)
-        budget = Budget("sparsity", 1 - share * sparsity, f"sparsity {sparsity:g}")
+        weights, macs = (
+            Budget(kind, 1 - share * sparsity, f"sparsity {sparsity:g}")
+            for kind in ("sparsity", "macs")
+        )
         if share == 1.0:
-            return study.decider.channels(budget)
-        return study.decider.zeros(sparsity, wide.channels(budget))
+            return study.decider.channels(weights)
+        base = wide.channels(macs)
+        if wide.weights_left(base) < 1 - sparsity:
+            base = wide.channels(weights)
+        return study.decider.zeros(sparsity, base)
 
     def good(outcome: Outcome) -> bool:
         if zeros is None:
@@ -167,14 +175,14 @@ def costs_no_more(outcome: Outcome, other: Outcome) -> bool:
     """Whether an outcome loses no more accuracy than another, as far as the samples can tell.
 
     The two are compared sample by sample: what both lose is in neither's favour, and only
-    samples on which they differ make the difference uncertain. Two standard errors of it are
-    taken for chance, but where samples are so few that these are more than twice the default
-    drop, no more than that.
+    samples on which they differ make the difference uncertain. One standard error of it is taken for
+    chance (the rule of Breiman et al., Classification and Regression Trees, 1984, section
+    3.4.3), but where samples are so few that it is more than the default drop, no more than that.
     """
     if outcome.selected is None or other.selected is None:
         return False
     drop = drop_between(other.selected, outcome.selected)
-    return drop.value <= 2 * min(drop.standard_error, DROP)
+    return drop.value <= min(drop.standard_error, DROP)
 
 
 def _fewest_macs(study: Study) -> Outcome:
