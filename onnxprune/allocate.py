@@ -32,14 +32,14 @@ def allocate_channels(
     sparsity: float,
     *,
     align: int | None = 1,
+    divide: bool = False,
     costs: F64 | None = None,
     goal: str = "",
 ) -> Bool:
     """Choose the units that stay.
 
     Units leave in steps, worst mean score first. A step takes a group down to a multiple of
-    its alignment; only where such steps do not reach the request, single units follow. With
-    automatic alignment the last step is taken in part where it would overshoot.
+    its alignment; only where such steps do not reach the request, single units follow.
 
     With ``costs``, scores are errors that add up, and the steps that leave first are those
     with the least error for what they save. The worst unit of a group still leaves first.
@@ -51,6 +51,7 @@ def allocate_channels(
         sparsity: the least sparsity to reach.
         align: preferred divisor of the number of units that stay in a group; None for
             :func:`auto_align`.
+        divide: whether the last step is taken in part where it would overshoot.
         costs: ``float64 [units]``, what removing each unit saves, or None.
         goal: what the request is called in messages; default the sparsity.
 
@@ -88,7 +89,7 @@ def allocate_channels(
             high = middle
         else:
             low = middle + 1
-    if align is None and high and removed(keep(high)) > sparsity + PRECISION * (1 - sparsity):
+    if divide and high and removed(keep(high)) > sparsity + PRECISION * (1 - sparsity):
         return _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
     return keep(high)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -33,6 +32,10 @@ class Decider:
         errors: those that are left, if the metric wants them.
         meter: predicts what remains.
         request: criterion, allocation and alignment.
+
+    Attributes:
+        align: preferred divisor of the channels that stay in a group, see
+            :func:`onnxprune.allocate.allocate_channels`.
     """
 
     def __init__(
@@ -48,11 +51,12 @@ class Decider:
         self._errors = errors
         self._meter = meter
         self._request = request
+        self.align = request.align
 
     def aligned(self, align: int) -> Decider:
         """Return one that knows the same and prefers an alignment."""
         other = copy(self)
-        other._request = replace(self._request, align=align)
+        other.align = align
         return other
 
     def channels(self, budget: Budget) -> PruningPlan:
@@ -72,7 +76,8 @@ class Decider:
             scores,
             lambda kept: 1 - remaining(structure.units.keep(kept)),
             1 - budget.limit,
-            align=self._request.align,
+            align=self.align,
+            divide=self._request.align is None,
             costs=costs,
             goal="" if budget.kind == "sparsity" else budget.asked,
         )

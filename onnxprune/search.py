@@ -120,7 +120,7 @@ def _repaired(study: Study, slower: Outcome) -> Outcome:
                 f"ratio {slower.speed.value if slower.speed else 1:.3f}); their numbers are "
                 f"therefore multiples of {align}"
             )
-            return replace(outcome, study=study)
+            return outcome
     return slower
 
 
@@ -135,11 +135,12 @@ def _split(study: Study, sparsity: float) -> Outcome:
     """Let as much of a sparsity as the accuracy allows leave with channels, and zero the rest.
 
     Where zeros make up the sparsity anyway, the channels that leave are those that save the most
-    operations, which zeros do not. Where zeros alone lose more than the default drop, no division can keep it; then as much
-    leaves with channels as costs no more than zeros alone. Gates that were asked for stay.
+    operations, which zeros do not. Where zeros alone lose more than the default drop, no division
+    can keep it; then as much leaves with channels as costs no more than zeros alone. Gates that
+    were asked for stay.
     """
     # Zeros make up for what channels miss: so these can have the widths that run fastest.
-    free = study.request.align is None
+    free = study.decider.align is None
     wide = study.decider.aligned(ALIGNMENTS[0]) if free else study.decider
 
     @cache
@@ -175,8 +176,8 @@ def costs_no_more(outcome: Outcome, other: Outcome) -> bool:
     """Whether an outcome loses no more accuracy than another, as far as the samples can tell.
 
     The two are compared sample by sample: what both lose is in neither's favour, and only
-    samples on which they differ make the difference uncertain. One standard error of it is taken for
-    chance (the rule of Breiman et al., Classification and Regression Trees, 1984, section
+    samples on which they differ make the difference uncertain. One standard error of it is taken
+    for chance (the rule of Breiman et al., Classification and Regression Trees, 1984, section
     3.4.3), but where samples are so few that it is more than the default drop, no more than that.
     """
     if outcome.selected is None or other.selected is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -254,9 +254,8 @@ class Study:
         return other
 
     def aligned(self, align: int) -> Study:
-        """Return the same study, everything that was measured included, with an alignment."""
+        """Return the same study, with all that was measured, that prefers an alignment."""
         other = copy(self)
-        other.request = replace(self.request, align=align)
         other.decider = self.decider.aligned(align)
         return other
 

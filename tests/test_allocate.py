@@ -82,8 +82,9 @@ def test_narrow_groups_are_aligned_to_less(size: int, align: int) -> None:
     target = 1 - align * (size // align - 3) / size
     kept = allocate_channels(s, scores, share, target - 1e-3, align=None)
     assert kept.sum() == align * (size // align - 3), "a multiple, where it meets the budget"
-    kept = allocate_channels(s, scores, share, 0.4, align=None)
-    assert 0.4 <= share(kept) < 0.4 + 1 / size + 0.02
+    for preferred in (None, 8):
+        kept = allocate_channels(s, scores, share, 0.4, align=preferred, divide=True)
+        assert 0.4 <= share(kept) < 0.4 + 1 / size + 0.02
 
 
 def test_the_best_achievable_is_named_and_true():

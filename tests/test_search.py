@@ -138,7 +138,7 @@ class Trials:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, lost: list[int], **request: Any) -> None:
         self.request = Request(sparsity=0.5, **request)
-        self.selected, self.decider = hitting(0), self
+        self.selected, self.decider, self.align = hitting(0), self, None
         self.seen: list[tuple[float, bool]] = []
         self._lost = dict(zip(search.SPLITS, lost, strict=True))
         monkeypatch.setattr(search, "execute", self._execute)
