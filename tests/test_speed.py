@@ -237,7 +237,7 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def measure(study: Study, model: Model) -> Speed:
         macs = cost.measure(model, observe(model, study.feeds, threads=1)).macs
-        timed.append(0.3 + 0.7 * macs / study.subject.cost.macs)
+        timed.append(0.3 + 0.7 * macs / study.given.cost.macs)
         return exactly(timed[-1])
 
     monkeypatch.setattr(steering, "measure_speed", measure)
@@ -279,6 +279,27 @@ def test_a_miss_in_the_end_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(search, "measure_speed", lambda _, __: exactly(0.9))
     report = pipeline.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
     assert any("latency 0.7 was missed: 0.9000" in text for text in report.warnings)
+
+
+@pytest.mark.usefixtures("by_macs")
+@pytest.mark.parametrize("cheaper", [False, True])
+def test_parts_leave_for_a_latency_where_that_is_the_cheaper_cut(
+    cheaper: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def loss(study: Study, plan: Callable[[], PruningPlan]) -> SimpleNamespace:
+        assert isinstance(plan(), PruningPlan)
+        gone = study.shortening.names if study.shortening else ()
+        tried.append(len(gone))
+        return SimpleNamespace(recovery={"loss_with": abs(len(gone) - cheaper)})
+
+    monkeypatch.setattr(search, "_tried", loss)
+    report = pipeline.prune(RESNET, DIGITS, latency=0.7, metric="magnitude", threads=1).report
+    assert sorted(tried) == [0, 1]
+    assert len(report.to_dict()["removals"]) == cheaper
+    assert report.speed is not None
+    assert report.speed.value <= 0.7
 
 
 def test_what_came_out_slower_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
