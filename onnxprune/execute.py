@@ -93,7 +93,8 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
         selected = known or study.accuracy(model, study.samples.select)
     recovery, warnings = ladder.to_dict(), tuple(ladder.warnings)
     if gone:
-        plan = replace(plan, removals=gone.names)
+        sha256 = study.given.original.sha256  # what is left is no file of its own
+        plan = replace(plan, model_sha256=sha256, removals=gone.names)
         proof = max(proof, gone.verification, key=lambda v: v.max_rel_error)
         recovery, warnings = _joined(gone.recovery, recovery), (*gone.warnings, *warnings)
     return Outcome(
