@@ -289,8 +289,7 @@ def test_parts_leave_for_a_latency_where_that_is_the_cheaper_cut(
 ) -> None:
     tried: list[int] = []
 
-    def loss(study: Study, plan: Callable[[], PruningPlan]) -> SimpleNamespace:
-        assert callable(plan)
+    def loss(study: Study, _: Callable[[], PruningPlan]) -> SimpleNamespace:
         gone = study.shortening.names if study.shortening else ()
         tried.append(len(gone))
         return SimpleNamespace(recovery={"loss_with": abs(len(gone) - cheaper)})
