@@ -166,15 +166,19 @@ class Report:
             "sparsity": self.achieved,
             "params": self._ratio("params")["achieved"],
             "macs": self._ratio("macs")["achieved"],
-            "latency": self.speed.value if self.speed else math.nan,
+            "latency": self.speed.value if self.speed else None,
             "size": self.after.cost.bytes,
             "layers": len(self.removals),
         }
         kind = next((k for k in reached if self.request[k] is not None), None)
         if kind is None:
             return f"macs: as few as a drop of {self.request['max_drop']:g} allows"
-        shown = f"{reached[kind]:,}" if kind in ("size", "layers") else f"{reached[kind]:.4f}"
-        return f"{kind}: requested {self.request[kind]:g}, achieved {shown}"
+        value = reached[kind]
+        if value is None:
+            shown = "not measured; see onnxprune bench"
+        else:
+            shown = f"achieved {value:,}" if kind in ("size", "layers") else f"achieved {value:.4f}"
+        return f"{kind}: requested {self.request[kind]:g}, {shown}"
 
     def to_json(self) -> str:
         """Return the report as JSON text."""
