@@ -37,11 +37,12 @@ TEMPERATURE = 1.0
 """Of the scores in trials (see :mod:`onnxprune.sensitivity`); chosen on training data."""
 
 
-def removal_order(study: Study) -> Iterator[tuple[str, ...]]:
+def removal_order(study: Study, *, branches_only: bool = False) -> Iterator[tuple[str, ...]]:
     """Yield the names of one part that can go, then of two, and so on until no more can.
 
     Args:
         study: of the whole model.
+        branches_only: whether to end where no branch is left.
     """
     entropies = part_entropies(study.removals, study.rectifiers or ())
     trials = Trials(study)
@@ -57,7 +58,7 @@ def removal_order(study: Study) -> Iterator[tuple[str, ...]]:
         if branches:
             best = trials.best(branches[:MOST_BRANCHES])
             trials.remove(best)
-        elif layers and study.request.recover == "full":
+        elif layers and not branches_only and study.request.recover == "full":
             losses = {n: _loss(shortened(study, [*names, n], QUICK)) for n in layers[:MOST_LAYERS]}
             best = min(losses, key=losses.__getitem__)
         else:

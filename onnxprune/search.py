@@ -89,14 +89,16 @@ def _lightened(study: Study) -> Study:
     parts, as many as the latency needs or nearly so, and half of them are tried, channels for the
     rest; what has the least loss on the *select* samples then wins.
     """
-    request, branches = study.request, {r.name for r in study.removals if r.kind == "branch"}
-    if request.mode != "auto" or request.recover != "full" or not (branches and study.selected):
+    request = study.request
+    if request.mode != "auto" or request.recover != "full" or not study.selected:
+        return study
+    if not any(r.kind == "branch" for r in study.removals):
         return study
     budget, parts = request.limit(study.bytes), tuple[str, ...]()
     wanted = budget.limit * study.given.cost.macs  # parts take their share of the latency along
-    for names in removal_order(study):
+    for names in removal_order(study, branches_only=True):
         macs = shortened(study, names, None).subject.cost.macs
-        if names[-1] not in branches or macs < (1 - CLOSE) * wanted:
+        if macs < (1 - CLOSE) * wanted:
             break
         parts = names
         if macs <= wanted:
