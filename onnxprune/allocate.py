@@ -21,6 +21,9 @@ divided into at least: a narrow group has too few multiples of the first to choo
 PRECISION = 0.01
 """How far less than allowed may remain, relative to that, before a step is divided."""
 
+REFILLS = 100
+"""How many steps may return, at most."""
+
 WEIGHT_FLOOR = 0.005
 """Share of each weight tensor that is never zeroed, at least one weight."""
 
@@ -89,9 +92,38 @@ def allocate_channels(
             high = middle
         else:
             low = middle + 1
-    if divide and high and removed(keep(high)) > sparsity + PRECISION * (1 - sparsity):
-        return _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
-    return keep(high)
+    kept = keep(high)
+    if divide and high and removed(kept) > sparsity + PRECISION * (1 - sparsity):
+        kept = _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
+    _refill(kept, structure, steps[:high], removed, sparsity)
+    return kept
+
+
+def _refill(
+    kept: Bool,
+    structure: Structure,
+    steps: Sequence[I64],
+    removed: Callable[[Bool], float],
+    sparsity: float,
+) -> None:
+    """Let steps return that the request is met without, the last that left first.
+
+    A step that saves much overshoots; what that leaves room for is cheaper. In a group no step
+    returns before the one that left after it.
+    """
+    group_of = np.empty(len(structure.units), dtype=np.int64)
+    for k, group in enumerate(structure.groups):
+        group_of[group.units] = k
+    full = set[int]()
+    for step in [s for s in reversed(steps[-REFILLS:]) if len(s)]:
+        own = int(group_of[step[0]])
+        if own in full:
+            continue
+        before = kept[step]
+        kept[step] = True
+        if removed(kept) < sparsity:
+            kept[step] = before
+            full.add(own)
 
 
 def _part_of(kept: Bool, step: I64, removed: Callable[[Bool], float], sparsity: float) -> Bool:

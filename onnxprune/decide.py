@@ -53,7 +53,7 @@ class Decider:
         self._request = request
         self.align = request.align
 
-    def aligned(self, align: int) -> Decider:
+    def aligned(self, align: int | None) -> Decider:
         """Return one that knows the same and prefers an alignment."""
         other = copy(self)
         other.align = align

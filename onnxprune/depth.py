@@ -19,7 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnxprune.entropy import Activity
-from onnxprune.execute import shortened
+from onnxprune.execute import execute, shortened
+from onnxprune.graph import Model
+from onnxprune.labels import F64, Array
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK, sample_chunks
 from onnxprune.removals import Removal, apart
 from onnxprune.sensitivity import divergences, outputs_of, trial_chunks
@@ -37,12 +40,11 @@ TEMPERATURE = 1.0
 """Of the scores in trials (see :mod:`onnxprune.sensitivity`); chosen on training data."""
 
 
-def removal_order(study: Study, *, branches_only: bool = False) -> Iterator[tuple[str, ...]]:
+def removal_order(study: Study) -> Iterator[tuple[str, ...]]:
     """Yield the names of one part that can go, then of two, and so on until no more can.
 
     Args:
         study: of the whole model.
-        branches_only: whether to end where no branch is left.
     """
     entropies = part_entropies(study.removals, study.rectifiers or ())
     trials = Trials(study)
@@ -58,8 +60,8 @@ def removal_order(study: Study, *, branches_only: bool = False) -> Iterator[tupl
         if branches:
             best = trials.best(branches[:MOST_BRANCHES])
             trials.remove(best)
-        elif layers and not branches_only and study.request.recover == "full":
-            losses = {n: _loss(shortened(study, [*names, n], QUICK)) for n in layers[:MOST_LAYERS]}
+        elif layers and study.request.recover == "full":
+            losses = {n: _loss(shortened(study, [*names, n])) for n in layers[:MOST_LAYERS]}
             best = min(losses, key=losses.__getitem__)
         else:
             return
@@ -77,6 +79,53 @@ def part_entropies(
     }
 
 
+class Yardstick:
+    """Tells how far the outputs of models are from the original's, on the samples that decide.
+
+    Args:
+        study: of the whole model.
+        trials: how many models are to be compared at once, roughly.
+    """
+
+    def __init__(self, study: Study, trials: int) -> None:
+        given = study.given
+        self._study, self._threads = study, study.request.threads
+        part = study.samples.select if len(study.samples.select) else study.samples.fit
+        every = sample_chunks(given.folded, given.shapes, part)
+        self._chunks = trial_chunks(every, max(trials, 1), given.cost.macs)
+        self._reference = outputs_of(
+            given.folded, study.output, self._chunks, TEMPERATURE, threads=self._threads
+        )
+
+    def distance(self, model: Model) -> float:
+        """Return the mean divergence of a model's outputs, in nats."""
+        return float(self._divergences(model, [{}])[0])
+
+    def without(self, gated: Model, gates: Mapping[str, str], names: Sequence[str]) -> list[float]:
+        """Return the same for a model without each of some branches.
+
+        Args:
+            gated: the model, see :func:`onnxprune.shorten.with_gates`.
+            gates: the constant of each branch.
+            names: of the branches.
+        """
+        with self._study.log.stage("trials"):
+            found = self._divergences(gated, [{gates[n]: np.zeros(())} for n in names])
+        return [float(value) for value in found]
+
+    def _divergences(self, model: Model, trials: Sequence[Mapping[str, Array]]) -> F64:
+        return divergences(
+            model,
+            self._study.output,
+            self._chunks,
+            trials,
+            reference=self._reference,
+            temperature=TEMPERATURE,
+            threads=self._threads,
+            progress=self._study.log.progress("trials", len(trials)),
+        )
+
+
 class Trials:
     """Tries what the outputs become without a branch.
 
@@ -88,16 +137,9 @@ class Trials:
     """
 
     def __init__(self, study: Study) -> None:
-        given = study.given
-        self._study, self._threads = study, study.request.threads
         branches = [r for r in study.removals if r.kind == "branch"]
-        self._gated, self._gates = with_gates(given.folded, branches)
-        part = study.samples.select if len(study.samples.select) else study.samples.fit
-        every = sample_chunks(given.folded, given.shapes, part)
-        self._chunks = trial_chunks(every, max(len(branches), 1), given.cost.macs)
-        self._reference = outputs_of(
-            given.folded, study.output, self._chunks, TEMPERATURE, threads=self._threads
-        )
+        self._gated, self._gates = with_gates(study.given.folded, branches)
+        self._yardstick = Yardstick(study, len(branches))
         self.known: dict[str, float] = {}
 
     def best(self, names: Sequence[str]) -> str:
@@ -121,20 +163,10 @@ class Trials:
         self._gated = walk.model()
 
     def _try(self, names: Sequence[str]) -> None:
-        with self._study.log.stage("trials"):
-            found = divergences(
-                self._gated,
-                self._study.output,
-                self._chunks,
-                [{self._gates[name]: np.zeros(())} for name in names],
-                reference=self._reference,
-                temperature=TEMPERATURE,
-                threads=self._threads,
-                progress=self._study.log.progress("trials", len(names)),
-            )
-        self.known |= dict(zip(names, found.tolist(), strict=True))
+        found = self._yardstick.without(self._gated, self._gates, names)
+        self.known |= dict(zip(names, found, strict=True))
 
 
-def _loss(study: Study) -> float:
-    assert study.shortening is not None
-    return float(study.shortening.recovery.get("loss_with", float("inf")))
+def _loss(left: Study) -> float:
+    outcome = execute(left, PruningPlan(left.given.original.sha256), QUICK)
+    return float(outcome.recovery.get("loss_with", float("inf")))

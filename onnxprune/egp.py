@@ -26,7 +26,7 @@ import numpy as np
 from onnxprune import cost
 from onnxprune.allocate import WEIGHT_FLOOR
 from onnxprune.errors import BudgetError
-from onnxprune.execute import Outcome, execute, shortened
+from onnxprune.execute import Outcome, execute, fitted, shortened
 from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
@@ -151,7 +151,7 @@ class _State:
     def without(self, study: Study, removal: Removal) -> _State:
         """Return what is left without another part; the masks of the other layers stay."""
         gone = (*self.gone, removal)
-        left = shortened(study, [r.name for r in gone], QUICK)
+        left = fitted(shortened(study, [r.name for r in gone]))
         return _State(left, gone, {}).started(self.masks)
 
     def tried(self) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +11,11 @@ from onnxprune import cost, graph
 from onnxprune.accuracy import Accuracy
 from onnxprune.cleaning import CleanUp, clean_up
 from onnxprune.entropy import relu_states
-from onnxprune.errors import CalibrationError
+from onnxprune.errors import BudgetError, CalibrationError
 from onnxprune.graph import Model
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recover import compensate_bias
-from onnxprune.recovery import ALL, Effort, Ladder, recover_classifier, recover_layers
+from onnxprune.recovery import ALL, QUICK, Effort, Ladder, recover_classifier, recover_layers
 from onnxprune.request import Request
 from onnxprune.rewrite import rewrite
 from onnxprune.shorten import shorten, silenced
@@ -91,34 +91,45 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
     if study.gated:
         known = judge.found(clean) if clean is ladder.model else None
         selected = known or study.accuracy(model, study.samples.select)
-    recovery, warnings = ladder.to_dict(), tuple(ladder.warnings)
     if gone:
-        sha256 = study.given.original.sha256  # what is left is no file of its own
-        plan = replace(plan, model_sha256=sha256, removals=gone.names)
         proof = max(proof, gone.verification, key=lambda v: v.max_rel_error)
-        recovery, warnings = _joined(gone.recovery, recovery), (*gone.warnings, *warnings)
     return Outcome(
         study,
-        plan,
+        of_given(plan, study),
         model,
         proof,
         went,
-        recovery,
-        warnings,
+        ladder.to_dict(),
+        tuple(ladder.warnings),
         selected,
     )
 
 
-def shortened(study: Study, names: Sequence[str], effort: Effort | None = ALL) -> Study:
-    """Take whole parts out of the model that a study was given, and fit what is left.
+def of_given(plan: PruningPlan, study: Study) -> PruningPlan:
+    """Return a plan for what is left of a model as one for the model that was given."""
+    if study.shortening is None:
+        return plan
+    return replace(plan, model_sha256=study.given.original.sha256, removals=study.shortening.names)
+
+
+def tried(study: Study, plan: Callable[[], PruningPlan]) -> Outcome | None:
+    """Carry out a candidate with little effort; None if there is no such plan."""
+    try:
+        return execute(study, plan(), QUICK)
+    except BudgetError:
+        return None
+
+
+def shortened(study: Study, names: Sequence[str]) -> Study:
+    """Take whole parts out of the model that a study was given.
 
     Args:
         study: the model, shortened already or not.
         names: of all the removals that are to be gone (see :attr:`Study.removals`).
-        effort: how much of the samples the recovery uses; None for no recovery.
 
     Returns:
-        The study of what is left.
+        The study of what is left. Nothing makes up for what is gone yet: :func:`execute` does,
+        together with what a plan takes out of the rest.
 
     Raises:
         InternalError: if the rewritten model is wrong.
@@ -137,20 +148,14 @@ def shortened(study: Study, names: Sequence[str], effort: Effort | None = ALL) -
             threads=study.request.threads,
         )
     changed = {r.name for r in removals} | {n for r in removals for n, _ in r.readers}
-    left = study.shortened(short, Shortening(tuple(names), proof, {}, ()))
-    if effort is None:
-        return left
-    with log.stage("recover"):
-        ladder = _repair(left, changed, effort)
-    shortening = Shortening(tuple(names), proof, ladder.to_dict(), tuple(ladder.warnings))
-    return study.shortened(ladder.model, shortening)
+    return study.shortened(short, Shortening(tuple(names), proof, frozenset(changed)))
 
 
-def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the report of two recoveries, one after the other."""
-    joined = dict(first) | {k: v for k, v in second.items() if k not in ("loss_without", "steps")}
-    joined["accepted"] = first["accepted"] or second["accepted"]
-    return joined | {"steps": [*first["steps"], *second["steps"]]}
+def fitted(left: Study) -> Study:
+    """Return a study of what is left of a model once it is fitted, with little effort."""
+    assert left.shortening is not None
+    outcome = execute(left, PruningPlan(left.given.original.sha256), QUICK)
+    return left.shortened(outcome.model, replace(left.shortening, changed=frozenset()))
 
 
 class _Judge:
@@ -222,53 +227,30 @@ def _recover(
 ) -> Ladder:
     """Run the steps of the recovery; none may raise the loss on the *select* part."""
     subject, request = study.subject, study.request
-    ladder = _ladder(study, pruned, judge)
-    if request.recover == "none" or not (plan.cuts_channels or plan.masks):
-        return ladder
-    common = (subject.structure, plan)
-    if request.recover == "bias" or effort == ALL:
-        moved = compensate_bias(subject.folded, pruned, *common, study.stats)
+    ladder = Ladder(pruned, (lambda _: None) if request.recover == "none" else judge.loss)
+    cuts = plan.cuts_channels or bool(plan.masks)
+    if cuts and (request.recover == "bias" or (request.recover == "full" and effort == ALL)):
+        moved = compensate_bias(subject.folded, pruned, subject.structure, plan, study.stats)
         if not ladder.offer("bias", moved) and request.recover == "bias":
             ladder.refuse("bias compensation")
-    if request.recover == "full":
-        _refit(study, ladder, subject.folded, pruned, plan, (), effort)
+    if request.recover == "full" and (cuts or study.changed):
+        _refit(study, ladder, pruned, plan, effort)
     return ladder
 
 
-def _repair(left: Study, changed: Collection[str], effort: Effort) -> Ladder:
-    """Fit what is left of a model to what the whole of it computed."""
-    ladder = _ladder(left, left.subject.folded, _Judge(left))
-    if left.request.recover == "full":
-        whole = left.given.folded
-        _refit(left, ladder, whole, left.subject.folded, PruningPlan(""), changed, effort)
-    return ladder
-
-
-def _ladder(study: Study, model: Model, judge: _Judge) -> Ladder:
-    return Ladder(model, (lambda _: None) if study.request.recover == "none" else judge.loss)
-
-
-def _refit(
-    study: Study,
-    ladder: Ladder,
-    original: Model,
-    pruned: Model,
-    plan: PruningPlan,
-    changed: Collection[str],
-    effort: Effort,
-) -> None:
+def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effort: Effort) -> None:
     """Offer the layers fitted to those of the original, then the classifier to the labels."""
     subject, request = study.subject, study.request
     fit = effort.thinned(study.samples.fit)
     recover_layers(
         ladder,
-        original,
+        study.given.folded,
         pruned,
         subject.structure,
         plan,
         subject.shapes,
         fit,
-        changed=changed,
+        changed=study.changed,
         rows=effort.rows,
         seed=request.seed,
         threads=request.threads,

@@ -12,12 +12,13 @@ from onnxprune.budget import Budget
 from onnxprune.depth import removal_order
 from onnxprune.egp import emptied
 from onnxprune.errors import BudgetError
-from onnxprune.execute import Outcome, clean, execute, finished, shortened
+from onnxprune.execute import Outcome, clean, execute, finished, of_given, shortened, tried
+from onnxprune.lighten import lightened
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
 from onnxprune.request import DROP
 from onnxprune.speed import check_speed, measure_speed, refusal
-from onnxprune.steering import CLOSE, as_finished, within_latency
+from onnxprune.steering import as_finished, within_latency
 from onnxprune.study import Study
 
 SPLITS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
@@ -56,16 +57,19 @@ def find_plan(study: Study) -> tuple[Study, PruningPlan]:
         BudgetError: if there is none; names the best achievable.
     """
     found = _found(study)
-    return (found.study, found.plan) if isinstance(found, Outcome) else (study, found)
+    if isinstance(found, Outcome):
+        return found.study, found.plan
+    left, plan = found
+    return left, of_given(plan, left)
 
 
 def _carried_out(study: Study) -> Outcome:
     found = _found(study)
-    return found if isinstance(found, Outcome) else execute(study, found)
+    return found if isinstance(found, Outcome) else execute(*found)
 
 
-def _found(study: Study) -> Outcome | PruningPlan:
-    """Return a plan; where plans had to be tried, the best of them as it was carried out."""
+def _found(study: Study) -> Outcome | tuple[Study, PruningPlan]:
+    """Return a plan and what it is for; where plans had to be tried, the best as carried out."""
     request = study.request
     if request.lossless:
         return clean(study)
@@ -74,43 +78,12 @@ def _found(study: Study) -> Outcome | PruningPlan:
     if request.budget is None:
         return _fewest_macs(study)
     if request.sparsity is not None and request.mode == "weights":
-        return study.decider.zeros(request.sparsity)
+        return study, study.decider.zeros(request.sparsity)
     if request.sparsity is not None and request.mode == "auto" and study.selected:
         return _split(study, request.sparsity)
-    if request.latency is not None:
-        return _steered(_lightened(study), request.limit(study.bytes))
-    return _within(study, request.limit(study.bytes))
-
-
-def _lightened(study: Study) -> Study:
-    """Take out the parts whose removal, before channels leave, is the cheaper way to a latency.
-
-    All latency that parts cost goes with them, which for channels of narrow layers is not so. No
-    parts, as many as the latency needs or nearly so, and half of them are tried, channels for the
-    rest; what has the least loss on the *select* samples then wins.
-    """
-    request = study.request
-    if request.mode != "auto" or request.recover != "full" or not study.selected:
-        return study
-    if not any(r.kind == "branch" for r in study.removals):
-        return study
-    budget, parts = request.limit(study.bytes), tuple[str, ...]()
-    wanted = budget.limit * study.given.cost.macs  # parts take their share of the latency along
-    for names in removal_order(study, branches_only=True):
-        macs = shortened(study, names, None).subject.cost.macs
-        if macs < (1 - CLOSE) * wanted:
-            break
-        parts = names
-        if macs <= wanted:
-            break
-    losses: dict[int, float] = {}
-    for count in {0, len(parts) // 2, len(parts)}:
-        left = shortened(study, parts[:count], QUICK) if count else study
-        trial = _tried(left, partial(left.decider.channels, budget))
-        if trial:
-            losses[count] = trial.recovery["loss_with"]
-    best = min(losses, key=lambda count: (losses[count], count), default=0)
-    return shortened(study, parts[:best]) if best else study
+    budget = request.limit(study.bytes)
+    left = lightened(study, budget)
+    return _steered(left, budget) if budget.kind == "latency" else (left, _within(left, budget))
 
 
 def _steered(study: Study, budget: Budget) -> Outcome:
@@ -198,7 +171,7 @@ def _split(study: Study, sparsity: float) -> Outcome:
     # Candidates get better one after the other: if the last loses too much, all do.
     zeros = None
     if (study.request.max_drop, study.request.min_accuracy) == (None, None):
-        trial = _tried(study, partial(plans, len(SPLITS) - 1))
+        trial = tried(study, partial(plans, len(SPLITS) - 1))
         zeros = trial if trial and not _keeps_drop(study, trial) else None
     return _first_good(study, len(SPLITS), plans, good)
 
@@ -243,14 +216,6 @@ def _keeps_drop(study: Study, outcome: Outcome) -> bool:
     return drop is not None and drop.value <= limit
 
 
-def _tried(study: Study, plan: Callable[[], PruningPlan]) -> Outcome | None:
-    """Carry out a candidate with little effort; None if there is no such plan."""
-    try:
-        return execute(study, plan(), QUICK)
-    except BudgetError:
-        return None
-
-
 def _first_good(
     study: Study,
     count: int,
@@ -275,7 +240,7 @@ def _first_good(
     low, high = 0, count - 1
     while low < high:
         middle = (low + high) // 2
-        trial = _tried(study, partial(plans, middle))
+        trial = tried(study, partial(plans, middle))
         low, high = (low, middle) if trial and good(trial) else (middle + 1, high)
     while True:
         outcome = execute(study, plans(low))
@@ -326,18 +291,19 @@ def _shorter(study: Study) -> Outcome:
     if study.request.budget is None:
         return _shortest(study)
     request, best, parts = study.request, 1.0, 0
+    whole = PruningPlan(study.given.original.sha256)
     limit = None if request.layers else request.limit(study.bytes).limit
     for names in removal_order(study):
         parts = len(names)
         if parts < (request.layers or 0):
             continue
         if limit is not None:
-            best = _share(shortened(study, names, None))
+            best = _share(shortened(study, names))
             if best > limit:
                 continue
-        full = shortened(study, names)
-        if limit is None or _share(full) <= limit:
-            return execute(full, PruningPlan(study.given.original.sha256))
+        outcome = execute(shortened(study, names), whole)
+        if limit is None or _share(outcome.study.shortened(outcome.model, None)) <= limit:
+            return outcome
     if limit is None:
         reached = f"only {parts} parts can leave, one after the other"
     else:
@@ -350,19 +316,16 @@ def _shorter(study: Study) -> Outcome:
 
 def _shortest(study: Study) -> Outcome:
     """Take out as many parts as the accuracy allows."""
-    limit, selected = study.request.max_drop or 0.0, study.selected
-    assert selected is not None
+    limit = study.request.max_drop or 0.0
+    whole = PruningPlan(study.given.original.sha256)
     names: tuple[str, ...] = ()
     for more in removal_order(study):
-        left = shortened(study, more, QUICK)
-        accuracy = study.accuracy(left.subject.folded, study.samples.select)
-        if accuracy is None or drop_between(selected, accuracy).value > limit:
+        if not _keeps_drop(study, execute(shortened(study, more), whole, QUICK)):
             break
         names = more
     while names:
-        outcome = execute(shortened(study, names), PruningPlan(study.given.original.sha256))
-        drop = drop_of(study, outcome)
-        if drop is not None and drop.value <= limit:
+        outcome = execute(shortened(study, names), whole)
+        if _keeps_drop(study, outcome):
             return outcome
         names = names[:-1]
     raise BudgetError(

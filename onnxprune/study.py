@@ -46,14 +46,12 @@ class Shortening:
     Attributes:
         names: of the removals, in the order in which they left.
         verification: the proof of the rewrite.
-        recovery: the steps of the recovery, for the report.
-        warnings: what the user should know of them.
+        changed: tensors that are not what they were, to be made up for; none once that is done.
     """
 
     names: tuple[str, ...]
     verification: Verification
-    recovery: Mapping[str, Any]
-    warnings: tuple[str, ...]
+    changed: frozenset[str]
 
 
 class Study:
@@ -90,7 +88,7 @@ class Study:
         cache: bool = False,
     ) -> None:
         self.samples, self.request, self.log = samples, request, log
-        self.location = location
+        self.location, self._align = location, request.align
         self.output = class_output(original, request.output)
         log.warnings += samples.warnings
         with log.stage("observe"):
@@ -135,6 +133,16 @@ class Study:
         """Bytes of the original's files."""
         return self.given.cost.bytes
 
+    @property
+    def changed(self) -> frozenset[str]:
+        """Tensors of what is left that are not what they were in the model as given."""
+        return self.shortening.changed if self.shortening else frozenset()
+
+    @property
+    def _seen(self) -> Subject:
+        """The model that is measured: as given, until what is left of it is fitted."""
+        return self.given if self.changed else self.subject
+
     @cached_property
     def removals(self) -> list[Removal]:
         """What can leave the model as a whole."""
@@ -154,7 +162,7 @@ class Study:
 
     @cached_property
     def _calibrated(self) -> tuple[dict[Point, ActivationStats], list[Activity] | None]:
-        request, criterion, subject = self.request, self.request.criterion, self.subject
+        request, criterion, subject = self.request, self.request.criterion, self._seen
         needed = criterion.needs_labels or criterion.needs_rms or request.recover != "none"
         needed = needed or request.mode == "depth"
         if not (request.empirical if request.lossless else needed):
@@ -224,7 +232,12 @@ class Study:
         )
         errors = None
         if request.uses_errors:
-            errors = ErrorsLeft(subject, self._moments, self._cache, self._fitting)
+            errors = ErrorsLeft(
+                subject,
+                lambda: self._moments,
+                self._cache,
+                lambda: self._fitting() | {"without": sorted(self.changed)},
+            )
         seconds = self.node_seconds if request.latency is not None else None
         meter = Meter(
             subject.folded,
@@ -234,29 +247,34 @@ class Study:
             self.node_macs,
             seconds,
         )
-        return Decider(subject, scorer, errors, meter, request)
+        return Decider(subject, scorer, errors, meter, request).aligned(self._align)
 
     def shortened(self, model: Model, shortening: Shortening | None) -> Study:
         """Return a study of the same request and samples about what is left of the model.
 
+        Until that is fitted, what was measured of the activations of the whole model serves it.
+
         Args:
-            model: what is left, fitted.
+            model: what is left.
             shortening: what is gone; None if it only has other weights.
         """
         other = copy(self)
-        for measured in ("_calibrated", "node_macs", "node_seconds", "decider"):
-            other.__dict__.pop(measured, None)
         other.shortening = shortening
+        stale = {"node_macs", "node_seconds", "decider"}
+        if not other.changed:
+            stale |= {"_calibrated", "_moments"}
+            other._cache = Cache(None)  # what was measured of other models is of no use
+        for measured in stale:
+            other.__dict__.pop(measured, None)
         with self.log.stage("trace"):
             shapes = observe(model, self.feeds, threads=self.request.threads)
             other.subject = trace_subject(model, shapes, self.request)
-        other._cache = Cache(None)  # what was measured of other models is of no use
         return other
 
     def aligned(self, align: int) -> Study:
         """Return the same study, with all that was measured, that prefers an alignment."""
         other = copy(self)
-        other.decider = self.decider.aligned(align)
+        other._align, other.decider = align, self.decider.aligned(align)
         return other
 
     def accuracy(self, model: Model, part: Part) -> Accuracy | None:
@@ -308,8 +326,9 @@ class Study:
             "seed": request.seed,
         }
 
+    @cached_property
     def _moments(self) -> Measured:
-        subject = self.subject
+        subject = self._seen
         with self.log.stage("moments"):
             return measure_moments(
                 subject.folded,

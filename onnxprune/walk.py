@@ -121,9 +121,11 @@ class Walk:
         )
 
     def step_to(self, node: int, later: Iterable[str]) -> None:
-        """Compute what a node reads, given its number (see :meth:`step`)."""
-        read = self._inputs[node] if node < len(self._inputs) else []
-        self.step([n for n in read if n not in self._constants], [*later, *read])
+        """Run all nodes before a node, given its number; keep only what the others read of them."""
+        later = list(later)
+        behind = [k for k in self._frontier(later)[1] if k >= node]
+        read = {n for k in behind for n in self._inputs[k]}
+        self.step(sorted(n for n in read if self._producer.get(n, node) < node), [*later, *read])
 
     def depends_on(self, name: str, producers: set[str]) -> bool:
         """Whether a tensor has any of these tensors among its not yet computed ancestors."""

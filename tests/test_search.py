@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxprune import execute as executing
 from onnxprune import pipeline, search
 from onnxprune.accuracy import Accuracy, drop_between
 from onnxprune.errors import BudgetError, OnnxpruneError, QualityError
@@ -141,7 +142,8 @@ class Trials:
         self.selected, self.decider, self.align = hitting(0), self, None
         self.seen: list[tuple[float, bool]] = []
         self._lost = dict(zip(search.SPLITS, lost, strict=True))
-        monkeypatch.setattr(search, "execute", self._execute)
+        for module in (search, executing):
+            monkeypatch.setattr(module, "execute", self._execute)
 
     def channels(self, budget: Any) -> float:
         return round((1 - budget.limit) / 0.5, 6)
@@ -257,7 +259,8 @@ def test_candidates_get_their_chance_with_all_samples(
     def execute(_: Any, plan: int, effort: Any = None) -> SimpleNamespace:
         return SimpleNamespace(plan=plan, lost=(full if effort is None else quick)[plan])
 
-    monkeypatch.setattr(search, "execute", execute)
+    for module in (search, executing):
+        monkeypatch.setattr(module, "execute", execute)
     found = search._first_good(
         None,  # type: ignore[arg-type]
         5,

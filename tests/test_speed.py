@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import cli, cost, graph, node_times, pipeline, search, speed, steering
+from onnxprune import cli, cost, graph, lighten, node_times, pipeline, search, speed, steering
 from onnxprune.budget import Budget
+from onnxprune.depth import Yardstick
 from onnxprune.errors import BudgetError, ModelError, QualityError
 from onnxprune.graph import Model
 from onnxprune.latency import Comparison, Ratio, Timing
@@ -287,17 +289,11 @@ def test_a_miss_in_the_end_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> No
 def test_parts_leave_for_a_latency_where_that_is_the_cheaper_cut(
     cheaper: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[int] = []
-
-    def loss(study: Study, _: Callable[[], PruningPlan]) -> SimpleNamespace:
-        gone = study.shortening.names if study.shortening else ()
-        tried.append(len(gone))
-        return SimpleNamespace(recovery={"loss_with": abs(len(gone) - cheaper)})
-
-    monkeypatch.setattr(search, "_tried", loss)
     settings: dict[str, Any] = {"latency": 0.7, "metric": "magnitude", "threads": 1}
+    distances = cycle([1.0, 0.0 if cheaper else 2.0])
+    monkeypatch.setattr(lighten, "SHARES", (0.25,))
+    monkeypatch.setattr(Yardstick, "distance", lambda *_: next(distances))
     result = pipeline.prune(RESNET, DIGITS, **settings)
-    assert sorted(tried) == [0, 1]
     assert len(result.report.to_dict()["removals"]) == cheaper
     assert result.report.speed is not None
     assert result.report.speed.value <= 0.7

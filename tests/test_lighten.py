@@ -1,0 +1,123 @@
+"""Whole parts and channels leave together: what decides that, and that one recovery serves both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune import lighten, pipeline
+from onnxprune.budget import Budget
+from onnxprune.depth import Yardstick
+from onnxprune.execute import execute, shortened
+from onnxprune.holdout import silent
+from onnxprune.recovery import QUICK
+from onnxprune.request import Request
+from onnxprune.study import Study
+
+ROOT = Path(__file__).parents[1]
+DIGITS = ROOT / "calibration" / "digits"
+RESNET = ROOT / "models" / "digits_resnet.onnx"
+MODELS = sorted((ROOT / "models").glob("*.onnx"))
+
+
+def study(path: Path = RESNET, **settings: Any) -> Study:
+    request = Request(**({"macs": 0.4, "threads": 1} | settings))
+    return pipeline._study(
+        pipeline._load(path), path, request, DIGITS, None, None, None, False, silent
+    )
+
+
+@pytest.fixture(scope="module")
+def whole() -> Study:
+    return study()
+
+
+@pytest.mark.parametrize(
+    ("distances", "chosen"),
+    [
+        ([1.0, 2.0], 0),  # the first set is no nearer: no other is tried
+        ([1.0, 0.5, 0.7], 1),
+        ([1.0, 0.5, 0.4], 2),
+        ([float("inf"), float("inf"), 0.4], 2),  # channels alone cannot, nor with one part gone
+    ],
+)
+def test_sets_of_parts_double_as_long_as_that_helps(
+    whole: Study, distances: list[float], chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    found = iter(distances)
+
+    def trial(left: Study, _: object) -> SimpleNamespace | None:
+        tried.append(len(left.shortening.names) if left.shortening else 0)
+        distance = next(found)
+        return None if np.isinf(distance) else SimpleNamespace(model=distance)
+
+    order = [r for r in whole.removals if r.kind == "branch"]
+    assert len(order) >= 2
+    monkeypatch.setattr(lighten, "tried", trial)
+    monkeypatch.setattr(lighten, "_dispensable", lambda *_: order)
+    monkeypatch.setattr(lighten, "SHARES", (0.1, 0.2, 0.3)[: len(distances) - 1])
+    monkeypatch.setattr(
+        lighten, "_enough", lambda o, share, _: tuple(r.name for r in o[: round(10 * share / 0.6)])
+    )
+    monkeypatch.setattr(Yardstick, "distance", lambda _, model: model)
+    left = lighten.lightened(whole, Budget("macs", 0.4, "macs 0.4"))
+    assert tried == list(range(len(distances)))
+    assert (len(left.shortening.names) if left.shortening else 0) == chosen
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mode": "channels"}, {"recover": "none"}, {"macs": None, "params": 0.5}]
+)
+def test_only_auto_takes_parts_and_only_for_work(settings: dict[str, Any]) -> None:
+    asked = study(**settings)
+    assert lighten.lightened(asked, asked.request.limit(asked.bytes)) is asked
+
+
+def test_parts_do_the_work_that_is_asked_for_and_leave_together(whole: Study) -> None:
+    branches = [r for r in whole.removals if r.kind == "branch"]
+    work = [sum(whole.node_macs[n] for n in r.layers) / whole.given.cost.macs for r in branches]
+    assert lighten._enough(branches, 0.0, whole) == ()
+    assert lighten._enough(branches, 0.9 * work[0], whole) == (branches[0].name,)
+    assert len(lighten._enough(branches, 1.0, whole)) == len(branches)
+    twice = [branches[0], branches[0], *branches[1:]]  # a part is not apart from itself
+    assert len(lighten._enough(twice, 1.0, whole)) == len(branches)
+
+
+def test_one_recovery_serves_parts_and_channels(whole: Study) -> None:
+    """What is left is measured in the whole model and fitted to it, both cuts at once."""
+    names = [r.name for r in whole.removals if r.kind == "branch"][:1]
+    left = shortened(whole, names)
+    budget = Budget("macs", 0.4, "macs 0.4")
+    plan = left.decider.channels(budget)
+    assert left.stats.keys() == whole.stats.keys()
+    outcome = execute(left, plan, QUICK)
+    assert outcome.plan.removals == tuple(names)
+    assert outcome.plan.model_sha256 == whole.given.original.sha256
+    steps = outcome.recovery["steps"]
+    assert [s["name"].split(",")[0] for s in steps][:1] == ["least squares"]
+    assert outcome.recovery["loss_with"] < 0.5 * outcome.recovery["loss_without"]
+    yardstick = Yardstick(whole, 1)
+    assert yardstick.distance(whole.given.folded) == pytest.approx(0.0, abs=1e-9)
+    assert yardstick.distance(outcome.model) < 0.5
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_auto_meets_the_budget_and_a_plan_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    request = Request(macs=0.35, threads=1)
+    result = pipeline.prune(path, DIGITS, macs=0.35, threads=1, cache=False)
+    report = result.report.to_dict()
+    assert 0.3 < report["macs"]["achieved"] <= 0.35
+    assert report["verification"]["max_rel_error"] < 1e-4
+    plan = pipeline.plan(path, DIGITS, request, cache=False)
+    assert [part["name"] for part in report["removals"]] == sorted(
+        plan.removals, key=[part["name"] for part in report["removals"]].index
+    )
+    applied = pipeline.apply(path, plan, DIGITS, cache=False)
+    assert applied.model.SerializeToString() == result.model.SerializeToString()
+    onnxprune.save(result, tmp_path / "out.onnx")
