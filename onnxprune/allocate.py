@@ -18,7 +18,7 @@ AUTO_ALIGN, AUTO_SHARE = 8, 8
 """Channels that onnxruntime computes together on common processors, and the steps that a group is
 divided into at least: a narrow group has too few multiples of the first to choose from."""
 
-PRECISION = 0.01
+PRECISION = 0.002
 """How far less than allowed may remain, relative to that, before a step is divided."""
 
 REFILLS = 100

@@ -2,9 +2,10 @@
 
 All the work of a branch goes with it, and what the others lose by that, fitted to the original
 together with what leaves of their channels, may be less than what the same work costs in channels.
-Which branches: those that are missed least once channels alone have met the budget. They are tried
-in sets that double, as long as the outputs come nearer to those of the original. Then what leaves
-is decided for what is left, and one recovery makes up for both.
+Which branches: those that are missed least once channels alone have met the budget. First enough of
+them leave for half of the work; if the outputs then are nearer to those of the original, enough for
+all of it, and if not, for a quarter. What leaves of the rest is decided for what is left, and one
+recovery makes up for both.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from onnxprune.budget import Budget
 from onnxprune.depth import Yardstick
 from onnxprune.execute import shortened, tried
 from onnxprune.graph import Model
+from onnxprune.pruning_plan import PruningPlan
 from onnxprune.removals import Removal, apart
 from onnxprune.shorten import with_gates
+from onnxprune.steering import within_latency
 from onnxprune.study import Study
 
-SHARES = (0.25, 0.5, 1.0)
-"""Of the work that a budget wants gone, what the branches of a trial do."""
+HALF, MORE, LESS = 0.5, 1.0, 0.25
+"""Of the work that a budget wants gone, what branches do: in the first trial, and in the second,
+if the first helps or not."""
 
 KINDS = ("macs", "latency")
 """Kinds of budgets that a branch's work counts for."""
@@ -43,22 +47,28 @@ def lightened(study: Study, budget: Budget) -> Study:
     if not (automatic and study.selected and branches):
         return study
     yardstick = Yardstick(study, len(branches))
-    best, whole = study, tried(study, partial(study.decider.channels, budget))
+    best, whole = study, tried(study, partial(_rest, study, budget))
     nearest = yardstick.distance(whole.model) if whole else float("inf")
     order = _dispensable(whole.model if whole else study.given.folded, branches, yardstick)
-    before: tuple[str, ...] = ()
-    for share in SHARES:
-        names = _enough(order, share * (1 - budget.limit), study)
-        if len(names) == len(before):
-            continue
-        left, before = shortened(study, names), names
-        trial = tried(left, partial(left.decider.channels, budget))
+
+    def helps(share: float) -> bool:
+        nonlocal best, nearest
+        left = shortened(study, _enough(order, share * (1 - budget.limit), study))
+        trial = tried(left, partial(_rest, left, budget))
         distance = yardstick.distance(trial.model) if trial else float("inf")
-        if distance < nearest:
+        if nearer := distance < nearest:
             best, nearest = left, distance
-        elif trial:
-            break
+        return nearer
+
+    helps(MORE if helps(HALF) else LESS)
     return best
+
+
+def _rest(left: Study, budget: Budget) -> PruningPlan:
+    """Meet a budget with channels of what is left of a model; a latency as it is measured."""
+    if budget.kind == "latency":
+        return within_latency(left, budget).plan
+    return left.decider.channels(budget)
 
 
 def _dispensable(model: Model, branches: Sequence[Removal], yardstick: Yardstick) -> list[Removal]:

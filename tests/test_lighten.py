@@ -40,35 +40,40 @@ def whole() -> Study:
 @pytest.mark.parametrize(
     ("distances", "chosen"),
     [
-        ([1.0, 2.0], 0),  # the first set is no nearer: no other is tried
-        ([1.0, 0.5, 0.7], 1),
-        ([1.0, 0.5, 0.4], 2),
-        ([float("inf"), float("inf"), 0.4], 2),  # channels alone cannot, nor with one part gone
+        ({0: 1.0, 2: 2.0, 1: 3.0}, 0),
+        ({0: 1.0, 2: 2.0, 1: 0.5}, 1),
+        ({0: 1.0, 2: 0.5, 3: 0.7}, 2),
+        ({0: 1.0, 2: 0.5, 3: 0.4}, 3),
+        ({0: np.inf, 2: np.inf, 1: 0.4}, 1),  # channels alone cannot meet it, nor with two
+        ({0: np.inf, 2: np.inf, 1: np.inf}, 0),
     ],
 )
-def test_sets_of_parts_double_as_long_as_that_helps(
-    whole: Study, distances: list[float], chosen: int, monkeypatch: pytest.MonkeyPatch
+def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
+    whole: Study, distances: dict[int, float], chosen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[int] = []
-    found = iter(distances)
+    counts = {0.25: 1, 0.5: 2, 1.0: 3}
+
+    def count(left: Study) -> int:
+        return len(left.shortening.names) if left.shortening else 0
 
     def trial(left: Study, _: object) -> SimpleNamespace | None:
-        tried.append(len(left.shortening.names) if left.shortening else 0)
-        distance = next(found)
+        tried.append(count(left))
+        distance = distances[tried[-1]]
         return None if np.isinf(distance) else SimpleNamespace(model=distance)
 
-    order = [r for r in whole.removals if r.kind == "branch"]
-    assert len(order) >= 2
+    def shorter(study: Study, names: tuple[str, ...]) -> SimpleNamespace:
+        assert study is whole
+        return SimpleNamespace(shortening=SimpleNamespace(names=names))
+
     monkeypatch.setattr(lighten, "tried", trial)
-    monkeypatch.setattr(lighten, "_dispensable", lambda *_: order)
-    monkeypatch.setattr(lighten, "SHARES", (0.1, 0.2, 0.3)[: len(distances) - 1])
-    monkeypatch.setattr(
-        lighten, "_enough", lambda o, share, _: tuple(r.name for r in o[: round(10 * share / 0.6)])
-    )
+    monkeypatch.setattr(lighten, "shortened", shorter)
+    monkeypatch.setattr(lighten, "_dispensable", lambda *_: "abc")
+    monkeypatch.setattr(lighten, "_enough", lambda o, share, _: tuple(o[: counts[share / 0.6]]))
     monkeypatch.setattr(Yardstick, "distance", lambda _, model: model)
     left = lighten.lightened(whole, Budget("macs", 0.4, "macs 0.4"))
-    assert tried == list(range(len(distances)))
-    assert (len(left.shortening.names) if left.shortening else 0) == chosen
+    assert tried == list(distances)
+    assert count(left) == chosen
 
 
 @pytest.mark.parametrize(
