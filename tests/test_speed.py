@@ -302,8 +302,8 @@ def test_parts_leave_for_a_latency_where_that_is_the_cheaper_cut(
     assert applied.speed is None
     assert "latency: requested 0.7, not measured" in applied._wanted()
     again = applied.to_dict()
-    assert [part["name"] for part in again["removals"]] == list(plan.removals)
-    assert len(plan.removals) == len(gone)
+    assert bool(plan.removals) == cheaper  # by times of their own: not always the same parts
+    assert {part["name"] for part in again["removals"]} == set(plan.removals)
     assert 0.3 + 0.7 * again["after"]["macs"] / again["before"]["macs"] <= 0.7
 
 
