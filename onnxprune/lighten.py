@@ -2,10 +2,14 @@
 
 All the work of a branch goes with it, and what the others lose by that, fitted to the original
 together with what leaves of their channels, may be less than what the same work costs in channels.
+That is tried where channels alone would leave next to nothing of a branch, and for a latency
+always: narrow layers take nearly as long with fewer channels, but no time once they are gone.
+
 Which branches: those that are missed least once channels alone have met the budget. First enough of
-them leave for half of the work; if the outputs then are nearer to those of the original, enough for
-all of it, and if not, for a quarter. What leaves of the rest is decided for what is left, and one
-recovery makes up for both.
+them leave for half of the work; if the outputs then are nearer to those of the original, and the
+loss is not worse, enough for all of it, and if not, for a quarter. (The loss alone is noisy; the
+distance alone counts it as harm when a classifier is refitted to the labels.) What leaves of the
+rest is decided for what is left, and one recovery makes up for both.
 """
 
 from __future__ import annotations
@@ -15,10 +19,12 @@ from functools import partial
 
 from onnxprune.budget import Budget
 from onnxprune.depth import Yardstick
+from onnxprune.errors import BudgetError
 from onnxprune.execute import shortened, tried
 from onnxprune.graph import Model
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.removals import Removal, apart
+from onnxprune.savings import weights_left
 from onnxprune.shorten import with_gates
 from onnxprune.steering import within_latency
 from onnxprune.study import Study
@@ -26,6 +32,9 @@ from onnxprune.study import Study
 HALF, MORE, LESS = 0.5, 1.0, 0.25
 """Of the work that a budget wants gone, what branches do: in the first trial, and in the second,
 if the first helps or not."""
+
+NEXT_TO_NOTHING = 1 / 8
+"""Share of the operations of a branch that is left."""
 
 KINDS = ("macs", "latency")
 """Kinds of budgets that a branch's work counts for."""
@@ -44,24 +53,53 @@ def lightened(study: Study, budget: Budget) -> Study:
     request = study.request
     branches = [r for r in study.removals if r.kind == "branch"]
     automatic = request.mode == "auto" and request.recover == "full" and budget.kind in KINDS
-    if not (automatic and study.selected and branches):
+    if not (automatic and study.selected and branches and _wears_out(study, branches, budget)):
         return study
     yardstick = Yardstick(study, len(branches))
-    best, whole = study, tried(study, partial(_rest, study, budget))
-    nearest = yardstick.distance(whole.model) if whole else float("inf")
-    order = _dispensable(whole.model if whole else study.given.folded, branches, yardstick)
+
+    def measured(left: Study) -> tuple[float, float, Model | None]:
+        trial = tried(left, partial(_rest, left, budget))
+        if trial is None:
+            return float("inf"), float("inf"), None
+        return yardstick.distance(trial.model), float(trial.recovery["loss_with"]), trial.model
+
+    best, known = study, set[tuple[str, ...]]([()])
+    nearest, least, model = measured(study)
+    order = _dispensable(model or study.given.folded, branches, yardstick)
 
     def helps(share: float) -> bool:
-        nonlocal best, nearest
-        left = shortened(study, _enough(order, share * (1 - budget.limit), study))
-        trial = tried(left, partial(_rest, left, budget))
-        distance = yardstick.distance(trial.model) if trial else float("inf")
-        if nearer := distance < nearest:
-            best, nearest = left, distance
-        return nearer
+        nonlocal best, nearest, least
+        names = _enough(order, share * (1 - budget.limit), study)
+        if names in known:
+            return False
+        known.add(names)
+        left = shortened(study, names)
+        distance, loss, _ = measured(left)
+        better = distance < nearest and loss <= least
+        if better:
+            best, nearest, least = left, distance, loss
+        return better
 
     helps(MORE if helps(HALF) else LESS)
     return best
+
+
+def _wears_out(study: Study, branches: Sequence[Removal], budget: Budget) -> bool:
+    """Whether meeting a budget with channels alone leaves next to nothing of a branch."""
+    if budget.kind == "latency":
+        return True
+    try:
+        plan = study.decider.channels(budget)
+    except BudgetError:
+        return True
+    structure, macs = study.subject.structure, study.node_macs
+    left = weights_left(structure, plan.kept_labels(structure))
+
+    def share(branch: Removal) -> float:
+        whole = sum(macs[node] for node in branch.layers)
+        return sum(macs[node] * left[node] for node in branch.layers) / max(whole, 1.0)
+
+    return min(share(branch) for branch in branches) <= NEXT_TO_NOTHING
 
 
 def _rest(left: Study, budget: Budget) -> PruningPlan:

@@ -156,8 +156,9 @@ class Report:
         names = ", ".join(r.name for r in self.removals[:SHOWN])
         more = f" and {len(self.removals) - SHOWN} more" if len(self.removals) > SHOWN else ""
         return (
-            f"{len(self.removals)} parts left: layers {before.layers} -> {after.layers}, longest "
-            f"path {before.longest_path} -> {after.longest_path} nodes; without {names}{more}"
+            f"whole parts that left: {len(self.removals)} ({names}{more}); "
+            f"layers {before.layers} -> {after.layers}, "
+            f"longest path {before.longest_path} -> {after.longest_path} nodes"
         )
 
     def _wanted(self) -> str:

@@ -38,18 +38,24 @@ def whole() -> Study:
 
 
 @pytest.mark.parametrize(
-    ("distances", "chosen"),
+    ("distances", "losses", "chosen"),
     [
-        ({0: 1.0, 2: 2.0, 1: 3.0}, 0),
-        ({0: 1.0, 2: 2.0, 1: 0.5}, 1),
-        ({0: 1.0, 2: 0.5, 3: 0.7}, 2),
-        ({0: 1.0, 2: 0.5, 3: 0.4}, 3),
-        ({0: np.inf, 2: np.inf, 1: 0.4}, 1),  # channels alone cannot meet it, nor with two
-        ({0: np.inf, 2: np.inf, 1: np.inf}, 0),
+        ({0: 1.0, 2: 2.0, 1: 3.0}, (1, 1, 1, 1), 0),
+        ({0: 1.0, 2: 2.0, 1: 0.5}, (1, 1, 1, 1), 1),
+        ({0: 1.0, 2: 0.5, 3: 0.7}, (1, 1, 1, 1), 2),
+        ({0: 1.0, 2: 0.5, 3: 0.4}, (1, 1, 1, 1), 3),
+        ({0: 1.0, 2: 0.5, 1: 0.4}, (1, 2, 2, 1), 0),  # nearer, but the loss is worse
+        ({0: 1.0, 2: 0.5, 3: 0.4}, (2, 1, 1, 2), 2),
+        ({0: np.inf, 2: np.inf, 1: 0.4}, (1, 1, 1, 1), 1),  # channels alone cannot, nor with two
+        ({0: np.inf, 2: np.inf, 1: np.inf}, (1, 1, 1, 1), 0),
     ],
 )
 def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
-    whole: Study, distances: dict[int, float], chosen: int, monkeypatch: pytest.MonkeyPatch
+    whole: Study,
+    distances: dict[int, float],
+    losses: tuple[float, ...],
+    chosen: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[int] = []
     counts = {0.25: 1, 0.5: 2, 1.0: 3}
@@ -60,12 +66,14 @@ def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
     def trial(left: Study, _: object) -> SimpleNamespace | None:
         tried.append(count(left))
         distance = distances[tried[-1]]
-        return None if np.isinf(distance) else SimpleNamespace(model=distance)
+        outcome = SimpleNamespace(model=distance, recovery={"loss_with": losses[tried[-1]]})
+        return None if np.isinf(distance) else outcome
 
     def shorter(study: Study, names: tuple[str, ...]) -> SimpleNamespace:
         assert study is whole
         return SimpleNamespace(shortening=SimpleNamespace(names=names))
 
+    monkeypatch.setattr(lighten, "_wears_out", lambda *_: True)
     monkeypatch.setattr(lighten, "tried", trial)
     monkeypatch.setattr(lighten, "shortened", shorter)
     monkeypatch.setattr(lighten, "_dispensable", lambda *_: "abc")
@@ -82,6 +90,16 @@ def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
 def test_only_auto_takes_parts_and_only_for_work(settings: dict[str, Any]) -> None:
     asked = study(**settings)
     assert lighten.lightened(asked, asked.request.limit(asked.bytes)) is asked
+
+
+def test_parts_are_tried_where_channels_leave_next_to_nothing_of_one(whole: Study) -> None:
+    branches = [r for r in whole.removals if r.kind == "branch"]
+    tried = {
+        limit: lighten._wears_out(whole, branches, Budget("macs", limit, f"macs {limit}"))
+        for limit in (0.9, 0.1, 0.001)
+    }
+    assert tried == {0.9: False, 0.1: True, 0.001: True}  # the last cannot be met at all
+    assert lighten._wears_out(whole, branches, Budget("latency", 0.9, "latency 0.9"))
 
 
 def test_parts_do_the_work_that_is_asked_for_and_leave_together(whole: Study) -> None:
