@@ -111,10 +111,12 @@ def _rest(left: Study, budget: Budget) -> PruningPlan:
 
 def _dispensable(model: Model, branches: Sequence[Removal], yardstick: Yardstick) -> list[Removal]:
     """Order branches by how far the outputs of a model are from the original's without each."""
-    gated, gates = with_gates(model, branches)
-    distances = yardstick.without(gated, gates, [r.name for r in branches])
-    ranked = sorted(zip(distances, range(len(branches)), strict=True))
-    return [branches[k] for _, k in ranked]
+    read = {node.output[0]: node.input for node in model.proto.graph.node}
+    present = [r for r in branches if r.result in read.get(r.name, ())]
+    gated, gates = with_gates(model, present)
+    distances = yardstick.without(gated, gates, [r.name for r in present])
+    ranked = sorted(zip(distances, range(len(present)), strict=True))
+    return [present[k] for _, k in ranked]
 
 
 def _enough(order: Sequence[Removal], share: float, study: Study) -> tuple[str, ...]:
