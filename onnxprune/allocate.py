@@ -115,7 +115,7 @@ def _refill(
     for k, group in enumerate(structure.groups):
         group_of[group.units] = k
     full = set[int]()
-    for step in [s for s in reversed(steps[-REFILLS:]) if len(s)]:
+    for step in reversed(steps[-REFILLS:]):
         own = int(group_of[step[0]])
         if own in full:
             continue

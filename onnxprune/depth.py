@@ -109,21 +109,21 @@ class Yardstick:
             gates: the constant of each branch.
             names: of the branches.
         """
-        with self._study.log.stage("trials"):
-            found = self._divergences(gated, [{gates[n]: np.zeros(())} for n in names])
+        found = self._divergences(gated, [{gates[n]: np.zeros(())} for n in names])
         return [float(value) for value in found]
 
     def _divergences(self, model: Model, trials: Sequence[Mapping[str, Array]]) -> F64:
-        return divergences(
-            model,
-            self._study.output,
-            self._chunks,
-            trials,
-            reference=self._reference,
-            temperature=TEMPERATURE,
-            threads=self._threads,
-            progress=self._study.log.progress("trials", len(trials)),
-        )
+        with self._study.log.stage("trials"):
+            return divergences(
+                model,
+                self._study.output,
+                self._chunks,
+                trials,
+                reference=self._reference,
+                temperature=TEMPERATURE,
+                threads=self._threads,
+                progress=self._study.log.progress("trials", len(trials)),
+            )
 
 
 class Trials:

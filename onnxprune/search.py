@@ -297,11 +297,12 @@ def _shorter(study: Study) -> Outcome:
         parts = len(names)
         if parts < (request.layers or 0):
             continue
+        left = shortened(study, names)
         if limit is not None:
-            best = _share(shortened(study, names))
+            best = _share(left)
             if best > limit:
                 continue
-        outcome = execute(shortened(study, names), whole)
+        outcome = execute(left, whole)
         if limit is None or _share(outcome.study.shortened(outcome.model, None)) <= limit:
             return outcome
     if limit is None:
