@@ -24,7 +24,7 @@ from onnxprune.pruning_plan import PruningPlan
 from onnxprune.removals import find_removals
 from onnxprune.request import Mode, Request, settled
 from onnxprune.result import PruneResult, measured, save
-from onnxprune.search import find_plan, search
+from onnxprune.search import find_plan, search, timed
 from onnxprune.session import PROVIDER, check_provider
 from onnxprune.study import Study
 from onnxprune.subject import observe_inputs
@@ -264,7 +264,7 @@ def apply(
         check_removals(plan, study.removals)
         study = shortened(study, plan.removals)
     check_structure(plan, study.subject.structure)
-    return measured(execute(study, plan), str(model), before, edited=True)
+    return measured(timed(study, execute(study, plan)), str(model), before, edited=True)
 
 
 def sweep(

@@ -65,7 +65,7 @@ def measured(
         data=study.samples.to_dict(),
         before=Side(given.cost, before),
         after=Side(after_cost, after),
-        achieved=_achieved(study, after_cost, edited=edited),
+        achieved=_achieved(study, outcome, after_cost, edited=edited),
         speed=outcome.speed,
         drop=drop_of(study, outcome),
         gate_met=not missed,
@@ -158,11 +158,11 @@ def save(result: PruneResult, path: str | Path, *, force: bool = False) -> Repor
     return replace(result.report, after=replace(after, cost=replace(after.cost, bytes=packed.size)))
 
 
-def _achieved(study: Study, after: cost.Cost, *, edited: bool) -> float:
+def _achieved(study: Study, outcome: Outcome, after: cost.Cost, *, edited: bool) -> float:
     """Return the sparsity that was reached; make sure that the budget was kept.
 
     Raises:
-        InternalError: if it was not; after an edit that is a warning.
+        InternalError: if it was not; after an edit that is a warning, and a latency always.
     """
     request, before = study.request, study.given.cost
     left = after.nonzero_weights if request.zeroes else after.weights
@@ -179,4 +179,10 @@ def _achieved(study: Study, after: cost.Cost, *, edited: bool) -> float:
             if not edited:
                 raise InternalError(missed)
             study.log.warnings.append(f"{missed}: the plan was edited, or made with other settings")
+    speed = outcome.speed
+    if request.latency is not None and speed is not None and speed.low > request.latency:
+        study.log.warnings.append(
+            f"{request.goal} was missed: {speed.value:.4f} ({speed.low:.4f} to {speed.high:.4f}) "
+            "was measured in the end; ask for less, or measure on a machine with less to do"
+        )
     return achieved

@@ -119,6 +119,9 @@ class Scorer:
         stats: activation statistics by point.
         metric: a key of :data:`CRITERIA`.
         seed: of the random generator.
+
+    Raises:
+        CalibrationError: if the metric looks at F, and the samples are too few for it.
     """
 
     def __init__(
@@ -135,17 +138,14 @@ class Scorer:
         self._stats = stats
         self._criterion = CRITERIA[metric]
         self._rng = np.random.default_rng(seed)
+        if self._criterion.needs_labels:
+            for point, found in stats.items():
+                _require_f(point, found)
 
     def _f(self, point: Point, size: int, power: float) -> F64:
         if not self._criterion.needs_labels or point not in self._stats:
             return np.ones(size)
         f = f_statistic(self._stats[point])
-        if np.isnan(f).any():
-            raise CalibrationError(
-                f"the F statistic of '{point[0]}' is undefined: it needs samples of at least two "
-                f"classes and more samples than classes; got {self._stats[point].count.sum()} "
-                f"samples of {np.count_nonzero(self._stats[point].count)} classes"
-            )
         finite = f[np.isfinite(f)]
         capped = np.minimum(f, finite.max() if len(finite) and finite.max() > 0 else 1.0)
         result: F64 = capped**power
@@ -250,6 +250,18 @@ class Scorer:
         for values in (f, rms):
             values[unseen] = np.median(values[~unseen]) if (~unseen).any() else 1.0
         return f, rms
+
+
+def _require_f(point: Point, stats: ActivationStats) -> None:
+    """Make sure that a point has an F statistic."""
+    samples, classes = int(stats.count.sum()), np.count_nonzero(stats.count)
+    if classes < 2 or samples <= classes:
+        usable = [name for name, c in CRITERIA.items() if not c.needs_labels]
+        raise CalibrationError(
+            f"the F statistic of '{point[0]}' is undefined: it needs samples of at least two "
+            f"classes and more samples than classes; got {samples} samples of {classes} classes "
+            f"to fit on; give more of each class, or use one of the metrics {', '.join(usable)}"
+        )
 
 
 def _divided(scores: F64, scale: float) -> F64:

@@ -41,7 +41,7 @@ def search(study: Study) -> Outcome:
     Raises:
         BudgetError: if there is none; names the best achievable.
     """
-    outcome = _timed(study, _carried_out(study))
+    outcome = timed(study, _carried_out(study))
     if outcome.speed and outcome.speed.is_slower and outcome.plan.cuts_channels:
         return _repaired(study, outcome)
     return outcome
@@ -97,15 +97,11 @@ def _steered(study: Study, budget: Budget) -> Outcome:
         if speed.low <= budget.limit:
             return outcome
         limit = replace(limit, limit=found.speed.value * budget.limit / speed.value)
-    study.log.warnings.append(
-        f"{budget.asked} was missed: {speed.value:.4f} ({speed.low:.4f} to {speed.high:.4f}) was "
-        "measured in the end; ask for less, or measure on a machine with less to do"
-    )
     return outcome
 
 
-def _timed(study: Study, outcome: Outcome) -> Outcome:
-    """Measure the latency of what lost channels; zeros do not change it."""
+def timed(study: Study, outcome: Outcome) -> Outcome:
+    """Look at the latency of what lost channels or parts; zeros do not change it."""
     if outcome.speed or not (outcome.plan.removals or outcome.plan.cuts_channels):
         return outcome
     return replace(outcome, speed=check_speed(study, outcome.model))
@@ -115,7 +111,7 @@ def _repaired(study: Study, slower: Outcome) -> Outcome:
     """Give a model that is slower than its original the widths that processors like."""
     for align in ALIGNMENTS:
         try:
-            outcome = _timed(study, _carried_out(study.aligned(align)))
+            outcome = timed(study, _carried_out(study.aligned(align)))
         except BudgetError:
             continue
         if not refusal(outcome.speed):

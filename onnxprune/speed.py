@@ -105,7 +105,7 @@ def refusal(speed: Speed | None) -> str:
     if speed is None or not speed.is_slower:
         return ""
     return (
-        f"it is slower than the original, whatever the alignment: its latency is "
-        f"{speed.value:.3f} times that of the original ({speed.low:.3f} to {speed.high:.3f}); "
-        "remove more, use --mode weights, or write it with --force"
+        f"it is slower than the original: its latency is {speed.value:.3f} times as long "
+        f"({speed.low:.3f} to {speed.high:.3f}); remove more, keep multiples of 8 or 16 channels, "
+        "use --mode weights, or write it with --force"
     )

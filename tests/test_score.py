@@ -120,4 +120,4 @@ def test_infinite_f_is_the_largest_and_dead_channels_are_last():
 def test_undefined_f_is_an_error():
     structure, tensors, stats = two_layers(np.ones((2, 4)), np.array([0, 1]))
     with pytest.raises(CalibrationError, match="more samples than classes"):
-        Scorer(structure, tensors, stats, metric="f", seed=0).score_units()
+        Scorer(structure, tensors, stats, metric="f", seed=0)

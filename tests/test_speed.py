@@ -244,7 +244,8 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return exactly(timed[-1])
 
     monkeypatch.setattr(steering, "measure_speed", measure)
-    monkeypatch.setattr(search, "measure_speed", measure)
+    for name in ("measure_speed", "check_speed"):
+        monkeypatch.setattr(search, name, measure)
     return timed
 
 
@@ -305,8 +306,8 @@ def test_parts_leave_for_a_latency_where_that_is_the_cheaper_cut(
     assert result.report.speed.value <= 0.7
     plan = pipeline.plan(RESNET, DIGITS, Request(**settings))
     applied = pipeline.apply(RESNET, plan, DIGITS).report
-    assert applied.speed is None
-    assert "latency: requested 0.7, not measured" in applied._wanted()
+    assert applied.speed is not None
+    assert applied.speed.value <= 0.7
     again = applied.to_dict()
     assert bool(plan.removals) == cheaper  # by times of their own: not always the same parts
     assert {part["name"] for part in again["removals"]} == set(plan.removals)
@@ -336,6 +337,8 @@ def test_what_stays_slower_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert not list(tmp_path.iterdir())
     pipeline.save(result, tmp_path / "out.onnx", force=True)
     zeros = pipeline.prune(RESNET, DIGITS, sparsity=0.5, mode="weights", **BRIEF)
+    plan = pipeline.plan(RESNET, DIGITS, Request(sparsity=0.5, mode="channels", **BRIEF))
+    assert "slower" in pipeline.apply(RESNET, plan, DIGITS).missed
     assert zeros.report.speed is None, "zeros change nothing, so nothing is timed"
     assert not zeros.missed
 
