@@ -25,8 +25,12 @@ SPLITS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
 """Shares of a sparsity that leave with whole channels, in the order of preference: all of its
 weights, or as large a share of the operations."""
 
-MACS = tuple(round(0.95 * 0.91**k, 4) for k in range(31, -1, -1))
+MACS = tuple(round(0.95 * 0.97**k, 4) for k in range(96, -1, -1))
 """Ratios of the operations that are tried for the fewest within a bound on the accuracy."""
+
+STRIDE = 4
+"""Steps between the first of them that have to prove themselves: what is recovered with little
+effort says roughly where to begin."""
 
 TIGHTENINGS, STEERINGS = 5, 2
 
@@ -169,7 +173,11 @@ def _split(study: Study, sparsity: float) -> Outcome:
     if (study.request.max_drop, study.request.min_accuracy) == (None, None):
         trial = tried(study, partial(plans, len(SPLITS) - 1))
         zeros = trial if trial and not _keeps_drop(study, trial) else None
-    return _first_good(study, len(SPLITS), plans, good)
+    for k in range(_promising(study, len(SPLITS), plans, good), len(SPLITS)):
+        outcome = execute(study, plans(k))
+        if good(outcome):
+            break
+    return outcome
 
 
 def costs_no_more(outcome: Outcome, other: Outcome) -> bool:
@@ -193,9 +201,11 @@ def _fewest_macs(study: Study) -> Outcome:
     def plans(k: int) -> PruningPlan:
         return study.decider.channels(Budget("macs", MACS[k], f"macs {MACS[k]:g}"))
 
-    outcome = _first_good(study, len(MACS), plans, partial(_keeps_drop, study), bold=True)
-    drop, limit = drop_of(study, outcome), study.request.max_drop or 0.0
-    if drop is None or drop.value > limit:
+    good = partial(_keeps_drop, study)
+    first = _promising(study, len(MACS), plans, good)
+    outcome = _proven(study, len(MACS), first, plans, good)
+    if not good(outcome):
+        drop, limit = drop_of(study, outcome), study.request.max_drop or 0.0
         shown = "unknown" if drop is None else f"{drop.value:.4f}"
         raise BudgetError(
             f"max_drop {limit:g} cannot be kept by removing channels: removing "
@@ -212,40 +222,56 @@ def _keeps_drop(study: Study, outcome: Outcome) -> bool:
     return drop is not None and drop.value <= limit
 
 
-def _first_good(
+def _promising(
     study: Study,
     count: int,
     plans: Callable[[int], PruningPlan],
     good: Callable[[Outcome], bool],
-    *,
-    bold: bool = False,
-) -> Outcome:
-    """Carry out the first candidate that is good enough, or the last.
+) -> int:
+    """Return the first candidate that is good enough in a quick trial, or the last.
 
-    Candidates get better one after the other, so that halving finds the first good one among
-    quick trials; it then has to prove itself with all samples. The last is not tried.
+    Candidates get better one after the other, so that halving finds it. The last is not tried.
 
     Args:
         study: the model.
         count: how many candidates there are.
-        plans: makes the plan of one; the one that wins its trial is asked for twice.
+        plans: makes the plan of one.
         good: whether it is good enough.
-        bold: whether those before the one that is found get their chance with all samples too, one
-            by one: what is recovered with little effort often looks worse than it will be.
     """
     low, high = 0, count - 1
     while low < high:
         middle = (low + high) // 2
         trial = tried(study, partial(plans, middle))
         low, high = (low, middle) if trial and good(trial) else (middle + 1, high)
-    while True:
-        outcome = execute(study, plans(low))
-        if good(outcome) or low == count - 1:
-            break
-        low, bold = low + 1, False
-    while bold and low and good(better := execute(study, plans(low - 1))):
-        outcome, low = better, low - 1
-    return outcome
+    return low
+
+
+def _proven(
+    study: Study,
+    count: int,
+    first: int,
+    plans: Callable[[int], PruningPlan],
+    good: Callable[[Outcome], bool],
+) -> Outcome:
+    """Carry out candidates from a first one on, to the first that is good with all samples.
+
+    In strides until one is good and one is not, then halving what is between them. Where none is
+    good, it returns the last.
+    """
+    best, bad, fine, k = None, -1, count, first
+    while fine - bad > 1:
+        outcome = execute(study, plans(k))
+        if good(outcome):
+            best, fine = outcome, k
+        else:
+            bad = k
+        if bad < 0:
+            k = max(fine - STRIDE, 0)
+        elif best is None:
+            k = min(bad + STRIDE, count - 1)
+        else:
+            k = (bad + fine) // 2
+    return best or outcome
 
 
 def _within(study: Study, budget: Budget) -> PruningPlan:

@@ -238,34 +238,34 @@ def test_requests_that_cannot_be(settings: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quick", "full", "bold", "chosen"),
+    ("quick", "full", "chosen", "most"),
     [
-        # Of five candidates these losses: in trials, and with all samples.
-        ([90, 50, 20, 9, 1], [90, 50, 20, 9, 1], True, 3),
-        ([90, 50, 20, 9, 1], [40, 9, 8, 7, 1], True, 1),
-        ([90, 50, 20, 9, 1], [40, 9, 8, 7, 1], False, 3),
-        ([90, 50, 9, 9, 1], [5, 5, 20, 9, 1], True, 3),
-        ([9, 9, 9, 9, 9], [9, 9, 9, 9, 9], True, 0),
-        ([90, 90, 90, 90, 90], [90, 90, 90, 90, 90], True, 4),
+        # How many of 20 candidates lose too much: in trials, and with all samples.
+        (10, 10, 10, 5),
+        (10, 3, 3, 5),
+        (15, 0, 0, 5),
+        (3, 9, 9, 5),
+        (0, 0, 0, 1),
+        (19, 19, 19, 4),
+        (20, 20, 19, 1),
     ],
 )
-def test_candidates_get_their_chance_with_all_samples(
-    quick: list[int],
-    full: list[int],
-    bold: bool,
-    chosen: int,
-    monkeypatch: pytest.MonkeyPatch,
+def test_candidates_have_to_prove_themselves_with_all_samples(
+    quick: int, full: int, chosen: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    proven: list[int] = []
+
     def execute(_: Any, plan: int, effort: Any = None) -> SimpleNamespace:
-        return SimpleNamespace(plan=plan, lost=(full if effort is None else quick)[plan])
+        if effort is None:
+            proven.append(plan)
+        return SimpleNamespace(plan=plan, good=plan >= (full if effort is None else quick))
 
     for module in (search, executing):
         monkeypatch.setattr(module, "execute", execute)
-    found = search._first_good(
-        None,  # type: ignore[arg-type]
-        5,
-        lambda k: k,  # type: ignore[arg-type,return-value]
-        lambda outcome: outcome.lost <= 10,  # type: ignore[attr-defined]
-        bold=bold,
-    )
-    assert found.plan == chosen
+    study: Any = None
+    plans: Any = lambda k: k  # noqa: E731
+    good: Any = lambda outcome: outcome.good  # noqa: E731
+    first = search._promising(study, 20, plans, good)
+    assert first == min(quick, 19)
+    assert search._proven(study, 20, first, plans, good).plan == chosen  # type: ignore[comparison-overlap]
+    assert len(proven) == len(set(proven)) <= most
