@@ -19,10 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnxprune.entropy import Activity
-from onnxprune.execute import execute, shortened
+from onnxprune.execute import refitted, shortened
 from onnxprune.graph import Model
 from onnxprune.labels import F64, Array
-from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK, sample_chunks
 from onnxprune.removals import Removal, apart
 from onnxprune.sensitivity import divergences, outputs_of, trial_chunks
@@ -168,5 +167,5 @@ class Trials:
 
 
 def _loss(left: Study) -> float:
-    outcome = execute(left, PruningPlan(left.given.original.sha256), QUICK)
+    outcome = refitted(left, QUICK)
     return float(outcome.recovery.get("loss_with", float("inf")))

@@ -151,11 +151,16 @@ def shortened(study: Study, names: Sequence[str]) -> Study:
     return study.shortened(short, Shortening(tuple(names), proof, frozenset(changed)))
 
 
+def refitted(left: Study, effort: Effort = ALL) -> Outcome:
+    """Make up for the parts that are gone, and take out nothing more."""
+    return execute(left, PruningPlan(left.given.original.sha256), effort)
+
+
 def fitted(left: Study) -> Study:
     """Return a study of what is left of a model once it is fitted, with little effort."""
     assert left.shortening is not None
-    outcome = execute(left, PruningPlan(left.given.original.sha256), QUICK)
-    return left.shortened(outcome.model, replace(left.shortening, changed=frozenset()))
+    model = refitted(left, QUICK).model
+    return left.shortened(model, replace(left.shortening, changed=frozenset()))
 
 
 class _Judge:

@@ -12,7 +12,16 @@ from onnxprune.budget import Budget
 from onnxprune.depth import removal_order
 from onnxprune.egp import emptied
 from onnxprune.errors import BudgetError
-from onnxprune.execute import Outcome, clean, execute, finished, of_given, shortened, tried
+from onnxprune.execute import (
+    Outcome,
+    clean,
+    execute,
+    finished,
+    of_given,
+    refitted,
+    shortened,
+    tried,
+)
 from onnxprune.lighten import lightened
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
@@ -313,7 +322,6 @@ def _shorter(study: Study) -> Outcome:
     if study.request.budget is None:
         return _shortest(study)
     request, best, parts = study.request, 1.0, 0
-    whole = PruningPlan(study.given.original.sha256)
     limit = None if request.layers else request.limit(study.bytes).limit
     for names in removal_order(study):
         parts = len(names)
@@ -324,7 +332,7 @@ def _shorter(study: Study) -> Outcome:
             best = _share(left)
             if best > limit:
                 continue
-        outcome = execute(left, whole)
+        outcome = refitted(left)
         if limit is None or _share(outcome.study.shortened(outcome.model, None)) <= limit:
             return outcome
     if limit is None:
@@ -340,14 +348,13 @@ def _shorter(study: Study) -> Outcome:
 def _shortest(study: Study) -> Outcome:
     """Take out as many parts as the accuracy allows."""
     limit = study.request.max_drop or 0.0
-    whole = PruningPlan(study.given.original.sha256)
     names: tuple[str, ...] = ()
     for more in removal_order(study):
-        if not _keeps_drop(study, execute(shortened(study, more), whole, QUICK)):
+        if not _keeps_drop(study, refitted(shortened(study, more), QUICK)):
             break
         names = more
     while names:
-        outcome = execute(shortened(study, names), whole)
+        outcome = refitted(shortened(study, names))
         if _keeps_drop(study, outcome):
             return outcome
         names = names[:-1]
