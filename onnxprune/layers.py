@@ -274,3 +274,30 @@ def affected(model: Model, layers: Sequence[Layer], changed: Collection[str] = (
         if any(name in changed for name in [*node.input, *captured(node)]):
             changed.update(node.output)
     return [layer for layer in layers if layer.cut or layer.output in changed]
+
+
+def pairs(model: Model, layers: Sequence[Layer]) -> dict[str, Layer]:
+    """Find layers that follow each other with nothing but a rectifier in between.
+
+    Nothing else reads what the first one gives, or what the rectifier lets through.
+
+    Args:
+        model: the prepared model.
+        layers: its layers.
+
+    Returns:
+        The first layer of each pair by the node of the second.
+    """
+    graph = model.proto.graph
+    readers = Counter(n for node in graph.node for n in [*node.input, *captured(node)])
+    readers.update(spec.name for spec in graph.output)
+    rectifiers = {n.output[0]: n.input[0] for n in graph.node if n.op_type in ("Relu", "Clip")}
+    by_output = {layer.output: layer for layer in layers if np.isfinite(layer.bounds).any()}
+    found = {la.node: by_output.get(rectifiers.get(la.data, "")) for la in layers}
+    return {
+        layer.node: first
+        for layer in layers
+        if (first := found[layer.node]) is not None
+        and readers[first.output] == readers[layer.data] == 1
+        and not (first.shared or layer.shared)
+    }

@@ -4,22 +4,26 @@ The pass is sequential and asymmetric (He et al., arXiv 1707.06168, section 3.2)
 its input in the pruned model as recovered so far, and is fitted to the output it has in the
 original, so that it corrects errors made before it. Where its output is added to a skip
 connection, the target includes the error that the skip connection carries. Where a rectifier
-follows, the fit goes on with what passes it (see :mod:`onnxprune.rectified`).
+follows, the fit goes on with what passes it (see :mod:`onnxprune.rectified`), and where only one
+lies between two layers, both go on together once the second is fitted (see
+:mod:`onnxprune.paired`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxprune.graph import Model
 from onnxprune.labels import F64, I64, Array
-from onnxprune.layers import Layer
-from onnxprune.rectified import Rows, fit_rectified
+from onnxprune.layers import Layer, pairs
+from onnxprune.paired import Half, Sample, fit_pair
+from onnxprune.rectified import Gap, Rows, fit_rectified
 from onnxprune.session import Feeds
 from onnxprune.solve import Moments, ridge
+from onnxprune.unfold import Product, Values, positions_first
 from onnxprune.walk import Walk
 
 ROWS = 72_000
@@ -34,6 +38,14 @@ from which it rises."""
 
 CHECK_EVERY = 5
 """One sample of so many is a check sample."""
+
+PAIR_ROWS, PAIR_ROWS_PER_INPUT = 120_000, 2
+"""Rows that a pair of layers is fitted on, and how many of them each input needs: a pair with fewer
+is left as it is."""
+
+PAIR_BYTES, PAIR_COPIES = 1 << 29, 12
+"""Bytes that the samples of a pair may take, and how often the largest of what a pair reads and
+gives is there, copies and what is in between included."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,9 @@ def fit_layers(
     """
     before, after = (Walk(m, chunks, threads=threads) for m in (original, pruned))
     samples = sum(_samples(c) for c in chunks)
+    first_of = pairs(pruned, layers)
+    firsts = {first.node for first in first_of.values()}
+    solved: dict[str, _Solved] = {}
     for k, layer in enumerate(layers):
         rest = layers[k + 1 :]
         pending = {r.output for r in rest}
@@ -94,20 +109,149 @@ def fit_layers(
         if skip and after.depends_on(skip, pending | {layer.output}):
             skip = None  # what is added is not recovered yet; it will make up for this layer
         extra = [skip] if skip else []
+        first = first_of.get(layer.node)
         later = [n for r in rest for n in (r.output, *([r.skip] if r.skip else []))]
         wanted = before.step([layer.output, *extra], [*later, layer.output])
-        found = after.step([layer.data, *extra], [*later, layer.output, *(r.data for r in rest)])
+        ahead = [first_of[r.node].data for r in (layer, *rest) if r.node in first_of]
+        found = after.step(
+            [layer.data, *extra, *ahead[: first is not None]],
+            [*later, layer.output, *ahead, *(r.data for r in rest)],
+        )
         rng = np.random.default_rng([seed, k])
         count = max(1, -(-int(rows * max(ROWS, ROWS_PER_INPUT * layer.form.width)) // samples))
-        kept = None
-        if np.isfinite(layer.bounds).any() and skip == layer.skip:
-            kept = Rows(layer.bounds, len(found))
-        parts = _moments(layer, found, wanted, count, rng, kept)
+        passed = layer.bounds if skip == layer.skip else (-np.inf, np.inf)
+        drawn = np.empty(0, dtype=np.int64)
+        if first and first.node in solved:
+            drawn = _pair_samples((first, layer), found, wanted, int(rows * PAIR_ROWS))
+        kept = Rows(passed, len(found)) if np.isfinite(passed).any() and not len(drawn) else None
+        parts = _moments(layer, [v[: 1 + len(extra)] for v in found], wanted, count, rng, kept)
         fit = _fit(layer, after, parts, kept)
         for name, values in fit.constants.items():
             after.replace(name, values)
+        if fit.constants and (first or layer.node in firsts):
+            solved[layer.node] = _Solved([f.plus(c) for f, c in parts], fit.damping)
+        if first and len(drawn) and fit.constants:
+            pair = _fit_pair((first, layer), solved, after, found, wanted, drawn, passed)
+            for name, values in pair.items():
+                after.replace(name, values)
+            after.forget(layer.data)
+            fit = replace(fit, constants=fit.constants | pair)
         progress(1)
         yield fit
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """What the fit of a layer found out.
+
+    Attributes:
+        moments: of its inputs, for each group.
+        damping: the lambda that was chosen; None where the old weights were kept.
+    """
+
+    moments: list[Moments]
+    damping: float | None
+
+
+def _pair_samples(
+    pair: tuple[Layer, Layer], found: list[list[Array]], wanted: list[list[Array]], most: int
+) -> I64:
+    """Return the samples to fit a pair of layers on, none where there are too few.
+
+    Args:
+        pair: the layers.
+        found: see :func:`_fit_pair`.
+        wanted: likewise.
+        most: rows to use at most.
+    """
+    data = found[0][-1], found[0][0], wanted[0][0]
+    forms = [layer.form for layer in pair]
+    if not all(f.batched(x, y) for f, x, y in zip(forms, data[:2], data[1:], strict=True)):
+        return np.empty(0, dtype=np.int64)
+    positions = [f.positions(y.shape) for f, y in zip(forms, data[1:], strict=True)]
+    count = sum(len(v[0]) for v in found)
+    each = PAIR_COPIES * max(v.nbytes // len(v) for v in data)
+    size = min(count, most // max(positions), PAIR_BYTES // each)
+    enough = PAIR_ROWS_PER_INPUT * max(f.width for f in forms)
+    if size < CHECK_EVERY or (size - size // CHECK_EVERY) * min(positions) < enough:
+        return np.empty(0, dtype=np.int64)
+    return np.linspace(0, count - 1, size).astype(np.int64)
+
+
+def _fit_pair(
+    pair: tuple[Layer, Layer],
+    solved: Mapping[str, _Solved],
+    walk: Walk,
+    found: list[list[Array]],
+    wanted: list[list[Array]],
+    drawn: I64,
+    passed: tuple[float, float],
+) -> dict[str, Array]:
+    """Return new constants of two layers that follow each other; none where there are none.
+
+    Args:
+        pair: the layers.
+        solved: what the fit of each found out.
+        walk: of the pruned model.
+        found: of each chunk what the second layer reads, what is added to its output if that is
+            to be made up for, and what the first layer reads.
+        wanted: of each chunk the output of the second layer in the original, and what is added.
+        drawn: the samples to use.
+        passed: what passes the rectifier behind, lowest and highest.
+    """
+    first, second = pair
+    is_check = np.arange(len(drawn)) % CHECK_EVERY == CHECK_EVERY - 1
+
+    def flat(values: list[Array], axis: int) -> Values:
+        taken = positions_first(_taken(values, drawn), axis)
+        return taken.astype(np.promote_types(taken.dtype, np.float32), copy=False)
+
+    x = flat([v[-1] for v in found], first.form.data_axis)
+    axis = second.form.output_axis
+    targets = flat([_kept(v[0], second) for v in wanted], axis)
+    skip = np.zeros_like(targets[:, :, :1])
+    if len(wanted[0]) > 1:
+        skip = flat([v[1] for v in found], axis)
+        targets += flat([_kept(v[1], second) for v in wanted], axis) - skip
+    shapes = [v.shape for v in (found[0][-1], found[0][0], wanted[0][0])]
+    halves = [
+        Half(
+            Product(layer.form, inside, outside),
+            layer.form.to_matrix(walk.constant(layer.weight)) * layer.alpha,
+            walk.constant(layer.bias).reshape(-1),
+            solved[layer.node].moments,
+            solved[layer.node].damping or DAMPING[0],
+            None if layer.support is None else layer.form.to_matrix(layer.support),
+        )
+        for layer, inside, outside in zip(pair, shapes[:2], shapes[1:], strict=True)
+    ]
+    if not all(half.usable for half in halves):
+        return {}
+    fitted, checked = (
+        Sample(x, Gap(passed, targets, skip))
+        for x, targets, skip in (
+            [v.compress(own, axis=1) for v in (x, targets, skip)] for own in (~is_check, is_check)
+        )
+    )
+    constants: dict[str, Array] = {}
+    for layer, (weights, bias) in zip(
+        pair, fit_pair(halves[0], halves[1], first.bounds, fitted, checked), strict=True
+    ):
+        constants[layer.weight] = layer.form.to_tensor(weights / (layer.alpha or 1.0))
+        constants[layer.bias] = bias.reshape(layer.bias_shape)
+    return constants if all(walk.holds(n, v) for n, v in constants.items()) else {}
+
+
+def _taken(chunks: Sequence[Array], drawn: I64) -> Array:
+    """Take samples by their number over all chunks, in ascending order."""
+    starts = np.cumsum([0, *map(len, chunks)])
+    bounds = np.searchsorted(drawn, starts)
+    return np.concatenate(
+        [
+            chunk[drawn[a:b] - start]
+            for chunk, start, a, b in zip(chunks, starts[:-1], bounds[:-1], bounds[1:], strict=True)
+        ]
+    )
 
 
 def _samples(feeds: Feeds) -> int:

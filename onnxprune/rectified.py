@@ -127,7 +127,7 @@ def _fit_group(
     dtype = np.promote_types(np.promote_types(x.dtype, y.dtype), np.float32)
     x = x.astype(dtype) - mean.astype(dtype)
     y = y.astype(dtype)
-    gap = _Gap(bounds, y, 0.0 if skip is None else skip.astype(dtype))
+    gap = Gap(bounds, y, 0.0 if skip is None else skip.astype(dtype))
     before = best = weights, bias
     last, steps = np.inf, 0
     for _ in range(STEPS):
@@ -152,8 +152,14 @@ def _fit_group(
     return best[0], best[1] - best[0] @ mean
 
 
-class _Gap:
-    """What outputs lack to what is wanted, as far as a rectifier passes it."""
+class Gap:
+    """What outputs lack to what is wanted, as far as a rectifier passes it.
+
+    Args:
+        bounds: what passes the rectifier, lowest and highest.
+        targets: what is wanted, before ``skip`` is added.
+        skip: what is added to the outputs before the rectifier.
+    """
 
     def __init__(self, bounds: tuple[float, float], targets: Values, skip: Values | float) -> None:
         total = targets + skip
@@ -167,6 +173,7 @@ class _Gap:
                 self._limits.append((outside, clip))
 
     def __call__(self, outputs: Values) -> Values:
+        """Return the gap of outputs of the shape of the targets."""
         gap: Values = self._wanted - outputs
         for outside, clip in self._limits:
             clip(gap, 0.0, out=gap, where=outside)

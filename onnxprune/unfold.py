@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.labels import I64
+from onnxprune.labels import F64, I64
 
 Values = np.ndarray[Any, np.dtype[Any]]
 
@@ -104,7 +104,7 @@ class MatrixForm:
         Returns:
             Index of axis 0 and flat position, each ``int64 [rows]``.
         """
-        if not self._batched(x, y):
+        if not self.batched(x, y):
             total = y.size // y.shape[self.output_axis]
             size = min(total, count * len(y))
             flat = np.sort(rng.choice(total, size, replace=False))
@@ -116,7 +116,7 @@ class MatrixForm:
         drawn = rng.random((samples, per_sample)).argpartition(count, axis=1)[:, :count]
         return [np.repeat(np.arange(samples), count), drawn.ravel()]
 
-    def _batched(self, x: Values, y: Values) -> bool:
+    def batched(self, x: Values, y: Values) -> bool:
         """Whether axis 0 of input and output holds samples."""
         axes = (self.data_axis % x.ndim, self.output_axis % y.ndim)
         return self.spatial or (0 not in axes and len(x) == len(y))
@@ -125,7 +125,7 @@ class MatrixForm:
         """Return what the drawn rows of the output sum over, ``[groups, rows, width]``."""
         index, flat = rows
         if self.spatial:
-            table = self._table(x.shape[2:], y_shape[2:])[flat]  # [rows, kernel]
+            table = self.table(x.shape[2:], y_shape[2:])[flat]  # [rows, kernel]
             channels = x.reshape(*x.shape[:2], -1)
             found = channels[index[:, None], :, np.maximum(table, 0)]  # [rows, kernel, channels]
             found[table < 0] = 0
@@ -149,7 +149,7 @@ class MatrixForm:
         result: Values = moved.reshape(-1, moved.shape[-1])[index * per_index + flat]
         return result
 
-    def _table(self, inside: Sequence[int], outside: Sequence[int]) -> I64:
+    def table(self, inside: Sequence[int], outside: Sequence[int]) -> I64:
         """Return which flat input position each output position reads with each offset.
 
         ``int64 [output positions, kernel]``; -1 where that lies outside the input.
@@ -198,3 +198,80 @@ class MatrixForm:
             else:
                 before.append(less if upper else total - less)
         return before
+
+
+def positions_first(values: Values, axis: int) -> Values:
+    """Arrange an array with samples on axis 0 as ``[positions, samples, channels]``."""
+    moved = np.moveaxis(values, axis, -1)
+    return np.ascontiguousarray(moved.reshape(len(moved), -1, moved.shape[-1]).swapaxes(0, 1))
+
+
+class Product:
+    """A layer without its bias as a linear map between all positions, and what derives from it.
+
+    Inputs and outputs are ``[positions, samples, channels]``. It works offset by offset of the
+    kernel: gathering all that a position sums over would take more memory, and more time.
+
+    Args:
+        form: the layer.
+        inside: shape of its input, ``[samples, ...]``; the samples may be others.
+        outside: shape of its output, likewise.
+    """
+
+    def __init__(self, form: MatrixForm, inside: Sequence[int], outside: Sequence[int]) -> None:
+        self._groups, self._offsets = form.groups, form.offsets if form.spatial else 1
+        self._table = form.table(inside[2:], outside[2:]) if form.spatial else None
+        self._positions = int(np.prod(inside[2:], dtype=np.int64))
+
+    def forward(self, x: Values, weights: F64) -> Values:
+        """Return the outputs, given ``weights [groups, outputs, width]``."""
+        parts = self._parts(weights, x.dtype)
+        result = _grouped(self._read(x, 0), parts[0])
+        for k in range(1, self._offsets):
+            result += _grouped(self._read(x, k), parts[k])
+        return result
+
+    def backward(self, y: Values, weights: F64) -> Values:
+        """Return the adjoint of :meth:`forward`, of the shape of the inputs."""
+        parts = self._parts(weights, y.dtype).swapaxes(2, 3)
+        if self._table is None:
+            return _grouped(y, parts[0])
+        channels = parts.shape[1] * parts.shape[3]
+        result = np.zeros((self._positions + 1, y.shape[1], channels), y.dtype)
+        for k, part in enumerate(parts):  # two positions never read the same with one offset
+            result[self._table[:, k]] += _grouped(y, part)
+        return result[:-1]
+
+    def correlation(self, y: Values, x: Values) -> F64:
+        """Return the sum of ``y x^T`` over all rows, arranged as the weights."""
+        groups = self._groups
+        left = y.reshape(-1, groups, y.shape[2] // groups).transpose(1, 2, 0)
+        found = [
+            left @ self._read(x, k).reshape(len(y) * y.shape[1], groups, -1).swapaxes(0, 1)
+            for k in range(self._offsets)
+        ]
+        return np.concatenate(found, axis=2, dtype=np.float64)
+
+    def _read(self, x: Values, k: int) -> Values:
+        """Return what each output position reads with an offset."""
+        if self._table is None:
+            return x
+        at = self._table[:, k]
+        found = x.take(np.maximum(at, 0), axis=0)
+        found[at < 0] = 0
+        return found
+
+    def _parts(self, weights: F64, dtype: np.dtype[Any]) -> Values:
+        """Return the weights of each offset, ``[offsets, groups, inputs, outputs]``."""
+        groups, outputs, _ = weights.shape
+        split = weights.reshape(groups, outputs, self._offsets, -1)
+        return np.ascontiguousarray(split.transpose(2, 0, 3, 1), dtype=dtype)
+
+
+def _grouped(x: Values, weights: Values) -> Values:
+    """Multiply channels by ``[groups, inputs, outputs]``."""
+    groups, inputs, outputs = weights.shape
+    if inputs == outputs == 1:
+        return x * weights.ravel()
+    split = x.reshape(-1, groups, inputs).swapaxes(0, 1) @ weights
+    return split.swapaxes(0, 1).reshape(*x.shape[:2], groups * outputs)

@@ -85,6 +85,11 @@ class Walk:
                 del live[name]
         return result
 
+    def forget(self, name: str) -> None:
+        """Forget a tensor, so that it is computed anew from what is live in front of it."""
+        for live in self._live:
+            live.pop(name, None)
+
     def peek(self, name: str, constants: Mapping[str, Array]) -> list[Array]:
         """Compute a tensor with other constants, and leave everything as it is.
 
