@@ -39,9 +39,8 @@ from which it rises."""
 CHECK_EVERY = 5
 """One sample of so many is a check sample."""
 
-PAIR_ROWS, PAIR_ROWS_PER_INPUT = 120_000, 2
-"""Rows that a pair of layers is fitted on, and how many of them each input needs: a pair with fewer
-is left as it is."""
+PAIR_ROWS = 100_000
+"""Rows that a pair of layers is fitted on at most."""
 
 PAIR_BYTES, PAIR_COPIES = 1 << 29, 12
 """Bytes that the samples of a pair may take, and how often the largest of what a pair reads and
@@ -123,7 +122,8 @@ def fit_layers(
         drawn = np.empty(0, dtype=np.int64)
         if first and first.node in solved:
             drawn = _pair_samples((first, layer), found, wanted, int(rows * PAIR_ROWS))
-        kept = Rows(passed, len(found)) if np.isfinite(passed).any() and not len(drawn) else None
+        alone = layer.node not in firsts and not len(drawn)
+        kept = Rows(passed, len(found)) if alone and np.isfinite(passed).any() else None
         parts = _moments(layer, [v[: 1 + len(extra)] for v in found], wanted, count, rng, kept)
         fit = _fit(layer, after, parts, kept)
         for name, values in fit.constants.items():
@@ -172,10 +172,7 @@ def _pair_samples(
     count = sum(len(v[0]) for v in found)
     each = PAIR_COPIES * max(v.nbytes // len(v) for v in data)
     size = min(count, most // max(positions), PAIR_BYTES // each)
-    enough = PAIR_ROWS_PER_INPUT * max(f.width for f in forms)
-    if size < CHECK_EVERY or (size - size // CHECK_EVERY) * min(positions) < enough:
-        return np.empty(0, dtype=np.int64)
-    return np.linspace(0, count - 1, size).astype(np.int64)
+    return np.linspace(0, count - 1, size if size >= CHECK_EVERY else 0).astype(np.int64)
 
 
 def _fit_pair(
