@@ -262,7 +262,7 @@ def _passed(node: gs.Node) -> tuple[float, float]:
 
 
 def affected(model: Model, layers: Sequence[Layer], changed: Collection[str] = ()) -> list[Layer]:
-    """Return the layers whose sums changed, and those that come behind such a layer.
+    """Return the layers whose sums changed, those behind such a layer, and what pairs with them.
 
     Args:
         model: the prepared pruned model.
@@ -273,7 +273,9 @@ def affected(model: Model, layers: Sequence[Layer], changed: Collection[str] = (
     for node in model.proto.graph.node:
         if any(name in changed for name in [*node.input, *captured(node)]):
             changed.update(node.output)
-    return [layer for layer in layers if layer.cut or layer.output in changed]
+    found = {layer.node for layer in layers if layer.cut or layer.output in changed}
+    found |= {first.node for node, first in pairs(model, layers).items() if node in found}
+    return [layer for layer in layers if layer.node in found]
 
 
 def pairs(model: Model, layers: Sequence[Layer]) -> dict[str, Layer]:

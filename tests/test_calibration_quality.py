@@ -305,7 +305,7 @@ def test_a_fit_that_half_precision_cannot_hold(large: float) -> None:
     plan = plan_from_units("", structure, kept)
     prepared, every = prepare(rewrite(model, structure, plan), structure, plan, shapes)
     fits = list(fit_layers(model, prepared, affected(prepared, every), [x]))
-    assert len(fits) == 1
+    assert len(fits) == 2
     fitted = with_constants(prepared, fits)
     scores = Session(fitted.proto).run(x)[0].astype(np.float64)
     assert np.isfinite(scores).all()
@@ -317,10 +317,10 @@ def test_a_fit_that_half_precision_cannot_hold(large: float) -> None:
     else:
         (line,) = warnings
         assert (
-            line == f"'{fits[0].layer.node}': the fitted weights exceed their number format; "
+            line == f"'{fits[1].layer.node}': the fitted weights exceed their number format; "
             "left as it was"
         )
-        assert fits[0].constants == {}
+        assert fits[1].constants == {}
 
 
 # -- threads ---------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_another_number_of_threads_gives_the_same_plan(
                 "OMP_NUM_THREADS": str(threads),
             }
             process = python("-m", "onnxprune", *arguments, *common, **variables)
-            assert process.returncode == 0, process.stderr
+            assert process.returncode in (0, 3), process.stderr
         proto = onnx.load(out)
         weights.append({t.name: numpy_helper.to_array(t) for t in proto.graph.initializer})
         (spec,) = proto.graph.input
