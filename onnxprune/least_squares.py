@@ -39,7 +39,7 @@ from which it rises."""
 CHECK_EVERY = 5
 """One sample of so many is a check sample."""
 
-PAIR_ROWS = 100_000
+PAIR_ROWS = 64_000
 """Rows that a pair of layers is fitted on at most."""
 
 PAIR_BYTES, PAIR_COPIES = 1 << 29, 12
