@@ -39,8 +39,8 @@ from which it rises."""
 CHECK_EVERY = 5
 """One sample of so many is a check sample."""
 
-PAIR_ROWS = 64_000
-"""Rows that a pair of layers is fitted on at most."""
+PAIR_ROWS, PAIR_MACS = 64_000, 5e9
+"""Rows that a pair of layers is fitted on at most, and the operations of both layers on them."""
 
 PAIR_BYTES, PAIR_COPIES = 1 << 29, 12
 """Bytes that the samples of a pair may take, and how often the largest of what a pair reads and
@@ -121,7 +121,7 @@ def fit_layers(
         passed = layer.bounds if skip == layer.skip else (-np.inf, np.inf)
         drawn = np.empty(0, dtype=np.int64)
         if first and first.node in solved:
-            drawn = _pair_samples((first, layer), found, wanted, int(rows * PAIR_ROWS))
+            drawn = _pair_samples((first, layer), found, wanted, rows)
         alone = layer.node not in firsts and not len(drawn)
         kept = Rows(passed, len(found)) if alone and np.isfinite(passed).any() else None
         parts = _moments(layer, [v[: 1 + len(extra)] for v in found], wanted, count, rng, kept)
@@ -154,7 +154,7 @@ class _Solved:
 
 
 def _pair_samples(
-    pair: tuple[Layer, Layer], found: list[list[Array]], wanted: list[list[Array]], most: int
+    pair: tuple[Layer, Layer], found: list[list[Array]], wanted: list[list[Array]], share: float
 ) -> I64:
     """Return the samples to fit a pair of layers on, none where there are too few.
 
@@ -162,16 +162,18 @@ def _pair_samples(
         pair: the layers.
         found: see :func:`_fit_pair`.
         wanted: likewise.
-        most: rows to use at most.
+        share: multiplies the number of samples.
     """
     data = found[0][-1], found[0][0], wanted[0][0]
     forms = [layer.form for layer in pair]
     if not all(f.batched(x, y) for f, x, y in zip(forms, data[:2], data[1:], strict=True)):
         return np.empty(0, dtype=np.int64)
     positions = [f.positions(y.shape) for f, y in zip(forms, data[1:], strict=True)]
-    count = sum(len(v[0]) for v in found)
+    macs = sum(p * np.prod(f.shape) for p, f in zip(positions, forms, strict=True))
+    most = share * min(PAIR_ROWS / max(positions), PAIR_MACS / macs)
     each = PAIR_COPIES * max(v.nbytes // len(v) for v in data)
-    size = min(count, most // max(positions), PAIR_BYTES // each)
+    count = sum(len(v[0]) for v in found)
+    size = int(min(count, most, PAIR_BYTES / each))
     return np.linspace(0, count - 1, size if size >= CHECK_EVERY else 0).astype(np.int64)
 
 
@@ -184,7 +186,7 @@ def _fit_pair(
     drawn: I64,
     passed: tuple[float, float],
 ) -> dict[str, Array]:
-    """Return new constants of two layers that follow each other; none where there are none.
+    """Return new constants of two layers that follow each other; none if they cannot be held.
 
     Args:
         pair: the layers.
