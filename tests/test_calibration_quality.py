@@ -339,7 +339,7 @@ def test_another_number_of_threads_gives_the_same_plan(
         # Not 'prune', which times what it made: a slower model would get other widths.
         for arguments in (
             ["plan", model, "--sparsity", 0.6, "--mode", mode, "-o", plan],
-            ["apply", model, plan, "-o", out],
+            ["apply", model, plan, "-o", out, "--force"],  # slower or not
         ):
             common = ["--calib", samples, "--threads", threads, "--no-cache"]
             variables = {
@@ -347,7 +347,7 @@ def test_another_number_of_threads_gives_the_same_plan(
                 "OMP_NUM_THREADS": str(threads),
             }
             process = python("-m", "onnxprune", *arguments, *common, **variables)
-            assert process.returncode in (0, 3), process.stderr
+            assert process.returncode == 0, process.stderr
         proto = onnx.load(out)
         weights.append({t.name: numpy_helper.to_array(t) for t in proto.graph.initializer})
         (spec,) = proto.graph.input
