@@ -167,9 +167,7 @@ class _Problem:
         self._between = between
         halves = (first, second)
         self._supports = [half.support for half in halves]
-        self._means = [
-            np.stack([m.x / max(m.count, 1) + m.shift_x for m in half.moments]) for half in halves
-        ]
+        self._means = [np.stack([m.mean for m in half.moments]) for half in halves]
         self._inverses = [
             [
                 Inverse(

@@ -118,7 +118,7 @@ def _fit_group(
     x, y, skip = rows
     covariance = moments.centred()[0]
     damping = moments.damping(relative)
-    mean = moments.x / max(moments.count, 1) + moments.shift_x
+    mean = moments.mean
     weights, bias = start, moments.intercept(start) + start @ mean
     if damping == 0.0:
         return start, moments.intercept(start)

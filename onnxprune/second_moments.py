@@ -77,9 +77,7 @@ def input_moments(
             for own, values in zip(moments, inputs, strict=True):
                 own.add(values, np.zeros((len(values), 0), dtype=values.dtype))
         if all(m.finite for m in moments):
-            result[layer.node] = [
-                InputMoments(m.shift_x + m.x / max(m.count, 1), m.centred()[0]) for m in moments
-            ]
+            result[layer.node] = [InputMoments(m.mean, m.centred()[0]) for m in moments]
         progress(1)
     return result
 

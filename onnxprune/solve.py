@@ -92,6 +92,12 @@ class Moments:
         """Whether no sum overflowed."""
         return bool(np.isfinite(self.xx).all() and np.isfinite(self.yx).all())
 
+    @property
+    def mean(self) -> F64:
+        """The mean of the inputs, ``float64 [width]``."""
+        result: F64 = self.x / max(self.count, 1) + self.shift_x
+        return result
+
     def centred(self) -> tuple[F64, F64]:
         """Return the covariances ``C_xx`` and ``C_yx``."""
         n = max(self.count, 1)
@@ -107,8 +113,7 @@ class Moments:
 
     def intercept(self, weights: F64) -> F64:
         """Return ``mean(y) - W mean(x)``, ``float64 [outputs]``."""
-        n = max(self.count, 1)
-        result: F64 = self.y / n + self.shift_y - weights @ (self.x / n + self.shift_x)
+        result: F64 = self.y / max(self.count, 1) + self.shift_y - weights @ self.mean
         return result
 
     def error(self, weights: F64, bias: F64) -> float:

@@ -219,7 +219,7 @@ class Product:
     """
 
     def __init__(self, form: MatrixForm, inside: Sequence[int], outside: Sequence[int]) -> None:
-        self._groups, self._offsets = form.groups, form.offsets if form.spatial else 1
+        self._groups, self._offsets = form.groups, form.offsets
         self._table = form.table(inside[2:], outside[2:]) if form.spatial else None
         self._positions = int(np.prod(inside[2:], dtype=np.int64))
 
