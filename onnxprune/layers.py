@@ -60,6 +60,13 @@ class Layer:
     skip: str | None
     bounds: tuple[float, float]
 
+    def staying(self, values: Array) -> Array:
+        """Take the channels that stay of what the layer gives in the original."""
+        axis = self.form.output_axis
+        if len(self.kept) == values.shape[axis]:
+            return values
+        return values.take(self.kept, axis=axis)
+
 
 def prepare(
     pruned: Model, structure: Structure, plan: PruningPlan, shapes: Shapes

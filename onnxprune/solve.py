@@ -19,6 +19,9 @@ from onnxprune.labels import F64, I64, Bool
 
 Values = np.ndarray[Any, np.dtype[Any]]
 
+CHECK_EVERY = 5
+"""One sample of so many is not fitted on, but decides how far to go."""
+
 ROW_WIDTH = 1024
 """Support size up to which every row gets an exact solve of its own."""
 

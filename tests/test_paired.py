@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import least_squares
+from onnxprune import layer_pairs
 from onnxprune.folding import fold
 from onnxprune.graph import Model, normalise
 from onnxprune.layers import affected, pairs, prepare
@@ -230,5 +230,5 @@ def test_pairs_in_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
         return float(((got - wanted) ** 2).mean() / wanted.var())
 
     both = error()
-    monkeypatch.setattr(least_squares, "pairs", lambda *_: {})
+    monkeypatch.setattr(layer_pairs, "pairs", lambda *_: {})
     assert both < 0.9 * error()

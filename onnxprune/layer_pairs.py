@@ -1,0 +1,180 @@
+"""Layer pairs: what layers that are fitted together read and give, gathered from both models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph import Model
+from onnxprune.labels import I64, Array
+from onnxprune.layers import Layer, pairs
+from onnxprune.paired import Half, Sample, fit_pair
+from onnxprune.rectified import Gap
+from onnxprune.solve import CHECK_EVERY, Moments
+from onnxprune.unfold import Product, Values, positions_first
+from onnxprune.walk import Walk
+
+ROWS, MACS = 64_000, 5e9
+"""Rows that a pair of layers is fitted on at most, and the operations of both layers on them."""
+
+BYTES, COPIES = 1 << 29, 12
+"""Bytes that the samples of a pair may take, and how often the largest of what a pair reads and
+gives is there, copies and what is in between included."""
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """What the fit of a layer alone found out: moments of its inputs by group, and lambda."""
+
+    moments: Sequence[Moments]
+    damping: float
+
+
+class LayerPairs:
+    """The pairs among layers that are fitted one after the other (see :mod:`onnxprune.paired`).
+
+    The tensors that a pair is fitted on are given for each chunk of samples: ``found`` in the
+    pruned model, what the second layer reads, what is added to its output if that is to be made
+    up for, and what the first layer reads; ``wanted`` in the original, the output of the second
+    layer, and what is added to it.
+
+    Args:
+        model: the prepared pruned model.
+        layers: its layers, in order.
+        share: multiplies the number of samples.
+    """
+
+    def __init__(self, model: Model, layers: Sequence[Layer], share: float) -> None:
+        self._first_of, self._share = pairs(model, layers), share
+        self._firsts = {first.node for first in self._first_of.values()}
+        self._solved: dict[str, _Solved] = {}
+
+    def begins(self, layer: Layer) -> bool:
+        """Whether a layer is the first of a pair."""
+        return layer.node in self._firsts
+
+    def reads(self, layers: Iterable[Layer]) -> list[str]:
+        """Return what the first layers of pairs read whose second layers are among these."""
+        return [self._first_of[la.node].data for la in layers if la.node in self._first_of]
+
+    def note(self, layer: Layer, moments: Sequence[Moments], damping: float) -> None:
+        """Keep what the fit of a layer alone found out, if it belongs to a pair.
+
+        Args:
+            layer: the layer.
+            moments: of its inputs, for each group.
+            damping: lambda as a multiple of the mean variance of the inputs.
+        """
+        if layer.node in self._firsts or layer.node in self._first_of:
+            self._solved[layer.node] = _Solved(moments, damping)
+
+    def drawn(self, second: Layer, found: list[list[Array]], wanted: list[list[Array]]) -> I64:
+        """Return the samples to fit the pair on that ends with a layer, ascending.
+
+        None where it ends no pair, where the first layer could not be fitted, or where too few
+        samples are left by the bounds on rows, operations and bytes.
+        """
+        first = self._first_of.get(second.node)
+        none = np.empty(0, dtype=np.int64)
+        if first is None or first.node not in self._solved:
+            return none
+        data = found[0][-1], found[0][0], wanted[0][0]
+        forms = first.form, second.form
+        if not all(f.batched(x, y) for f, x, y in zip(forms, data[:2], data[1:], strict=True)):
+            return none
+        positions = [f.positions(y.shape) for f, y in zip(forms, data[1:], strict=True)]
+        macs = sum(p * np.prod(f.shape) for p, f in zip(positions, forms, strict=True))
+        each = COPIES * max(v.nbytes // len(v) for v in data)
+        most = min(self._share * min(ROWS / max(positions), MACS / macs), BYTES / each)
+        count = sum(len(v[0]) for v in found)
+        size = int(min(count, most))
+        return np.linspace(0, count - 1, size if size >= CHECK_EVERY else 0).astype(np.int64)
+
+    def fit(
+        self,
+        second: Layer,
+        walk: Walk,
+        found: list[list[Array]],
+        wanted: list[list[Array]],
+        drawn: I64,
+        passed: tuple[float, float],
+    ) -> dict[str, Array]:
+        """Return new constants of the pair that ends with a layer; none if they cannot be held.
+
+        Args:
+            second: the layer, fitted alone already.
+            walk: of the pruned model.
+            found: see the class.
+            wanted: likewise.
+            drawn: the samples to use.
+            passed: what passes the rectifier behind, lowest and highest.
+        """
+        pair = self._first_of[second.node], second
+        shapes = [v.shape for v in (found[0][-1], found[0][0], wanted[0][0])]
+        halves = [
+            self._half(layer, walk, inside, outside)
+            for layer, inside, outside in zip(pair, shapes[:2], shapes[1:], strict=True)
+        ]
+        if not all(half.usable for half in halves):
+            return {}
+        is_check = np.arange(len(drawn)) % CHECK_EVERY == CHECK_EVERY - 1
+        data = _gathered(pair, found, wanted, drawn)
+        fitted, checked = (
+            Sample(x, Gap(passed, targets, skip))
+            for x, targets, skip in (
+                [v.compress(own, axis=1) for v in data] for own in (~is_check, is_check)
+            )
+        )
+        constants: dict[str, Array] = {}
+        solutions = fit_pair(halves[0], halves[1], pair[0].bounds, fitted, checked)
+        for layer, (weights, bias) in zip(pair, solutions, strict=True):
+            constants[layer.weight] = layer.form.to_tensor(weights / (layer.alpha or 1.0))
+            constants[layer.bias] = bias.reshape(layer.bias_shape)
+        return constants if all(walk.holds(n, v) for n, v in constants.items()) else {}
+
+    def _half(
+        self, layer: Layer, walk: Walk, inside: Sequence[int], outside: Sequence[int]
+    ) -> Half:
+        form, solved = layer.form, self._solved[layer.node]
+        return Half(
+            Product(form, inside, outside),
+            form.to_matrix(walk.constant(layer.weight)) * layer.alpha,
+            walk.constant(layer.bias).reshape(-1),
+            solved.moments,
+            solved.damping,
+            None if layer.support is None else form.to_matrix(layer.support),
+        )
+
+
+def _gathered(
+    pair: tuple[Layer, Layer], found: list[list[Array]], wanted: list[list[Array]], drawn: I64
+) -> tuple[Values, Values, Values]:
+    """Return what a pair reads, what it should give for that, and what is added to it."""
+    first, second = pair
+    axis = second.form.output_axis
+
+    def flat(values: list[Array], axis: int) -> Values:
+        taken = positions_first(_taken(values, drawn), axis)
+        return taken.astype(np.promote_types(taken.dtype, np.float32), copy=False)
+
+    x = flat([v[-1] for v in found], first.form.data_axis)
+    targets = flat([second.staying(v[0]) for v in wanted], axis)
+    skip = np.zeros_like(targets[:, :, :1])
+    if len(wanted[0]) > 1:
+        skip = flat([v[1] for v in found], axis)
+        targets += flat([second.staying(v[1]) for v in wanted], axis) - skip
+    return x, targets, skip
+
+
+def _taken(chunks: Sequence[Array], drawn: I64) -> Array:
+    """Take samples by their number over all chunks, in ascending order."""
+    starts = np.cumsum([0, *map(len, chunks)])
+    bounds = np.searchsorted(drawn, starts)
+    return np.concatenate(
+        [
+            chunk[drawn[a:b] - start]
+            for chunk, start, a, b in zip(chunks, starts[:-1], bounds[:-1], bounds[1:], strict=True)
+        ]
+    )
