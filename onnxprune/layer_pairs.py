@@ -13,7 +13,7 @@ from onnxprune.layers import Layer, pairs
 from onnxprune.paired import Half, Sample, fit_pair
 from onnxprune.rectified import Gap
 from onnxprune.solve import CHECK_EVERY, Moments
-from onnxprune.unfold import Product, Values, positions_first
+from onnxprune.unfold import Product, Values, channels_last
 from onnxprune.walk import Walk
 
 ROWS, MACS = 64_000, 5e9
@@ -21,7 +21,7 @@ ROWS, MACS = 64_000, 5e9
 
 BYTES, COPIES = 1 << 29, 12
 """Bytes that the samples of a pair may take, and how often the largest of what a pair reads and
-gives is there, copies and what is in between included."""
+gives is there, copies and what is in between included, besides what is unfolded."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class LayerPairs:
             return none
         positions = [f.positions(y.shape) for f, y in zip(forms, data[1:], strict=True)]
         macs = sum(p * np.prod(f.shape) for p, f in zip(positions, forms, strict=True))
-        each = COPIES * max(v.nbytes // len(v) for v in data)
+        copies = COPIES + first.form.offsets + 2 * second.form.offsets
+        each = copies * max(v.nbytes // len(v) for v in data)
         most = min(self._share * min(ROWS / max(positions), MACS / macs), BYTES / each)
         count = sum(len(v[0]) for v in found)
         size = int(min(count, most))
@@ -122,9 +123,9 @@ class LayerPairs:
         is_check = np.arange(len(drawn)) % CHECK_EVERY == CHECK_EVERY - 1
         data = _gathered(pair, found, wanted, drawn)
         fitted, checked = (
-            Sample(x, Gap(passed, targets, skip))
+            Sample(halves[0].product.unfold(x), Gap(passed, targets, skip))
             for x, targets, skip in (
-                [v.compress(own, axis=1) for v in data] for own in (~is_check, is_check)
+                [v.compress(own, axis=0) for v in data] for own in (~is_check, is_check)
             )
         )
         constants: dict[str, Array] = {}
@@ -156,7 +157,7 @@ def _gathered(
     axis = second.form.output_axis
 
     def flat(values: list[Array], axis: int) -> Values:
-        taken = positions_first(_taken(values, drawn), axis)
+        taken = channels_last(_taken(values, drawn), axis)
         return taken.astype(np.promote_types(taken.dtype, np.float32), copy=False)
 
     x = flat([v[-1] for v in found], first.form.data_axis)

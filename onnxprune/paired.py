@@ -87,8 +87,8 @@ class Sample:
     """What a pair is fitted on, or checked.
 
     Attributes:
-        x: what the first layer reads, ``[positions, samples, channels]``.
-        gap: what outputs of the second lack, given these likewise.
+        x: what the first layer sums over (see :meth:`onnxprune.unfold.Product.unfold`).
+        gap: what outputs of the second lack, given these, ``[samples, positions, channels]``.
     """
 
     x: Values
@@ -147,8 +147,9 @@ class _State:
     """What the layers do at a point.
 
     Attributes:
-        hidden: what the second layer reads, ``[positions, samples, channels]``.
-        on: where that changes with what the first layer gives.
+        hidden: what the second layer sums over (see :meth:`onnxprune.unfold.Product.unfold`).
+        on: where what it reads changes with what the first layer gives, ``[samples, positions,
+            channels]``.
         left: what its outputs lack, likewise.
         error: the mean squared error.
     """
@@ -197,9 +198,9 @@ class _Problem:
         units = _affine(self._first, sample.x, w1, b1)
         low, high = self._between
         on = (units > low) & (units < high)
-        hidden = np.clip(units, low, high, out=units)
+        hidden = self._second.unfold(np.clip(units, low, high, out=units))
         left = sample.gap(_affine(self._second, hidden, w2, b2))
-        total = np.einsum("pso,pso->", left, left, dtype=np.float64)
+        total = np.einsum("spo,spo->", left, left, dtype=np.float64)
         return _State(hidden, on, left, float(total) / _rows(left))
 
     def slope(self, point: _Point, sample: Sample, state: _State) -> _Point:
@@ -215,7 +216,7 @@ class _Problem:
         """Divide a slope by what is taken for the curvature."""
         w1, c1, w2, c2 = slope.parts
         second = point.parts[2]
-        often = state.on.mean(axis=(0, 1)) * (len(state.on) / len(state.left))
+        often = state.on.mean(axis=(0, 1)) * (state.on.shape[1] / state.left.shape[1])
         groups, units = len(second), len(often) // len(second)
         energy = (second**2).sum(axis=1).reshape(groups, -1, units).sum(axis=1).ravel()
         curvature = energy * often
@@ -235,10 +236,10 @@ class _Problem:
         moved = _affine(self._first, sample.x, v1, d1)
         moved *= state.on
         change = _affine(self._second, state.hidden, v2, d2)
-        change += self._second.forward(moved, point.parts[2])
-        gain = np.einsum("pso,pso->", state.left, change, dtype=np.float64)
+        change += self._second.forward(self._second.unfold(moved), point.parts[2])
+        gain = np.einsum("spo,spo->", state.left, change, dtype=np.float64)
         change *= state.left != 0  # what the rectifier does not pass costs nothing
-        return float(gain / max(np.einsum("pso,pso->", change, change, dtype=np.float64), 1e-30))
+        return float(gain / max(np.einsum("spo,spo->", change, change, dtype=np.float64), 1e-30))
 
     def _whitened(self, which: int, weights: F64) -> F64:
         support, inverses = self._supports[which], self._inverses[which]

@@ -200,17 +200,17 @@ class MatrixForm:
         return before
 
 
-def positions_first(values: Values, axis: int) -> Values:
-    """Arrange an array with samples on axis 0 as ``[positions, samples, channels]``."""
+def channels_last(values: Values, axis: int) -> Values:
+    """Arrange an array with samples on axis 0 as ``[samples, positions, channels]``."""
     moved = np.moveaxis(values, axis, -1)
-    return np.ascontiguousarray(moved.reshape(len(moved), -1, moved.shape[-1]).swapaxes(0, 1))
+    return np.ascontiguousarray(moved.reshape(len(moved), -1, moved.shape[-1]))
 
 
 class Product:
     """A layer without its bias as a linear map between all positions, and what derives from it.
 
-    Inputs and outputs are ``[positions, samples, channels]``. It works offset by offset of the
-    kernel: gathering all that a position sums over would take more memory, and more time.
+    Inputs and outputs are ``[samples, positions, channels]``. What each output sums over is
+    gathered once, by :meth:`unfold`; all else is products of matrices.
 
     Args:
         form: the layer.
@@ -220,58 +220,63 @@ class Product:
 
     def __init__(self, form: MatrixForm, inside: Sequence[int], outside: Sequence[int]) -> None:
         self._groups, self._offsets = form.groups, form.offsets
-        self._table = form.table(inside[2:], outside[2:]) if form.spatial else None
-        self._positions = int(np.prod(inside[2:], dtype=np.int64))
+        self._outside = form.positions(outside)
+        self._reads = self._read_by = None
+        if form.spatial:
+            self._reads = form.table(inside[2:], outside[2:])
+            self._read_by = _inverted(self._reads, int(np.prod(inside[2:], dtype=np.int64)))
 
-    def forward(self, x: Values, weights: F64) -> Values:
-        """Return the outputs, given ``weights [groups, outputs, width]``."""
-        parts = self._parts(weights, x.dtype)
-        result = _grouped(self._read(x, 0), parts[0])
-        for k in range(1, self._offsets):
-            result += _grouped(self._read(x, k), parts[k])
-        return result
+    def unfold(self, x: Values) -> Values:
+        """Return what every output position sums over, ``[groups, rows, width]``."""
+        return self._gathered(x, self._reads)
+
+    def forward(self, unfolded: Values, weights: F64) -> Values:
+        """Return the outputs.
+
+        Args:
+            unfolded: see :meth:`unfold`.
+            weights: ``float64 [groups, outputs, width]``.
+        """
+        return self._multiplied(unfolded, weights, self._outside)
 
     def backward(self, y: Values, weights: F64) -> Values:
-        """Return the adjoint of :meth:`forward`, of the shape of the inputs."""
-        parts = self._parts(weights, y.dtype).swapaxes(2, 3)
-        if self._table is None:
-            return _grouped(y, parts[0])
-        channels = parts.shape[1] * parts.shape[3]
-        result = np.zeros((self._positions + 1, y.shape[1], channels), y.dtype)
-        for k, part in enumerate(parts):  # two positions never read the same with one offset
-            result[self._table[:, k]] += _grouped(y, part)
-        return result[:-1]
-
-    def correlation(self, y: Values, x: Values) -> F64:
-        """Return the sum of ``y x^T`` over all rows, arranged as the weights."""
-        groups = self._groups
-        left = y.reshape(-1, groups, y.shape[2] // groups).transpose(1, 2, 0)
-        found = [
-            left @ self._read(x, k).reshape(len(y) * y.shape[1], groups, -1).swapaxes(0, 1)
-            for k in range(self._offsets)
-        ]
-        return np.concatenate(found, axis=2, dtype=np.float64)
-
-    def _read(self, x: Values, k: int) -> Values:
-        """Return what each output position reads with an offset."""
-        if self._table is None:
-            return x
-        at = self._table[:, k]
-        found = x.take(np.maximum(at, 0), axis=0)
-        found[at < 0] = 0
-        return found
-
-    def _parts(self, weights: F64, dtype: np.dtype[Any]) -> Values:
-        """Return the weights of each offset, ``[offsets, groups, inputs, outputs]``."""
+        """Return the adjoint of :meth:`unfold` and :meth:`forward`, of the shape of the inputs."""
         groups, outputs, _ = weights.shape
-        split = weights.reshape(groups, outputs, self._offsets, -1)
-        return np.ascontiguousarray(split.transpose(2, 0, 3, 1), dtype=dtype)
+        split = weights.reshape(groups, outputs, self._offsets, -1).transpose(0, 3, 2, 1)
+        swapped = split.reshape(groups, -1, self._offsets * outputs)
+        inside = self._outside if self._read_by is None else len(self._read_by)
+        return self._multiplied(self._gathered(y, self._read_by), swapped, inside)
+
+    def correlation(self, y: Values, unfolded: Values) -> F64:
+        """Return the sum of ``y x^T`` over all rows, arranged as the weights."""
+        left = y.reshape(-1, self._groups, y.shape[2] // self._groups).transpose(1, 2, 0)
+        return np.asarray(left @ unfolded, dtype=np.float64)
+
+    def _gathered(self, values: Values, table: I64 | None) -> Values:
+        """Return what the rows of a table name, ``[groups, rows, offsets * channels]``."""
+        samples, _, channels = values.shape
+        if table is None:
+            return values.reshape(1, -1, channels)
+        padded = np.concatenate([values, np.zeros_like(values[:, :1])], axis=1)
+        found = padded.take(table, axis=1, mode="wrap")  # -1 is the zeros at the end
+        if self._groups == 1:
+            return found.reshape(1, samples * len(table), -1)
+        split = found.reshape(samples * len(table), self._offsets, self._groups, -1)
+        return split.transpose(2, 0, 1, 3).reshape(self._groups, len(split), -1)
+
+    def _multiplied(self, rows: Values, weights: F64, positions: int) -> Values:
+        found: Values = (rows @ weights.astype(rows.dtype).swapaxes(1, 2)).swapaxes(0, 1)
+        return found.reshape(-1, positions, weights.shape[0] * weights.shape[1])
 
 
-def _grouped(x: Values, weights: Values) -> Values:
-    """Multiply channels by ``[groups, inputs, outputs]``."""
-    groups, inputs, outputs = weights.shape
-    if inputs == outputs == 1:
-        return x * weights.ravel()
-    split = x.reshape(-1, groups, inputs).swapaxes(0, 1) @ weights
-    return split.swapaxes(0, 1).reshape(*x.shape[:2], groups * outputs)
+def _inverted(table: I64, inside: int) -> I64:
+    """Return which output position reads each input position with each offset; -1 for none.
+
+    Args:
+        table: which input position each output position reads with each offset, -1 for none.
+        inside: the number of input positions.
+    """
+    result = np.full((inside + 1, table.shape[1]), -1)
+    for k, reads in enumerate(table.T):  # two positions never read the same with one offset
+        result[reads, k] = np.arange(len(table))
+    return result[:-1]

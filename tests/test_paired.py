@@ -23,7 +23,7 @@ from onnxprune.rewrite import rewrite
 from onnxprune.session import Session
 from onnxprune.solve import Moments
 from onnxprune.trace import trace
-from onnxprune.unfold import MatrixForm, Product, positions_first
+from onnxprune.unfold import MatrixForm, Product, channels_last
 
 MAPS: list[tuple[str, tuple[int, ...], dict[str, Any], tuple[int, ...]]] = [
     ("Conv", (6, 4, 3, 3), {"pads": [1, 1, 1, 1]}, (3, 4, 7, 5)),
@@ -52,12 +52,15 @@ def test_a_layer_as_a_map_and_its_adjoint(kind, shape, attributes, inside) -> No
         kind, shape, attributes, 1 if spatial else -1, 1 - y.ndim if spatial else -1, False
     )
     product, weights = Product(form, x.shape, y.shape), form.to_matrix(w.astype(np.float64))
-    flat = positions_first(x, form.data_axis).astype(np.float64)
-    result = product.forward(flat, weights)
-    np.testing.assert_allclose(result, positions_first(y, form.output_axis), atol=1e-4)
+    flat = channels_last(x, form.data_axis).astype(np.float64)
+    unfolded = product.unfold(flat)
+    result = product.forward(unfolded, weights)
+    np.testing.assert_allclose(result, channels_last(y, form.output_axis), atol=1e-4)
     back = rng.normal(size=result.shape)
     assert (back * result).sum() == pytest.approx((product.backward(back, weights) * flat).sum())
-    assert (back * result).sum() == pytest.approx((product.correlation(back, flat) * weights).sum())
+    assert (back * result).sum() == pytest.approx(
+        (product.correlation(back, unfolded) * weights).sum()
+    )
 
 
 WIDTH, HIDDEN, KEPT, OUTPUTS = 6, 8, 3, 4
@@ -66,16 +69,16 @@ WIDTH, HIDDEN, KEPT, OUTPUTS = 6, 8, 3, 4
 def a_pair(seed: int, samples: int = 600, *, support: bool = False) -> tuple[Any, ...]:
     """A network whose hidden layer lost all but a few units, and what it should give."""
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(1, samples, WIDTH))
+    x = rng.normal(size=(samples, 1, WIDTH))
     w1, w2 = rng.normal(size=(HIDDEN, WIDTH)), rng.normal(size=(OUTPUTS, HIDDEN))
     wanted = np.maximum(x @ w1.T, 0) @ w2.T
-    hidden = np.maximum(x[0] @ w1[:KEPT].T, 0)
+    hidden = np.maximum(x[:, 0] @ w1[:KEPT].T, 0)
     moments = [Moments.shifted(np.zeros(n), np.zeros(OUTPUTS)) for n in (WIDTH, KEPT)]
-    for own, data in zip(moments, (x[0], hidden), strict=True):
-        own.add(data, wanted[0])
+    for own, data in zip(moments, (x[:, 0], hidden), strict=True):
+        own.add(data, wanted[:, 0])
     forms = [MatrixForm("MatMul", (a, b), {}, -1, -1, False) for a, b in ((WIDTH, KEPT), (KEPT, 4))]
     ends = [(samples, WIDTH), (samples, KEPT), (samples, OUTPUTS)]
-    start = [w1[:KEPT], np.linalg.lstsq(hidden, wanted[0], rcond=None)[0].T]
+    start = [w1[:KEPT], np.linalg.lstsq(hidden, wanted[:, 0], rcond=None)[0].T]
     masks = [rng.random((1, *w.shape)) < 0.7 if support else None for w in start]
     halves = [
         Half(
@@ -92,7 +95,7 @@ def a_pair(seed: int, samples: int = 600, *, support: bool = False) -> tuple[Any
     skip = rng.normal(size=wanted.shape)
     passed = (0.0, np.inf)
     parts = [
-        Sample(x[:, own], Gap(passed, wanted[:, own], skip[:, own]))
+        Sample(x[None, own, 0], Gap(passed, wanted[own], skip[own]))
         for own in (slice(0, cut), slice(cut, None))
     ]
     return halves, parts
@@ -101,7 +104,7 @@ def a_pair(seed: int, samples: int = 600, *, support: bool = False) -> tuple[Any
 def error_of(halves, sample, layers) -> float:
     (w1, b1), (w2, b2) = layers
     hidden = np.maximum(halves[0].product.forward(sample.x, w1) + b1, 0)
-    left = sample.gap(halves[1].product.forward(hidden, w2) + b2)
+    left = sample.gap(halves[1].product.forward(halves[1].product.unfold(hidden), w2) + b2)
     return float((left**2).sum()) / (left.shape[0] * left.shape[1])
 
 
@@ -139,7 +142,8 @@ def test_what_only_fits_is_not_taken() -> None:
     halves, (fitted, checked) = a_pair(3)
     (w1, b1), (w2, b2) = ((h.weights, h.bias) for h in halves)
     hidden = np.maximum(halves[0].product.forward(checked.x, w1) + b1, 0)
-    exact = Gap((-np.inf, np.inf), halves[1].product.forward(hidden, w2) + b2, 0.0)
+    given = halves[1].product.forward(halves[1].product.unfold(hidden), w2) + b2
+    exact = Gap((-np.inf, np.inf), given, 0.0)
     layers = fit_pair(*halves, (0.0, np.inf), fitted, Sample(checked.x, exact))
     for half, (weights, bias) in zip(halves, layers, strict=True):
         np.testing.assert_array_equal(weights, half.weights)
