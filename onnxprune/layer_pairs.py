@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.blas import one_thread
 from onnxprune.graph import Model
 from onnxprune.labels import I64, Array
 from onnxprune.layers import Layer, pairs
@@ -22,6 +25,9 @@ ROWS, MACS = 64_000, 5e9
 BYTES, COPIES = 1 << 29, 12
 """Bytes that the samples of a pair may take, and how often the largest of what a pair reads and
 gives is there, copies and what is in between included, besides what is unfolded."""
+
+BLOCK = 1 << 19
+"""Bytes of what a pair reads and should give that go through it at once, so that caches hold it."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,13 @@ class LayerPairs:
         model: the prepared pruned model.
         layers: its layers, in order.
         share: multiplies the number of samples.
+        threads: that work at blocks of samples; 0 for as many as there are processors.
     """
 
-    def __init__(self, model: Model, layers: Sequence[Layer], share: float) -> None:
-        self._first_of, self._share = pairs(model, layers), share
+    def __init__(
+        self, model: Model, layers: Sequence[Layer], share: float, threads: int = 0
+    ) -> None:
+        self._first_of, self._share, self._threads = pairs(model, layers), share, threads
         self._firsts = {first.node for first in self._first_of.values()}
         self._solved: dict[str, _Solved] = {}
 
@@ -114,22 +123,27 @@ class LayerPairs:
         """
         pair = self._first_of[second.node], second
         shapes = [v.shape for v in (found[0][-1], found[0][0], wanted[0][0])]
-        halves = [
+        one, two = (
             self._half(layer, walk, inside, outside)
             for layer, inside, outside in zip(pair, shapes[:2], shapes[1:], strict=True)
-        ]
-        if not all(half.usable for half in halves):
-            return {}
-        is_check = np.arange(len(drawn)) % CHECK_EVERY == CHECK_EVERY - 1
-        data = _gathered(pair, found, wanted, drawn)
-        fitted, checked = (
-            Sample(halves[0].product.unfold(x), Gap(passed, targets, skip))
-            for x, targets, skip in (
-                [v.compress(own, axis=0) for v in data] for own in (~is_check, is_check)
-            )
         )
+        if not (one.usable and two.usable):
+            return {}
+        data = _gathered(pair, found, wanted, drawn)
+        data = _gathered(pair, found, wanted, drawn)
+        size = max(1, BLOCK // sum(v[:1].nbytes for v in data))
+
+        def blocks(own: I64) -> list[Sample]:
+            parts = np.array_split(own, -(-len(own) // size))
+            taken = ([v[part] for v in data] for part in parts)
+            return [Sample(one.product.unfold(x), Gap(passed, y, skip)) for x, y, skip in taken]
+
+        is_check = np.arange(len(drawn)) % CHECK_EVERY == CHECK_EVERY - 1
+        fitted, checked = (blocks(np.flatnonzero(own)) for own in (~is_check, is_check))
+        workers = self._threads or os.cpu_count() or 1
+        with one_thread(), ThreadPoolExecutor(workers) as pool:
+            solutions = fit_pair(one, two, pair[0].bounds, fitted, checked, pool.map)
         constants: dict[str, Array] = {}
-        solutions = fit_pair(halves[0], halves[1], pair[0].bounds, fitted, checked)
         for layer, (weights, bias) in zip(pair, solutions, strict=True):
             constants[layer.weight] = layer.form.to_tensor(weights / (layer.alpha or 1.0))
             constants[layer.bias] = bias.reshape(layer.bias_shape)

@@ -87,7 +87,7 @@ def fit_layers(
     """
     before, after = (Walk(m, chunks, threads=threads) for m in (original, pruned))
     samples = sum(_samples(c) for c in chunks)
-    pairs = LayerPairs(pruned, layers, rows)
+    pairs = LayerPairs(pruned, layers, rows, threads)
     for k, layer in enumerate(layers):
         rest = layers[k + 1 :]
         pending = {r.output for r in rest}

@@ -13,8 +13,9 @@ kept to check: of all points on the way that with the least error on these is ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from onnxprune.labels import F64, Bool
 from onnxprune.rectified import FACTOR_BYTES, Gap
 from onnxprune.solve import Inverse, Moments
 from onnxprune.unfold import Product, Values
+
+Map = Callable[..., Iterable[Any]]
 
 STEPS = 5
 """Points that are tried, the start included."""
@@ -84,7 +87,7 @@ class _Point:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a pair is fitted on, or checked.
+    """Some samples that a pair is fitted on, or checked.
 
     Attributes:
         x: what the first layer sums over (see :meth:`onnxprune.unfold.Product.unfold`).
@@ -96,7 +99,12 @@ class Sample:
 
 
 def fit_pair(
-    first: Half, second: Half, between: tuple[float, float], fitted: Sample, checked: Sample
+    first: Half,
+    second: Half,
+    between: tuple[float, float],
+    fitted: Sequence[Sample],
+    checked: Sequence[Sample],
+    each: Map = map,
 ) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
     """Lower the error that the outputs of a pair of layers leave.
 
@@ -104,38 +112,39 @@ def fit_pair(
         first: the layer in front.
         second: the layer behind the rectifier.
         between: what passes the rectifier between them, lowest and highest.
-        fitted: what to fit on.
-        checked: what decides how far to go.
+        fitted: what to fit on, in blocks that go through both layers one after the other.
+        checked: what decides how far to go, likewise.
+        each: applies a function to all blocks, and returns the results in their order.
 
     Returns:
         Weights and bias of the first and of the second layer, as in :class:`Half`.
     """
-    problem = _Problem(first, second, between)
+    problem = _Problem(first, second, between, each)
     here = reached = chosen = problem.start
     least, best, step, short = np.inf, np.inf, 0.0, 0
     last = direction = None
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(STEPS):
-            state = problem.at(here, fitted)
-            if not state.error < best:
+            error, states = problem.at(here, fitted)
+            if not error < best:
                 short += 1
                 if direction is None or short > 2:
                     break
                 step *= SHORTER
                 here = reached.plus(direction, step)
                 continue
-            reached, best, short = here, state.error, 0
-            check = problem.at(here, checked).error
+            reached, best, short = here, error, 0
+            check, _ = problem.at(here, checked)
             if check < least:
                 least, chosen = check, here
-            slope = problem.slope(here, fitted, state)
-            steepest = problem.preconditioned(here, slope, state)
+            slope = problem.slope(here, fitted, states)
+            steepest = problem.preconditioned(here, slope, states)
             turn = 0.0
             if last is not None:
                 turn = max((slope.dot(steepest) - last[0].dot(steepest)) / last[1], 0.0)
             direction = steepest if direction is None else steepest.plus(direction, turn)
             last = slope, slope.dot(steepest)
-            step = problem.length(here, direction, fitted, state)
+            step = problem.length(here, direction, fitted, states)
             if not (np.isfinite(step) and step > 0 and last[1] > 0):
                 break
             here = reached.plus(direction, step)
@@ -144,28 +153,28 @@ def fit_pair(
 
 @dataclass(frozen=True)
 class _State:
-    """What the layers do at a point.
+    """What the layers do at a point with some samples.
 
     Attributes:
         hidden: what the second layer sums over (see :meth:`onnxprune.unfold.Product.unfold`).
         on: where what it reads changes with what the first layer gives, ``[samples, positions,
             channels]``.
         left: what its outputs lack, likewise.
-        error: the mean squared error.
     """
 
     hidden: Values
     on: Bool
     left: Values
-    error: float
 
 
 class _Problem:
     """The error of a pair of layers as a function of their weights."""
 
-    def __init__(self, first: Half, second: Half, between: tuple[float, float]) -> None:
+    def __init__(
+        self, first: Half, second: Half, between: tuple[float, float], each: Map = map
+    ) -> None:
         self._first, self._second = first.product, second.product
-        self._between = between
+        self._between, self._map = between, each
         halves = (first, second)
         self._supports = [half.support for half in halves]
         self._means = [np.stack([m.mean for m in half.moments]) for half in halves]
@@ -192,31 +201,41 @@ class _Problem:
         m1, m2 = self._means
         return (w1, c1 - _on_mean(w1, m1)), (w2, c2 - _on_mean(w2, m2))
 
-    def at(self, point: _Point, sample: Sample) -> _State:
-        """Run both layers."""
+    def at(self, point: _Point, samples: Sequence[Sample]) -> tuple[float, list[_State]]:
+        """Run both layers; return the mean squared error as well."""
         (w1, b1), (w2, b2) = self.layers(point)
-        units = _affine(self._first, sample.x, w1, b1)
         low, high = self._between
-        on = (units > low) & (units < high)
-        hidden = self._second.unfold(np.clip(units, low, high, out=units))
-        left = sample.gap(_affine(self._second, hidden, w2, b2))
-        total = np.einsum("spo,spo->", left, left, dtype=np.float64)
-        return _State(hidden, on, left, float(total) / _rows(left))
 
-    def slope(self, point: _Point, sample: Sample, state: _State) -> _Point:
+        def run(sample: Sample) -> tuple[float, _State]:
+            units = _affine(self._first, sample.x, w1, b1)
+            on = (units > low) & (units < high)
+            hidden = self._second.unfold(np.clip(units, low, high, out=units))
+            left = sample.gap(_affine(self._second, hidden, w2, b2))
+            return _product(left, left), _State(hidden, on, left)
+
+        errors, states = zip(*self._map(run, samples), strict=True)
+        return sum(errors) / _rows(states), list(states)
+
+    def slope(self, point: _Point, samples: Sequence[Sample], states: Sequence[_State]) -> _Point:
         """Return the steepest descent at a point, halved."""
-        back = self._second.backward(state.left, point.parts[2])
-        back *= state.on
-        count, (m1, m2) = _rows(state.left), self._means
-        w1, c1 = _centred(self._first.correlation(back, sample.x), back, m1)
-        w2, c2 = _centred(self._second.correlation(state.left, state.hidden), state.left, m2)
-        return _Point((w1 / count, c1 / count, w2 / count, c2 / count))
+        m1, m2 = self._means
 
-    def preconditioned(self, point: _Point, slope: _Point, state: _State) -> _Point:
+        def part(sample: Sample, state: _State) -> _Point:
+            back = self._second.backward(state.left, point.parts[2])
+            back *= state.on
+            w1, c1 = _centred(self._first.correlation(back, sample.x), back, m1)
+            w2, c2 = _centred(self._second.correlation(state.left, state.hidden), state.left, m2)
+            return _Point((w1, c1, w2, c2))
+
+        parts = [p.parts for p in self._map(part, samples, states)]
+        a, b, c, d = (sum(values) / _rows(states) for values in zip(*parts, strict=True))
+        return _Point((a, b, c, d))
+
+    def preconditioned(self, point: _Point, slope: _Point, states: Sequence[_State]) -> _Point:
         """Divide a slope by what is taken for the curvature."""
         w1, c1, w2, c2 = slope.parts
         second = point.parts[2]
-        often = state.on.mean(axis=(0, 1)) * (state.on.shape[1] / state.left.shape[1])
+        often = sum(state.on.sum(axis=(0, 1)) for state in states) / _rows(states)
         groups, units = len(second), len(often) // len(second)
         energy = (second**2).sum(axis=1).reshape(groups, -1, units).sum(axis=1).ravel()
         curvature = energy * often
@@ -230,16 +249,27 @@ class _Problem:
             )
         )
 
-    def length(self, point: _Point, direction: _Point, sample: Sample, state: _State) -> float:
+    def length(
+        self,
+        point: _Point,
+        direction: _Point,
+        samples: Sequence[Sample],
+        states: Sequence[_State],
+    ) -> float:
         """Return how far to go so that the error is least if no unit changes its state."""
         (v1, d1), (v2, d2) = self.layers(direction)
-        moved = _affine(self._first, sample.x, v1, d1)
-        moved *= state.on
-        change = _affine(self._second, state.hidden, v2, d2)
-        change += self._second.forward(self._second.unfold(moved), point.parts[2])
-        gain = np.einsum("spo,spo->", state.left, change, dtype=np.float64)
-        change *= state.left != 0  # what the rectifier does not pass costs nothing
-        return float(gain / max(np.einsum("spo,spo->", change, change, dtype=np.float64), 1e-30))
+
+        def part(sample: Sample, state: _State) -> tuple[float, float]:
+            moved = _affine(self._first, sample.x, v1, d1)
+            moved *= state.on
+            change = _affine(self._second, state.hidden, v2, d2)
+            change += self._second.forward(self._second.unfold(moved), point.parts[2])
+            gain = _product(state.left, change)
+            change *= state.left != 0  # what the rectifier does not pass costs nothing
+            return gain, _product(change, change)
+
+        gains, curvatures = zip(*self._map(part, samples, states), strict=True)
+        return float(sum(gains) / max(sum(curvatures), 1e-30))
 
     def _whitened(self, which: int, weights: F64) -> F64:
         support, inverses = self._supports[which], self._inverses[which]
@@ -253,8 +283,13 @@ def _affine(product: Product, x: Values, weights: F64, bias: F64) -> Values:
     return result
 
 
-def _rows(values: Values) -> int:
-    return int(np.prod(values.shape[:2]))
+def _product(a: Values, b: Values) -> float:
+    return float(np.einsum("spo,spo->", a, b, dtype=np.float64))
+
+
+def _rows(states: Sequence[_State]) -> int:
+    """Return how many rows the outputs have."""
+    return sum(int(np.prod(state.left.shape[:2])) for state in states)
 
 
 def _centred(correlation: F64, left: Values, mean: F64) -> tuple[F64, F64]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
+from types import MappingProxyType
 
 from onnxprune import cost, storage
 from onnxprune.accuracy import Drop, drop_between
 from onnxprune.budget import Budget
+from onnxprune.channel_block import channel_block
 from onnxprune.depth import removal_order
 from onnxprune.egp import emptied
 from onnxprune.errors import BudgetError
@@ -30,22 +32,21 @@ from onnxprune.speed import check_speed, measure_speed, refusal
 from onnxprune.steering import as_finished, within_latency
 from onnxprune.study import Study
 
-SPLITS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
+SPLITS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0)
 """Shares of a sparsity that leave with whole channels, in the order of preference: all of its
 weights, or as large a share of the operations."""
 
 MACS = tuple(round(0.95 * 0.97**k, 4) for k in range(96, -1, -1))
 """Ratios of the operations that are tried for the fewest within a bound on the accuracy."""
 
-STRIDE = 4
-"""Steps between the first of them that have to prove themselves: what is recovered with little
+STRIDE, SPLIT_STRIDE = 4, 2
+"""Steps between the first of each that have to prove themselves: what is recovered with little
 effort says roughly where to begin."""
 
 TIGHTENINGS, STEERINGS = 5, 2
 
 ALIGNMENTS = (8, 16)
-"""Widths that processors like: the first where channels need not meet a number, all of them one
-after the other where removing channels made a model slower."""
+"""Widths that processors like, tried where removing channels made a model slower."""
 
 
 def search(study: Study) -> Outcome:
@@ -149,12 +150,13 @@ def _split(study: Study, sparsity: float) -> Outcome:
 
     Where zeros make up the sparsity anyway, the channels that leave are those that save the most
     operations, which zeros do not. Where zeros alone lose more than the default drop, no division
-    can keep it; then as much leaves with channels as costs no more than zeros alone. Gates that
-    were asked for stay.
+    can keep it; then as much leaves with channels as costs no more than zeros alone, trials
+    compared with a trial. Gates that were asked for stay.
     """
     # Zeros make up for what channels miss: so these can have the widths that run fastest.
     free = study.decider.align is None
-    wide = study.decider.aligned(ALIGNMENTS[0]) if free else study.decider
+    block = channel_block(study.request.provider)
+    wide = study.decider.aligned(block) if free else study.decider
 
     @cache
     def plans(k: int) -> PruningPlan:
@@ -172,21 +174,20 @@ def _split(study: Study, sparsity: float) -> Outcome:
             base = wide.channels(weights)
         return study.decider.zeros(sparsity, base)
 
-    def good(outcome: Outcome) -> bool:
+    def good(zeros: Outcome | None, outcome: Outcome) -> bool:
         if zeros is None:
             return _keeps_drop(study, outcome)
         return costs_no_more(outcome, zeros)
 
     # Candidates get better one after the other: if the last loses too much, all do.
-    zeros = None
-    if (study.request.max_drop, study.request.min_accuracy) == (None, None):
-        trial = tried(study, partial(plans, len(SPLITS) - 1))
-        zeros = trial if trial and not _keeps_drop(study, trial) else None
-    for k in range(_promising(study, len(SPLITS), plans, good), len(SPLITS)):
-        outcome = execute(study, plans(k))
-        if good(outcome):
-            break
-    return outcome
+    last, zeros, known = len(SPLITS) - 1, None, dict[int, Outcome]()
+    gated = (study.request.max_drop, study.request.min_accuracy) != (None, None)
+    trial = None if gated else tried(study, partial(plans, last))
+    if trial and not _keeps_drop(study, trial):
+        known[last] = execute(study, plans(last))
+        zeros = None if _keeps_drop(study, known[last]) else known[last]
+    first = _promising(study, len(SPLITS), plans, partial(good, trial if known else None))
+    return _proven(study, len(SPLITS), first, SPLIT_STRIDE, plans, partial(good, zeros), known)
 
 
 def costs_no_more(outcome: Outcome, other: Outcome) -> bool:
@@ -212,7 +213,7 @@ def _fewest_macs(study: Study) -> Outcome:
 
     good = partial(_keeps_drop, study)
     first = _promising(study, len(MACS), plans, good)
-    outcome = _proven(study, len(MACS), first, plans, good)
+    outcome = _proven(study, len(MACS), first, STRIDE, plans, good)
     if not good(outcome):
         drop, limit = drop_of(study, outcome), study.request.max_drop or 0.0
         shown = "unknown" if drop is None else f"{drop.value:.4f}"
@@ -259,25 +260,27 @@ def _proven(
     study: Study,
     count: int,
     first: int,
+    stride: int,
     plans: Callable[[int], PruningPlan],
     good: Callable[[Outcome], bool],
+    known: Mapping[int, Outcome] = MappingProxyType({}),
 ) -> Outcome:
     """Carry out candidates from a first one on, to the first that is good with all samples.
 
     In strides until one is good and one is not, then halving what is between them. Where none is
-    good, it returns the last.
+    good, it returns the last. Those that are known already are not carried out again.
     """
     best, bad, fine, k = None, -1, count, first
     while fine - bad > 1:
-        outcome = execute(study, plans(k))
+        outcome = known.get(k) or execute(study, plans(k))
         if good(outcome):
             best, fine = outcome, k
         else:
             bad = k
         if bad < 0:
-            k = max(fine - STRIDE, 0)
+            k = max(fine - stride, 0)
         elif best is None:
-            k = min(bad + STRIDE, count - 1)
+            k = min(bad + stride, count - 1)
         else:
             k = (bad + fine) // 2
     return best or outcome

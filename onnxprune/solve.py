@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.blas import one_thread
 from onnxprune.labels import F64, I64, Bool
 
 Values = np.ndarray[Any, np.dtype[Any]]
@@ -191,8 +192,9 @@ def _row_factors(xx: F64, damping: float, support: Bool) -> Iterator[tuple[int, 
 
 def _applied(factors: Iterable[tuple[int, I64, Factor]], gap: F64) -> F64:
     result = np.zeros_like(gap)
-    for row, own, apply in factors:
-        result[row, own] = apply(gap[row, own])
+    with one_thread():  # of rows, which are small
+        for row, own, apply in factors:
+            result[row, own] = apply(gap[row, own])
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -95,13 +96,17 @@ def a_pair(seed: int, samples: int = 600, *, support: bool = False) -> tuple[Any
     skip = rng.normal(size=wanted.shape)
     passed = (0.0, np.inf)
     parts = [
-        Sample(x[None, own, 0], Gap(passed, wanted[own], skip[own]))
-        for own in (slice(0, cut), slice(cut, None))
+        [Sample(x[None, own, 0], Gap(passed, wanted[own], skip[own])) for own in blocks]
+        for blocks in (np.split(np.arange(cut), 3), [np.arange(cut, samples)])
     ]
     return halves, parts
 
 
-def error_of(halves, sample, layers) -> float:
+def error_of(halves, samples, layers) -> float:
+    return float(np.mean([error_of_block(halves, sample, layers) for sample in samples]))
+
+
+def error_of_block(halves, sample, layers) -> float:
     (w1, b1), (w2, b2) = layers
     hidden = np.maximum(halves[0].product.forward(sample.x, w1) + b1, 0)
     left = sample.gap(halves[1].product.forward(halves[1].product.unfold(hidden), w2) + b2)
@@ -124,8 +129,8 @@ def test_both_layers_together_leave_less(seed: int, support: bool) -> None:
 def test_the_slope_is_that_of_the_error() -> None:
     halves, (fitted, _) = a_pair(9)
     problem = _Problem(halves[0], halves[1], (0.0, np.inf))
-    state = problem.at(problem.start, fitted)
-    slope = problem.slope(problem.start, fitted, state)
+    _, states = problem.at(problem.start, fitted)
+    slope = problem.slope(problem.start, fitted, states)
     tiny = 1e-6
     for k, part in enumerate(slope.parts):
         for at in np.ndindex(part.shape):
@@ -133,18 +138,28 @@ def test_the_slope_is_that_of_the_error() -> None:
             for sign in (1, -1):
                 moved = [p.copy() for p in problem.start.parts]
                 moved[k][at] += sign * tiny
-                errors.append(problem.at(type(slope)(tuple(moved)), fitted).error)
+                errors.append(problem.at(type(slope)(tuple(moved)), fitted)[0])
             assert -(errors[0] - errors[1]) / (4 * tiny) == pytest.approx(part[at], abs=1e-4)
+
+
+def test_blocks_and_threads_do_not_change_the_result() -> None:
+    halves, (fitted, checked) = a_pair(5)
+    alone = fit_pair(*halves, (0.0, np.inf), fitted, checked)
+    with ThreadPoolExecutor(3) as pool:
+        many = fit_pair(*halves, (0.0, np.inf), fitted, checked, pool.map)
+    for (w, b), (v, c) in zip(alone, many, strict=True):
+        np.testing.assert_array_equal(w, v)
+        np.testing.assert_array_equal(b, c)
 
 
 def test_what_only_fits_is_not_taken() -> None:
     """Where the check samples want the opposite, the start is returned."""
     halves, (fitted, checked) = a_pair(3)
     (w1, b1), (w2, b2) = ((h.weights, h.bias) for h in halves)
-    hidden = np.maximum(halves[0].product.forward(checked.x, w1) + b1, 0)
+    hidden = np.maximum(halves[0].product.forward(checked[0].x, w1) + b1, 0)
     given = halves[1].product.forward(halves[1].product.unfold(hidden), w2) + b2
     exact = Gap((-np.inf, np.inf), given, 0.0)
-    layers = fit_pair(*halves, (0.0, np.inf), fitted, Sample(checked.x, exact))
+    layers = fit_pair(*halves, (0.0, np.inf), fitted, [Sample(checked[0].x, exact)])
     for half, (weights, bias) in zip(halves, layers, strict=True):
         np.testing.assert_array_equal(weights, half.weights)
         np.testing.assert_allclose(bias, half.bias, atol=1e-12)
@@ -152,7 +167,7 @@ def test_what_only_fits_is_not_taken() -> None:
 
 def test_what_is_not_finite_keeps_the_start() -> None:
     halves, (fitted, checked) = a_pair(3)
-    fitted.x[0, 0, 0] = np.nan
+    fitted[0].x[0, 0, 0] = np.nan
     for half, (weights, _) in zip(
         halves, fit_pair(*halves, (0.0, np.inf), fitted, checked), strict=True
     ):
