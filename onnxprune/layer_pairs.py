@@ -22,7 +22,7 @@ from onnxprune.walk import Walk
 ROWS, MACS = 64_000, 5e9
 """Rows that a pair of layers is fitted on at most, and the operations of both layers on them."""
 
-BYTES, COPIES = 1 << 29, 12
+BYTES, COPIES = 1 << 29, 8
 """Bytes that the samples of a pair may take, and how often the largest of what a pair reads and
 gives is there, copies and what is in between included, besides what is unfolded."""
 
@@ -95,7 +95,7 @@ class LayerPairs:
             return none
         positions = [f.positions(y.shape) for f, y in zip(forms, data[1:], strict=True)]
         macs = sum(p * np.prod(f.shape) for p, f in zip(positions, forms, strict=True))
-        copies = COPIES + first.form.offsets + 2 * second.form.offsets
+        copies = COPIES + first.form.offsets + second.form.offsets
         each = copies * max(v.nbytes // len(v) for v in data)
         most = min(self._share * min(ROWS / max(positions), MACS / macs), BYTES / each)
         count = sum(len(v[0]) for v in found)

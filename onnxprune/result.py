@@ -109,8 +109,8 @@ def _missed(study: Study, outcome: Outcome, channels: float) -> str:
         )
     if request.max_drop is None and drop.value > limit and request.budget == "sparsity":
         divided = (
-            f"; no division of the sparsity into channels and zeros that was tried keeps it within "
-            f"{limit:g}, and {100 * channels:.1f} % of the weights left with channels"
+            f"; {100 * channels:.1f} % of the weights left with channels, which costs no more than "
+            f"{limit:g}, or than zeros alone, as far as these samples can tell"
         )
         study.log.warnings.append(
             f"accuracy drops by {drop.value:.4f} ± {drop.standard_error:.4f} on {drop.samples} "

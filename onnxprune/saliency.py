@@ -25,6 +25,7 @@ def refitted(
     covariance: F64,
     support: Bool,
     inverse_diagonal: F64,
+    start: F64 | None = None,
     damping: float = REFIT_DAMPING,
 ) -> tuple[F64, F64]:
     """Refit the weights of a layer on a support, and say what each of them is worth.
@@ -34,6 +35,7 @@ def refitted(
         covariance: ``float64 [width, width]`` of its inputs.
         support: ``bool [outputs, width]``, the weights that are left.
         inverse_diagonal: ``float64 [width]``, that of the damped inverse of the covariance.
+        start: weights near the result, see :func:`onnxprune.solve.ridge_rows`.
         damping: ridge as a multiple of the mean variance of the inputs.
 
     Returns:
@@ -45,5 +47,5 @@ def refitted(
         variance = np.diagonal(covariance)
         live = variance > 0
         ridge = damping * float(variance[live].mean()) if live.any() else 1.0
-        fitted = ridge_rows(weights, covariance, support, ridge)
+        fitted = ridge_rows(weights, covariance, support, ridge, start)
     return fitted, np.where(support, fitted**2 / inverse_diagonal, 0.0)

@@ -226,10 +226,17 @@ def _fewest_macs(study: Study) -> Outcome:
 
 
 def _keeps_drop(study: Study, outcome: Outcome) -> bool:
-    """Whether an outcome loses no more accuracy than was asked for, or than the default."""
-    limit = DROP if study.request.max_drop is None else study.request.max_drop
-    drop = drop_of(study, outcome)
-    return drop is not None and drop.value <= limit
+    """Whether an outcome loses no more accuracy than was asked for.
+
+    Where nothing was asked for, no more than the default as far as the samples can tell, which is
+    judged as in :func:`costs_no_more`.
+    """
+    drop, limit = drop_of(study, outcome), study.request.max_drop
+    if drop is None:
+        return False
+    if limit is None:
+        limit = DROP + min(drop.standard_error, DROP)
+    return drop.value <= limit
 
 
 def _promising(

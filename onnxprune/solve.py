@@ -26,7 +26,8 @@ CHECK_EVERY = 5
 ROW_WIDTH = 1024
 """Support size up to which every row gets an exact solve of its own."""
 
-CG_STEPS = 60
+CG_STEPS, WARM_STEPS = 60, 15
+"""Steps of conjugate gradients for wider ones, and from near the result."""
 
 
 @dataclass
@@ -216,7 +217,7 @@ def _factor(damped: F64, damping: float) -> Factor:
     return lambda gap: np.asarray(dpotrs(factor, gap.T, lower=1)[0].T, dtype=np.float64)
 
 
-def ridge_rows(old: F64, xx: F64, support: Bool, damping: float) -> F64:
+def ridge_rows(old: F64, xx: F64, support: Bool, damping: float, start: F64 | None = None) -> F64:
     """Refit rows on their supports to their own full outputs.
 
     Args:
@@ -224,26 +225,33 @@ def ridge_rows(old: F64, xx: F64, support: Bool, damping: float) -> F64:
         xx: ``float64 [width, width]``, covariance of the inputs.
         support: ``bool [outputs, width]``.
         damping: lambda.
+        start: rows near the result, likewise, from where a few steps come close enough; None
+            to solve exactly.
     """
-    return old * support + _solve_rows(xx, ((old * ~support) @ xx) * support, support, damping)
+    kept, gap = old * support, (old * ~support) @ xx
+    if start is None:
+        return kept + _solve_rows(xx, gap * support, support, damping)
+    moved = start * support - kept
+    left = (gap - moved @ xx - damping * moved) * support
+    return kept + moved + _descend(xx, left, support, damping, WARM_STEPS)
 
 
 def _solve_rows(xx: F64, gap: F64, support: Bool, damping: float) -> F64:
     """Return ``gap (xx + damping I)^-1`` on the support of each row."""
     sizes = support.sum(axis=1)
     if sizes.max(initial=0) > ROW_WIDTH and len(gap) > 8:
-        return _descend(xx, gap, support, damping)
+        return _descend(xx, gap, support, damping, CG_STEPS)
     return _applied(_row_factors(xx, damping, support), gap)
 
 
-def _descend(xx: F64, gap: F64, support: Bool, damping: float) -> F64:
+def _descend(xx: F64, gap: F64, support: Bool, damping: float, steps: int) -> F64:
     """Solve all rows at once by conjugate gradients on their supports."""
     scale = 1.0 / (np.diagonal(xx).clip(0.0) + damping)
     x, r = np.zeros_like(gap), gap.copy()
     z = r * scale
     p, rz = z.copy(), np.einsum("od,od->o", r, z)
     start = rz.copy()
-    for _ in range(CG_STEPS):
+    for _ in range(steps):
         if not (rz > 1e-12 * start).any():
             break
         q = (p @ xx + damping * p) * support
