@@ -99,6 +99,25 @@ def test_conjugate_gradients_agree_with_exact_rows(monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(ridge_rows(old, covariance, support, 1e-3), exact, atol=1e-5)
 
 
+def test_rows_refitted_from_near_the_result() -> None:
+    """A few steps from the rows of a support that is a little larger come close to them."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(400, 60)) @ rng.normal(size=(60, 60))
+    covariance = x.T @ x / 400
+    damping = 1e-3 * float(np.diagonal(covariance).mean())
+    old, worth = rng.normal(size=(12, 60)), rng.random((12, 60))
+    before, support = worth < 0.65, worth < 0.6
+    near = ridge_rows(old, covariance, before, damping)
+    exact = ridge_rows(old, covariance, support, damping)
+    found = ridge_rows(old, covariance, support, damping, near)
+
+    def error(rows: np.ndarray) -> float:
+        return float(np.einsum("od,de,oe->", rows - old, covariance, rows - old))
+
+    assert (found[~support] == 0).all()
+    assert error(found) < 1.05 * error(exact) < error(near * support)
+
+
 @pytest.mark.parametrize("case", ["constant", "dead", "duplicate", "few", "outlier", "zero rows"])
 def test_degenerate_inputs_give_finite_weights(case: str) -> None:
     rng = np.random.default_rng(2)

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import cli, cost, graph, lighten, node_times, pipeline, search, speed, steering
 from onnxprune.budget import Budget
+from onnxprune.channel_block import channel_block
 from onnxprune.depth import Yardstick
 from onnxprune.errors import BudgetError, ModelError, QualityError
 from onnxprune.execute import tried
@@ -26,7 +27,7 @@ from onnxprune.observe import observe
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.request import Request
 from onnxprune.savings import BLOCK, LEAST, even_cut, measure_savings, responsive, weights_left
-from onnxprune.session import NodeRun
+from onnxprune.session import NodeRun, optimised
 from onnxprune.speed import Speed
 from onnxprune.steering import CLOSE, MEASUREMENTS, steer
 from onnxprune.study import Study
@@ -409,3 +410,23 @@ def test_the_command_line(tmp_path: Path) -> None:
 def test_a_provider_must_exist() -> None:
     with pytest.raises(ModelError, match="'Abacus'"):
         pipeline.prune(RESNET, DIGITS, latency=0.5, provider="Abacus")
+
+
+def test_the_channels_that_are_computed_together() -> None:
+    """One channel more than a block takes another block."""
+    block = channel_block()
+    assert block in (4, 8, 16)
+    rows: list[int] = []
+    for outputs in (block, block + 1):
+        weights = numpy_helper.from_array(np.ones((outputs, 32, 3, 3), np.float32), "w")
+        values = [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+            for n, s in (("x", (1, 32, 8, 8)), ("y", (1, outputs, 6, 6)))
+        ]
+        conv = helper.make_node("Conv", ["x", "w"], ["y"])
+        network = helper.make_graph([conv], "g", values[:1], values[1:], [weights])
+        opset = [helper.make_opsetid("", 17)]
+        made = optimised(helper.make_model(network, opset_imports=opset, ir_version=8))
+        rows.append(max(t.dims[0] for t in made.graph.initializer if len(t.dims) == 4))
+    assert rows in ([block, 2 * block], [block, block + 1])  # the latter where none are filled up
+    assert channel_block("OtherExecutionProvider") == 8
