@@ -275,12 +275,18 @@ def _proven(
     """Carry out candidates from a first one on, to the first that is good with all samples.
 
     In strides until one is good and one is not, then halving what is between them. Where none is
-    good, it returns the last. Those that are known already are not carried out again.
+    good, it returns the last. One that there is no plan for is not good; those that are known
+    already are not carried out again.
     """
     best, bad, fine, k = None, -1, count, first
     while fine - bad > 1:
-        outcome = known.get(k) or execute(study, plans(k))
-        if good(outcome):
+        try:
+            outcome = known.get(k) or execute(study, plans(k))
+        except BudgetError:
+            if k == count - 1:
+                raise
+            outcome = None
+        if outcome and good(outcome):
             best, fine = outcome, k
         else:
             bad = k
@@ -290,7 +296,9 @@ def _proven(
             k = min(bad + stride, count - 1)
         else:
             k = (bad + fine) // 2
-    return best or outcome
+    found = best or outcome
+    assert found is not None  # the last there is, which is the one that was tried last
+    return found
 
 
 def _within(study: Study, budget: Budget) -> PruningPlan:

@@ -179,14 +179,21 @@ def runtime_version() -> str:
 
 
 def optimised(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return what onnxruntime's CPU provider makes of a model on this machine."""
+    """Return what onnxruntime's CPU provider makes of a model on this machine.
+
+    Raises:
+        ModelError: if it cannot say, for want of a place for temporary files, say.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 4
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         target = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(target)
-        ort.InferenceSession(proto.SerializeToString(), options, providers=[PROVIDER])
-        return onnx.load(target)
+        try:
+            ort.InferenceSession(proto.SerializeToString(), options, providers=[PROVIDER])
+            return onnx.load(target)
+        except Exception as error:  # as above
+            raise ModelError(f"onnxruntime cannot optimise the model: {_first(error)}") from None
 
 
 def quantize_dynamic(proto: onnx.ModelProto, target: Path) -> None:
