@@ -14,6 +14,9 @@ from onnxprune.graph import Model
 from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.session import Session
 
+SHARPNESS = (-6.0, 6.0)
+"""Logarithms of the least and the most that a mean margin may be worth, in log odds."""
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -27,6 +30,8 @@ class Accuracy:
         per_class: accuracy of each class, NaN where it has no samples, ``float64 [K]``.
         warnings: what the user should know about the samples.
         hits: whether each sample is right, ``bool [samples]``.
+        margins: by how much the log probability of each sample's class is above the best of the
+            others, ``float64 [samples]``.
     """
 
     value: float
@@ -36,10 +41,11 @@ class Accuracy:
     per_class: tuple[float, ...]
     warnings: tuple[str, ...] = ()
     hits: Bool = field(default_factory=lambda: np.zeros(0, dtype=np.bool_), compare=False)
+    margins: F64 = field(default_factory=lambda: np.zeros(0), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without the single samples."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "hits"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,43 @@ class Drop:
 
 def drop_between(before: Accuracy, after: Accuracy) -> Drop:
     """Compare two models that were measured on the same samples."""
-    lost = before.hits.astype(np.float64) - after.hits
+    return _drop(before.hits.astype(np.float64) - after.hits)
+
+
+def expected_drop(original: Accuracy, before: Accuracy, after: Accuracy) -> Drop:
+    """Estimate how much accuracy one model has less than another, from the same samples.
+
+    A sample is not counted as right or wrong, but as right with a probability: the logistic
+    function of its margin, sharpened as makes the margins of the original most likely
+    (temperature scaling: Guo et al., arXiv 1706.04599, section 4.2, on margins). A sample that
+    is hardly wrong any more then weighs as much as one that is hardly right. That differs much
+    less from one set of samples to another than the difference that is counted.
+
+    Args:
+        original: tells how sure a margin is; on any samples.
+        before: of one model.
+        after: of the other.
+    """
+    from scipy.special import expit
+
+    sharpness = _sharpness(original.margins)
+    return _drop(expit(sharpness * before.margins) - expit(sharpness * after.margins))
+
+
+def _drop(lost: F64) -> Drop:
     return Drop(float(lost.mean()), float(lost.std() / np.sqrt(len(lost))), len(lost))
+
+
+def _sharpness(margins: F64) -> float:
+    """Return what margins are multiplied by to be the log odds of being right."""
+    from scipy.optimize import minimize_scalar
+
+    scale = max(float(np.abs(margins).mean()), 1e-30)
+
+    def surprise(log: float) -> float:
+        return float(np.logaddexp(0.0, -np.exp(log) / scale * margins).mean())
+
+    return float(np.exp(minimize_scalar(surprise, bounds=SHARPNESS, method="bounded").x) / scale)
 
 
 def measure_accuracy(
@@ -88,12 +129,15 @@ def measure_accuracy(
     name = class_output(model, output)
     losses: list[F64] = []
     hits: list[Array] = []
+    margins: list[F64] = []
     labels: list[I64] = []
     for batch in batches:
         raw = session.run_rows(batch.feeds, len(batch), model.fixed_batch, [name])[0]
         scores = _class_scores(raw, name, len(batch))
         _check(scores, batch.labels, name)
-        losses.append(_cross_entropy(scores, batch.labels))
+        logs = _log_probabilities(scores)
+        losses.append(-_of_labels(logs, batch.labels))
+        margins.append(_margins(logs, batch.labels))
         hits.append(scores.argmax(axis=1) == batch.labels)
         labels.append(batch.labels)
         progress(len(batch))
@@ -111,6 +155,7 @@ def measure_accuracy(
             for k in range(scores.shape[1])
         ),
         hits=hit,
+        margins=np.concatenate(margins),
     )
 
 
@@ -154,11 +199,23 @@ def _check(scores: F64, labels: I64, name: str) -> None:
         )
 
 
-def _cross_entropy(scores: F64, labels: I64) -> F64:
-    """Return the loss of each sample; scores that already are probabilities are taken so."""
+def _log_probabilities(scores: F64) -> F64:
+    """Return the logarithms of class probabilities; scores that already are some are taken so."""
     from scipy.special import log_softmax
 
     probable = (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-3)
-    logs = np.log(np.maximum(scores, 1e-12)) if probable else log_softmax(scores, axis=1)
-    result: F64 = -logs[np.arange(len(labels)), labels]
+    logs: F64 = np.log(np.maximum(scores, 1e-12)) if probable else log_softmax(scores, axis=1)
+    return logs
+
+
+def _of_labels(logs: F64, labels: I64) -> F64:
+    result: F64 = logs[np.arange(len(labels)), labels]
     return result
+
+
+def _margins(logs: F64, labels: I64) -> F64:
+    """Return how far the class of each sample is above the best of the others."""
+    others = logs.copy()
+    others[np.arange(len(labels)), labels] = -np.inf
+    best = others.max(axis=1)
+    return _of_labels(logs, labels) - np.where(np.isfinite(best), best, 0.0)

@@ -45,27 +45,68 @@ def removal_order(study: Study) -> Iterator[tuple[str, ...]]:
     Args:
         study: of the whole model.
     """
+    names: tuple[str, ...] = ()
+    for names in branch_order(study):
+        yield names
+    if study.request.recover != "full":
+        return
     entropies = part_entropies(study.removals, study.rectifiers or ())
-    trials = Trials(study)
-    gone = tuple[Removal, ...]()
-    while True:
-        left = [r for r in study.removals if all(apart(r, g) for g in gone)]
-        branches = sorted(
-            (r.name for r in left if r.kind == "branch"),
-            key=lambda n: (n not in trials.known, trials.known.get(n, 0.0), entropies[n]),
-        )
-        layers = sorted((r.name for r in left if r.kind == "layer"), key=entropies.__getitem__)
-        names = [g.name for g in gone]
-        if branches:
-            best = trials.best(branches[:MOST_BRANCHES])
-            trials.remove(best)
-        elif layers and study.request.recover == "full":
-            losses = {n: _loss(shortened(study, [*names, n])) for n in layers[:MOST_LAYERS]}
-            best = min(losses, key=losses.__getitem__)
-        else:
-            return
-        gone = (*gone, next(r for r in left if r.name == best))
-        yield tuple(g.name for g in gone)
+    while layers := [r.name for r in _apart(study, names) if r.kind == "layer"]:
+        layers.sort(key=entropies.__getitem__)
+        losses = {n: _loss(shortened(study, [*names, n])) for n in layers[:MOST_LAYERS]}
+        names = (*names, min(losses, key=losses.__getitem__))
+        yield names
+
+
+def branch_order(study: Study) -> Iterator[tuple[str, ...]]:
+    """Yield the names of one branch that can go, then of two, and so on until no more can.
+
+    Args:
+        study: of the whole model.
+    """
+    entropies = part_entropies(study.removals, study.rectifiers or ())
+    trials: Trials | None = None
+    names: tuple[str, ...] = ()
+    while branches := [r.name for r in _apart(study, names) if r.kind == "branch"]:
+        trials = trials or Trials(study)
+        known = trials.known
+        branches.sort(key=lambda n: (n not in known, known.get(n, 0.0), entropies[n]))
+        names = (*names, trials.best(branches[:MOST_BRANCHES]))
+        trials.remove(names[-1])
+        yield names
+
+
+def _apart(study: Study, gone: Sequence[str]) -> list[Removal]:
+    """Return the removals that are possible beside those that are gone."""
+    left = [r for r in study.removals if r.name in gone]
+    return [r for r in study.removals if all(apart(r, g) for g in left)]
+
+
+class BranchOrder:
+    """The branches of a model in the order in which they can go, as far as that is asked for.
+
+    Args:
+        study: of the whole model.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._order = branch_order(study)
+        self._known: list[tuple[str, ...]] = [()]
+        whole, macs = max(study.given.cost.macs, 1), study.node_macs
+        self._shares = {r.name: sum(macs[n] for n in r.layers) / whole for r in study.removals}
+
+    def enough(self, share: float) -> tuple[str, ...]:
+        """Return the fewest that do such a share of the operations; all if they do not."""
+        for names in self._all():
+            if sum(self._shares[n] for n in names) >= share:
+                break
+        return names
+
+    def _all(self) -> Iterator[tuple[str, ...]]:
+        yield from self._known
+        for names in self._order:
+            self._known.append(names)
+            yield names
 
 
 def part_entropies(

@@ -5,11 +5,11 @@ together with what leaves of their channels, may be less than what the same work
 That is tried where channels alone would leave next to nothing of a branch, and for a latency
 always: narrow layers take nearly as long with fewer channels, but no time once they are gone.
 
-Which branches: those that are missed least once channels alone have met the budget. First enough of
-them leave for half of the work; if the outputs then are nearer to those of the original, and the
-loss is not worse, enough for all of it, and if not, for a quarter. (The loss alone is noisy; the
-distance alone counts it as harm when a classifier is refitted to the labels.) What leaves of the
-rest is decided for what is left, and one recovery makes up for both.
+Which branches: those that are missed least, one after the other (see :mod:`onnxprune.depth`). First
+enough of them leave for a quarter of the work; if the outputs then are nearer to those of the
+original, and the loss is not worse, enough for half of it, and then for all of it. (The loss alone
+is noisy; the distance alone counts it as harm when a classifier is refitted to the labels.) What
+leaves of the rest is decided for what is left, and one recovery makes up for both.
 """
 
 from __future__ import annotations
@@ -18,20 +18,17 @@ from collections.abc import Sequence
 from functools import partial
 
 from onnxprune.budget import Budget
-from onnxprune.depth import Yardstick
+from onnxprune.depth import BranchOrder, Yardstick
 from onnxprune.errors import BudgetError
 from onnxprune.execute import shortened, tried
-from onnxprune.graph import Model
 from onnxprune.pruning_plan import PruningPlan
-from onnxprune.removals import Removal, apart
+from onnxprune.removals import Removal
 from onnxprune.savings import weights_left
-from onnxprune.shorten import with_gates
 from onnxprune.steering import within_latency
 from onnxprune.study import Study
 
-HALF, MORE, LESS = 0.5, 1.0, 0.25
-"""Of the work that a budget wants gone, what branches do: in the first trial, and in the second,
-if the first helps or not."""
+SHARES = (0.25, 0.5, 1.0)
+"""Of the work that a budget wants gone, what branches do in one trial after the other."""
 
 NEXT_TO_NOTHING = 1 / 8
 """Share of the operations of a branch that is left."""
@@ -55,32 +52,26 @@ def lightened(study: Study, budget: Budget) -> Study:
     automatic = request.mode == "auto" and request.recover == "full" and budget.kind in KINDS
     if not (automatic and study.selected and branches and _wears_out(study, branches, budget)):
         return study
-    yardstick = Yardstick(study, len(branches))
+    yardstick, order = Yardstick(study, len(branches)), BranchOrder(study)
 
-    def measured(left: Study) -> tuple[float, float, Model | None]:
+    def measured(left: Study) -> tuple[float, float]:
         trial = tried(left, partial(_rest, left, budget))
         if trial is None:
-            return float("inf"), float("inf"), None
-        return yardstick.distance(trial.model), float(trial.recovery["loss_with"]), trial.model
+            return float("inf"), float("inf")
+        return yardstick.distance(trial.model), float(trial.recovery["loss_with"])
 
-    best, known = study, set[tuple[str, ...]]([()])
-    nearest, least, model = measured(study)
-    order = _dispensable(model or study.given.folded, branches, yardstick)
-
-    def helps(share: float) -> bool:
-        nonlocal best, nearest, least
-        names = _enough(order, share * (1 - budget.limit), study)
-        if names in known:
-            return False
-        known.add(names)
-        left = shortened(study, names)
-        distance, loss, _ = measured(left)
-        better = distance < nearest and loss <= least
-        if better:
+    best, known = study, tuple[str, ...]()
+    nearest, least = measured(study)
+    for share in SHARES:
+        names = order.enough(share * (1 - budget.limit))
+        if names == known:
+            continue
+        left, known = shortened(study, names), names
+        distance, loss = measured(left)
+        if distance < nearest and loss <= least:
             best, nearest, least = left, distance, loss
-        return better
-
-    helps(MORE if helps(HALF) else LESS)
+        elif distance < float("inf"):
+            break
     return best
 
 
@@ -107,26 +98,3 @@ def _rest(left: Study, budget: Budget) -> PruningPlan:
     if budget.kind == "latency":
         return within_latency(left, budget).plan
     return left.decider.channels(budget)
-
-
-def _dispensable(model: Model, branches: Sequence[Removal], yardstick: Yardstick) -> list[Removal]:
-    """Order branches by how far the outputs of a model are from the original's without each."""
-    read = {node.output[0]: node.input for node in model.proto.graph.node}
-    present = [r for r in branches if r.result in read.get(r.name, ())]
-    gated, gates = with_gates(model, present)
-    distances = yardstick.without(gated, gates, [r.name for r in present])
-    ranked = sorted(zip(distances, range(len(present)), strict=True))
-    return [present[k] for _, k in ranked]
-
-
-def _enough(order: Sequence[Removal], share: float, study: Study) -> tuple[str, ...]:
-    """Return the first branches that can leave together and do such a share of the operations."""
-    macs, chosen = study.node_macs, list[Removal]()
-    wanted = share * study.given.cost.macs
-    for removal in order:
-        if wanted <= 0:
-            break
-        if all(apart(removal, other) for other in chosen):
-            chosen.append(removal)
-            wanted -= sum(macs[node] for node in removal.layers)
-    return tuple(removal.name for removal in chosen)

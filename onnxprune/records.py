@@ -47,15 +47,16 @@ def from_accuracy(accuracy: Accuracy) -> Arrays:
         "numbers": np.array([accuracy.value, accuracy.standard_error, accuracy.loss]),
         "per_class": np.array(accuracy.per_class, dtype=np.float64),
         "hits": accuracy.hits,
+        "margins": accuracy.margins,
     }
 
 
 def to_accuracy(arrays: Arrays) -> Accuracy:
     """Invert :func:`from_accuracy`."""
     value, standard_error, loss = arrays["numbers"].tolist()
-    hits = arrays["hits"].astype(np.bool_)
+    hits, margins = arrays["hits"].astype(np.bool_), arrays["margins"]
     per_class = tuple(arrays["per_class"].tolist())
-    return Accuracy(value, standard_error, loss, len(hits), per_class, hits=hits)
+    return Accuracy(value, standard_error, loss, len(hits), per_class, hits=hits, margins=margins)
 
 
 def from_sensitivities(found: Sequence[Sensitivity]) -> Arrays:

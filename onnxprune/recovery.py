@@ -44,10 +44,21 @@ class Effort:
 
     def thinned(self, part: Part) -> Part:
         """Return at most that many samples of a part, spread evenly."""
-        if self.samples is None or len(part) <= self.samples:
+        if self.samples is None:
             return part
-        chosen = np.linspace(0, len(part) - 1, self.samples).astype(np.int64)
-        return replace(part, rows=part.rows[chosen])
+        return spread(part, self.samples)
+
+    def spared(self, part: Part) -> Part:
+        """Return the samples of a part that are not used."""
+        return replace(part, rows=np.setdiff1d(part.rows, self.thinned(part).rows))
+
+
+def spread(part: Part, most: int) -> Part:
+    """Return at most so many samples of a part, spread evenly."""
+    if len(part) <= most:
+        return part
+    chosen = np.linspace(0, len(part) - 1, max(most, 0)).astype(np.int64)
+    return replace(part, rows=part.rows[chosen])
 
 
 ALL = Effort()

@@ -12,11 +12,11 @@ from onnxprune.accuracy import Accuracy
 from onnxprune.changes import group_changes, layer_changes
 from onnxprune.errors import InternalError, QualityError
 from onnxprune.execute import Outcome
+from onnxprune.gates import drop_of
 from onnxprune.holdout import skip_warnings
 from onnxprune.observe import observe
 from onnxprune.report import Report, Side
 from onnxprune.request import DROP
-from onnxprune.search import drop_of
 from onnxprune.speed import refusal
 from onnxprune.study import Study
 from onnxprune.targets import check_target, data_target, default_target, write_files
@@ -55,8 +55,8 @@ def measured(
         after_cost = cost.measure(final, observe(final, study.feeds, threads=study.request.threads))
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
-    channels = 1 - after_cost.weights / max(given.cost.weights, 1)
-    missed = _missed(study, outcome, channels) or refusal(outcome.speed)
+    whole = 1 - after_cost.weights / max(given.cost.weights, 1)
+    missed = _missed(study, outcome, whole) or refusal(outcome.speed)
     decided = not (edited or study.request.mode in ("weights", "depth") or study.request.lossless)
     trials = study.decider.sensitivities if decided else []
     report = Report(
@@ -67,7 +67,7 @@ def measured(
         after=Side(after_cost, after),
         achieved=_achieved(study, outcome, after_cost, edited=edited),
         speed=outcome.speed,
-        drop=drop_of(study, outcome),
+        drop=drop_of(study, outcome.selected),
         gate_met=not missed,
         verification=outcome.verification,
         recovery=outcome.recovery,
@@ -85,15 +85,15 @@ def measured(
     return PruneResult(proto, report, original.files, external, missed)
 
 
-def _missed(study: Study, outcome: Outcome, channels: float) -> str:
+def _missed(study: Study, outcome: Outcome, whole: float) -> str:
     """Return which quality gate is not met; warn of a drop that the samples cannot tell.
 
     Args:
         study: what was asked for, and the original.
         outcome: what came of it.
-        channels: the share of the weights that left with channels.
+        whole: the share of the weights that left whole.
     """
-    request, drop = study.request, drop_of(study, outcome)
+    request, drop = study.request, drop_of(study, outcome.selected)
     if drop is None or outcome.selected is None:
         return ""
     limit = DROP if request.max_drop is None else request.max_drop
@@ -109,8 +109,8 @@ def _missed(study: Study, outcome: Outcome, channels: float) -> str:
         )
     if request.max_drop is None and drop.value > limit and request.budget == "sparsity":
         divided = (
-            f"; {100 * channels:.1f} % of the weights left with channels, which costs no more than "
-            f"{limit:g}, or than zeros alone, as far as these samples can tell"
+            f"; {100 * whole:.1f} % of the weights left whole, which is expected to cost no more "
+            f"than {limit:g} beyond what zeros alone cost"
         )
         study.log.warnings.append(
             f"accuracy drops by {drop.value:.4f} ± {drop.standard_error:.4f} on {drop.samples} "

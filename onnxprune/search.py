@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from types import MappingProxyType
 
 from onnxprune import cost, storage
-from onnxprune.accuracy import Drop, drop_between
 from onnxprune.budget import Budget
-from onnxprune.channel_block import channel_block
+from onnxprune.candidates import promising, proven
 from onnxprune.depth import removal_order
+from onnxprune.division import divided
 from onnxprune.egp import emptied
 from onnxprune.errors import BudgetError
 from onnxprune.execute import (
@@ -24,23 +22,19 @@ from onnxprune.execute import (
     shortened,
     tried,
 )
+from onnxprune.gates import drop_of, keeps_drop
 from onnxprune.lighten import lightened
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
-from onnxprune.request import DROP
 from onnxprune.speed import check_speed, measure_speed, refusal
 from onnxprune.steering import as_finished, within_latency
 from onnxprune.study import Study
 
-SPLITS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0)
-"""Shares of a sparsity that leave with whole channels, in the order of preference: all of its
-weights, or as large a share of the operations."""
-
 MACS = tuple(round(0.95 * 0.97**k, 4) for k in range(96, -1, -1))
 """Ratios of the operations that are tried for the fewest within a bound on the accuracy."""
 
-STRIDE, SPLIT_STRIDE = 4, 2
-"""Steps between the first of each that have to prove themselves: what is recovered with little
+STRIDE = 4
+"""Steps between the first of them that have to prove themselves: what is recovered with little
 effort says roughly where to begin."""
 
 TIGHTENINGS, STEERINGS = 5, 2
@@ -94,7 +88,7 @@ def _found(study: Study) -> Outcome | tuple[Study, PruningPlan]:
     if request.sparsity is not None and request.mode == "weights":
         return study, study.decider.zeros(request.sparsity)
     if request.sparsity is not None and request.mode == "auto" and study.selected:
-        return _split(study, request.sparsity)
+        return divided(study, request.sparsity)
     budget = request.limit(study.bytes)
     left = lightened(study, budget)
     return _steered(left, budget) if budget.kind == "latency" else (left, _within(left, budget))
@@ -138,84 +132,24 @@ def _repaired(study: Study, slower: Outcome) -> Outcome:
     return slower
 
 
-def drop_of(study: Study, outcome: Outcome) -> Drop | None:
-    """Return the accuracy that was lost on the *select* samples; None without any."""
-    if study.selected is None or outcome.selected is None:
-        return None
-    return drop_between(study.selected, outcome.selected)
-
-
-def _split(study: Study, sparsity: float) -> Outcome:
-    """Let as much of a sparsity as the accuracy allows leave with channels, and zero the rest.
-
-    Where zeros make up the sparsity anyway, the channels that leave are those that save the most
-    operations, which zeros do not. Where zeros alone lose more than the default drop, no division
-    can keep it; then as much leaves with channels as costs no more than zeros alone, trials
-    compared with a trial. Gates that were asked for stay.
-    """
-    # Zeros make up for what channels miss: so these can have the widths that run fastest.
-    free = study.decider.align is None
-    block = channel_block(study.request.provider)
-    wide = study.decider.aligned(block) if free else study.decider
-
-    @cache
-    def plans(k: int) -> PruningPlan:
-        share = SPLITS[k]
-        if share == 0.0:
-            return study.decider.zeros(sparsity)
-        weights, macs = (
-            Budget(kind, 1 - share * sparsity, f"sparsity {sparsity:g}")
-            for kind in ("sparsity", "macs")
-        )
-        if share == 1.0:
-            return study.decider.channels(weights)
-        base = wide.channels(macs)
-        if wide.weights_left(base) < 1 - sparsity:
-            base = wide.channels(weights)
-        return study.decider.zeros(sparsity, base)
-
-    def good(zeros: Outcome | None, outcome: Outcome) -> bool:
-        if zeros is None:
-            return _keeps_drop(study, outcome)
-        return costs_no_more(outcome, zeros)
-
-    # Candidates get better one after the other: if the last loses too much, all do.
-    last, zeros, known = len(SPLITS) - 1, None, dict[int, Outcome]()
-    gated = (study.request.max_drop, study.request.min_accuracy) != (None, None)
-    trial = None if gated else tried(study, partial(plans, last))
-    if trial and not _keeps_drop(study, trial):
-        known[last] = execute(study, plans(last))
-        zeros = None if _keeps_drop(study, known[last]) else known[last]
-    first = _promising(study, len(SPLITS), plans, partial(good, trial if known else None))
-    return _proven(study, len(SPLITS), first, SPLIT_STRIDE, plans, partial(good, zeros), known)
-
-
-def costs_no_more(outcome: Outcome, other: Outcome) -> bool:
-    """Whether an outcome loses no more accuracy than another, as far as the samples can tell.
-
-    The two are compared sample by sample: what both lose is in neither's favour, and only
-    samples on which they differ make the difference uncertain. One standard error of it is taken
-    for chance (the rule of Breiman et al., Classification and Regression Trees, 1984, section
-    3.4.3), but where samples are so few that it is more than the default drop, no more than that.
-    """
-    if outcome.selected is None or other.selected is None:
-        return False
-    drop = drop_between(other.selected, outcome.selected)
-    return drop.value <= min(drop.standard_error, DROP)
-
-
 def _fewest_macs(study: Study) -> Outcome:
     """Remove as many operations as the accuracy allows."""
 
     @cache
-    def plans(k: int) -> PruningPlan:
+    def plan(k: int) -> PruningPlan:
         return study.decider.channels(Budget("macs", MACS[k], f"macs {MACS[k]:g}"))
 
-    good = partial(_keeps_drop, study)
-    first = _promising(study, len(MACS), plans, good)
-    outcome = _proven(study, len(MACS), first, STRIDE, plans, good)
-    if not good(outcome):
-        drop, limit = drop_of(study, outcome), study.request.max_drop or 0.0
+    def promises(k: int) -> bool:
+        trial = tried(study, partial(plan, k))
+        return trial is not None and holds(trial)
+
+    def holds(outcome: Outcome) -> bool:
+        return keeps_drop(study, outcome.selected)
+
+    first = promising(len(MACS), promises)
+    outcome = proven(len(MACS), first, STRIDE, lambda k: execute(study, plan(k)), holds)
+    if not holds(outcome):
+        drop, limit = drop_of(study, outcome.selected), study.request.max_drop or 0.0
         shown = "unknown" if drop is None else f"{drop.value:.4f}"
         raise BudgetError(
             f"max_drop {limit:g} cannot be kept by removing channels: removing "
@@ -223,82 +157,6 @@ def _fewest_macs(study: Study) -> Outcome:
             "or give more samples"
         )
     return outcome
-
-
-def _keeps_drop(study: Study, outcome: Outcome) -> bool:
-    """Whether an outcome loses no more accuracy than was asked for.
-
-    Where nothing was asked for, no more than the default as far as the samples can tell, which is
-    judged as in :func:`costs_no_more`.
-    """
-    drop, limit = drop_of(study, outcome), study.request.max_drop
-    if drop is None:
-        return False
-    if limit is None:
-        limit = DROP + min(drop.standard_error, DROP)
-    return drop.value <= limit
-
-
-def _promising(
-    study: Study,
-    count: int,
-    plans: Callable[[int], PruningPlan],
-    good: Callable[[Outcome], bool],
-) -> int:
-    """Return the first candidate that is good enough in a quick trial, or the last.
-
-    Candidates get better one after the other, so that halving finds it. The last is not tried.
-
-    Args:
-        study: the model.
-        count: how many candidates there are.
-        plans: makes the plan of one.
-        good: whether it is good enough.
-    """
-    low, high = 0, count - 1
-    while low < high:
-        middle = (low + high) // 2
-        trial = tried(study, partial(plans, middle))
-        low, high = (low, middle) if trial and good(trial) else (middle + 1, high)
-    return low
-
-
-def _proven(
-    study: Study,
-    count: int,
-    first: int,
-    stride: int,
-    plans: Callable[[int], PruningPlan],
-    good: Callable[[Outcome], bool],
-    known: Mapping[int, Outcome] = MappingProxyType({}),
-) -> Outcome:
-    """Carry out candidates from a first one on, to the first that is good with all samples.
-
-    In strides until one is good and one is not, then halving what is between them. Where none is
-    good, it returns the last. One that there is no plan for is not good; those that are known
-    already are not carried out again.
-    """
-    best, bad, fine, k = None, -1, count, first
-    while fine - bad > 1:
-        try:
-            outcome = known.get(k) or execute(study, plans(k))
-        except BudgetError:
-            if k == count - 1:
-                raise
-            outcome = None
-        if outcome and good(outcome):
-            best, fine = outcome, k
-        else:
-            bad = k
-        if bad < 0:
-            k = max(fine - stride, 0)
-        elif best is None:
-            k = min(bad + stride, count - 1)
-        else:
-            k = (bad + fine) // 2
-    found = best or outcome
-    assert found is not None  # the last there is, which is the one that was tried last
-    return found
 
 
 def _within(study: Study, budget: Budget) -> PruningPlan:
@@ -368,12 +226,12 @@ def _shortest(study: Study) -> Outcome:
     limit = study.request.max_drop or 0.0
     names: tuple[str, ...] = ()
     for more in removal_order(study):
-        if not _keeps_drop(study, refitted(shortened(study, more), QUICK)):
+        if not keeps_drop(study, refitted(shortened(study, more), QUICK).selected):
             break
         names = more
     while names:
         outcome = refitted(shortened(study, names))
-        if _keeps_drop(study, outcome):
+        if keeps_drop(study, outcome.selected):
             return outcome
         names = names[:-1]
     raise BudgetError(

@@ -12,7 +12,7 @@ import pytest
 import onnxprune
 from onnxprune import lighten, pipeline
 from onnxprune.budget import Budget
-from onnxprune.depth import Yardstick
+from onnxprune.depth import BranchOrder, Yardstick, branch_order
 from onnxprune.execute import execute, shortened
 from onnxprune.holdout import silent
 from onnxprune.recovery import QUICK
@@ -40,17 +40,17 @@ def whole() -> Study:
 @pytest.mark.parametrize(
     ("distances", "losses", "chosen"),
     [
-        ({0: 1.0, 2: 2.0, 1: 3.0}, (1, 1, 1, 1), 0),
-        ({0: 1.0, 2: 2.0, 1: 0.5}, (1, 1, 1, 1), 1),
-        ({0: 1.0, 2: 0.5, 3: 0.7}, (1, 1, 1, 1), 2),
-        ({0: 1.0, 2: 0.5, 3: 0.4}, (1, 1, 1, 1), 3),
-        ({0: 1.0, 2: 0.5, 1: 0.4}, (1, 2, 2, 1), 0),  # nearer, but the loss is worse
-        ({0: 1.0, 2: 0.5, 3: 0.4}, (2, 1, 1, 2), 2),
-        ({0: np.inf, 2: np.inf, 1: 0.4}, (1, 1, 1, 1), 1),  # channels alone cannot, nor with two
-        ({0: np.inf, 2: np.inf, 1: np.inf}, (1, 1, 1, 1), 0),
+        ({0: 1.0, 1: 2.0}, (1, 1), 0),
+        ({0: 1.0, 1: 0.5, 2: 0.7}, (1, 1, 1), 1),
+        ({0: 1.0, 1: 0.5, 2: 0.4, 3: 0.6}, (1, 1, 1, 1), 2),
+        ({0: 1.0, 1: 0.5, 2: 0.4, 3: 0.3}, (1, 1, 1, 1), 3),
+        ({0: 1.0, 1: 0.5}, (1, 2), 0),  # nearer, but the loss is worse
+        ({0: 1.0, 1: 0.5, 2: 0.4}, (2, 1, 2), 1),
+        ({0: np.inf, 1: np.inf, 2: 0.4, 3: 0.5}, (1, 1, 1, 1), 2),  # few parts are not enough
+        ({0: np.inf, 1: np.inf, 2: np.inf, 3: np.inf}, (1, 1, 1, 1), 0),
     ],
 )
-def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
+def test_more_parts_leave_as_long_as_that_helps(
     whole: Study,
     distances: dict[int, float],
     losses: tuple[float, ...],
@@ -76,8 +76,7 @@ def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
     monkeypatch.setattr(lighten, "_wears_out", lambda *_: True)
     monkeypatch.setattr(lighten, "tried", trial)
     monkeypatch.setattr(lighten, "shortened", shorter)
-    monkeypatch.setattr(lighten, "_dispensable", lambda *_: "abc")
-    monkeypatch.setattr(lighten, "_enough", lambda o, share, _: tuple(o[: counts[share / 0.6]]))
+    monkeypatch.setattr(BranchOrder, "enough", lambda _, share: tuple("abc"[: counts[share / 0.6]]))
     monkeypatch.setattr(Yardstick, "distance", lambda _, model: model)
     left = lighten.lightened(whole, Budget("macs", 0.4, "macs 0.4"))
     assert tried == list(distances)
@@ -102,14 +101,18 @@ def test_parts_are_tried_where_channels_leave_next_to_nothing_of_one(whole: Stud
     assert lighten._wears_out(whole, branches, Budget("latency", 0.9, "latency 0.9"))
 
 
-def test_parts_do_the_work_that_is_asked_for_and_leave_together(whole: Study) -> None:
-    branches = [r for r in whole.removals if r.kind == "branch"]
-    work = [sum(whole.node_macs[n] for n in r.layers) / whole.given.cost.macs for r in branches]
-    assert lighten._enough(branches, 0.0, whole) == ()
-    assert lighten._enough(branches, 0.9 * work[0], whole) == (branches[0].name,)
-    assert len(lighten._enough(branches, 1.0, whole)) == len(branches)
-    twice = [branches[0], branches[0], *branches[1:]]  # a part is not apart from itself
-    assert len(lighten._enough(twice, 1.0, whole)) == len(branches)
+def test_branches_leave_in_order_until_enough_work_is_gone(whole: Study) -> None:
+    order = BranchOrder(whole)
+    work = {
+        r.name: sum(whole.node_macs[n] for n in r.layers) / whole.given.cost.macs
+        for r in whole.removals
+    }
+    *_, every = branch_order(whole)
+    assert order.enough(0.0) == ()
+    assert order.enough(1.0) == every, "all, where they do not do so much"
+    for count in range(1, len(every) + 1):
+        done = sum(work[name] for name in every[:count])
+        assert order.enough(done - 1e-9) == every[:count]
 
 
 def test_one_recovery_serves_parts_and_channels(whole: Study) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxprune import candidates, division, pipeline
 from onnxprune import execute as executing
-from onnxprune import pipeline, search
-from onnxprune.accuracy import Accuracy, drop_between
+from onnxprune.accuracy import Accuracy, drop_between, expected_drop
 from onnxprune.channel_block import channel_block
 from onnxprune.errors import BudgetError, OnnxpruneError, QualityError
+from onnxprune.holdout import silent
+from onnxprune.recovery import QUICK, Effort, spread
 from onnxprune.request import Request
 
 ROOT = Path(__file__).parent.parent
@@ -128,24 +132,25 @@ def test_the_standard_error_of_a_drop_counts_differences_only() -> None:
 SAMPLES = 1000
 
 
-def hitting(lost: int, other: int = 0) -> Accuracy:
-    """Of samples that were all right, some lost; ``other`` of them elsewhere than is usual."""
+def hitting(lost: int) -> Accuracy:
+    """Of samples that were all right, and beyond doubt, some lost."""
     hits = np.ones(SAMPLES, dtype=np.bool_)
-    hits[: lost - other] = False
-    hits[len(hits) - other :] = False
-    return Accuracy(float(hits.mean()), 0.0, 0.0, SAMPLES, (), hits=hits)
+    hits[:lost] = False
+    margins = np.where(hits, 1e3, -1e3)
+    return Accuracy(float(hits.mean()), 0.0, 0.0, SAMPLES, (), hits=hits, margins=margins)
 
 
 class Trials:
-    """A study whose candidates lose so many samples, in place of carrying them out."""
+    """A study whose divisions lose so many samples, in place of carrying them out."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, lost: list[int], **request: Any) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lost: Sequence[int], **request: Any):
         self.request = Request(sparsity=0.5, **request)
         self.selected, self.decider, self.align = hitting(0), self, None
         self.seen: list[tuple[float, bool]] = []
-        self._lost = dict(zip(search.SPLITS, lost, strict=True))
-        for module in (search, executing):
+        self._lost = dict(zip(division.SHARES, lost, strict=True))
+        for module in (division, executing):
             monkeypatch.setattr(module, "execute", self._execute)
+        monkeypatch.setattr(division, "_judged", lambda _, trial: trial.selected)
 
     def channels(self, budget: Any) -> float:
         return round((1 - budget.limit) / 0.5, 6)
@@ -165,62 +170,93 @@ class Trials:
         return SimpleNamespace(plan=plan, selected=hitting(self._lost[plan]))
 
     def share(self) -> float:
-        return search._split(self, 0.5).plan  # type: ignore[arg-type,return-value]
+        return division.divided(self, 0.5).plan  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.parametrize(
     ("lost", "gates", "share"),
     [
-        # A drop of 10, or so little more that it may be chance, is kept by some: the first.
-        ([*range(90, 18, -10), 13, 9, 8, 7, 6, 5, 4, 1], {}, 0.35),
-        ([*range(90, 18, -10), 14, 9, 8, 7, 6, 5, 4, 1], {}, 0.3),
-        (range(9, -7, -1), {}, 1.0),
-        # By none: what loses as much as zeros alone, or so little more that it may be chance.
-        ([*range(90, 20, -10), 26, 24, 23, 22, 22, 20, 20, 20, 20], {}, 0.15),
-        ([*range(90, 20, -10), 26, 24, 23, 22, 22, 21, 21, 20, 20], {}, 0.05),
-        (range(100, 19, -5), {}, 0.0),
-        ([*range(90, 20, -10), 24, 20, 15, 15, 15, 15, 15, 15, 20], {}, 0.35),
-        # A gate is not moved.
-        ([*range(90, 20, -10), 26, 24, 23, 22, 22, 20, 20, 20, 20], {"max_drop": 0.01}, 0.0),
-        ([*range(90, 20, -10), 26, 24, 23, 22, 22, 20, 20, 20, 20], {"max_drop": 0.02}, 0.15),
+        # No more than 10 beyond what zeros alone lose, or so little more that it may be chance.
+        ([80, 70, 60, 50, 40, 30, 20, 3], {}, 0.0),
+        ([80, 70, 60, 50, 40, 30, 20, 7], {}, 0.1),
+        ([20, 10, 9, 8, 7, 6, 5, 0], {}, 0.8),
+        ([9, 8, 7, 6, 5, 4, 3, 0], {}, 1.0),
+        ([40, 30, 20, 10, 5, 4, 3, 30], {}, 1.0),
+        ([80, 70, 60, 50, 40, 30, 20, 20], {}, 0.2),
+        # A gate is one on all that is lost, exactly.
+        ([80, 70, 60, 50, 40, 30, 20, 10], {"max_drop": 0.01}, 0.0),
+        ([80, 70, 60, 50, 40, 30, 20, 10], {"max_drop": 0.03}, 0.2),
+        ([80, 70, 60, 50, 40, 31, 20, 10], {"max_drop": 0.03}, 0.1),
+        ([80, 70, 60, 50, 40, 30, 20, 10], {"min_accuracy": 0.5}, 0.0),
     ],
 )
-def test_where_no_division_keeps_the_drop_channels_leave_that_cost_nothing_more(
+def test_channels_that_leave_beside_zeros_cost_little_more_than_zeros_alone(
     lost: Sequence[int], gates: dict[str, float], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trials = Trials(monkeypatch, [max(n, 0) for n in lost][: len(search.SPLITS)], **gates)
+    trials = Trials(monkeypatch, lost, **gates)
     assert trials.share() == share
     carried_out = [plan for plan, quick in trials.seen if not quick]
     assert share in carried_out
-    assert len(carried_out) == len(set(carried_out)) <= 4
-    assert len(trials.seen) - len(carried_out) <= 5
+    assert len(carried_out) == len(set(carried_out)) <= (2 if gates else 1)
+    tried = [plan for plan, quick in trials.seen if quick]
+    assert len(tried) == len(set(tried)) <= 4
 
 
-def test_what_costs_no_more_is_decided_sample_by_sample() -> None:
-    def outcome(lost: int, other: int = 0) -> Any:
-        return SimpleNamespace(selected=hitting(lost, other))
+def test_trials_are_judged_on_what_neither_was_fitted_on_nor_is_to_report() -> None:
+    asked = Request(sparsity=0.5, threads=1, batch_size=32)
+    study = pipeline._study(
+        pipeline._load(LENET), LENET, asked, CALIB, None, None, None, False, silent
+    )
+    fit, select, report = (getattr(study.samples, n) for n in ("fit", "select", "report"))
+    few = Effort(samples=100)
+    used = set(few.thinned(fit).rows)
+    trial: Any = SimpleNamespace(model=study.given.original, selected=study.selected)
+    with mock.patch.object(division, "QUICK", few):
+        judged = division._judged(study, trial)
+    assert judged is not None
+    assert judged.samples == len(select) + len(fit) - 100
+    spared = set(few.spared(fit).rows)
+    assert spared | used == set(fit.rows)
+    assert not spared & (used | set(select.rows) | set(report.rows))
+    with mock.patch.object(division, "QUICK", few), mock.patch.object(division, "JUDGED", 1):
+        assert division._judged(study, trial) is study.selected
+    assert len(QUICK.spared(spread(fit, 512))) == 0
 
-    zeros = outcome(20)
-    assert search.costs_no_more(outcome(15), zeros)
-    assert search.costs_no_more(zeros, zeros)
-    assert not search.costs_no_more(outcome(21), zeros), "one more and none fewer: no chance"
-    # Of 24 and 20 losses, 14 and 10 are of the one or the other only: that may be chance.
-    assert search.costs_no_more(outcome(24, 14), zeros)
-    assert not search.costs_no_more(outcome(29, 19), zeros)
-    assert not search.costs_no_more(SimpleNamespace(selected=None), zeros)  # type: ignore[arg-type]
 
-
-def test_samples_that_cannot_tell_do_not_cost_more_than_the_default_drop() -> None:
+def test_an_expected_drop_is_one_of_the_accuracy_whatever_the_scores() -> None:
+    """Where margins are the log odds of being right, it has the mean of what is counted."""
     rng = np.random.default_rng(0)
-    half = rng.random(40) < 0.5  # each right where the other is wrong
 
-    def outcome(hits: np.ndarray) -> Any:
-        return SimpleNamespace(selected=Accuracy(0.0, 0.0, 0.0, 40, (), hits=hits))
+    def accuracy(margins: np.ndarray) -> Accuracy:
+        hits = margins > 0
+        return Accuracy(float(hits.mean()), 0.0, 0.0, len(hits), (), hits=hits, margins=margins)
 
-    worse = ~half
-    worse[np.flatnonzero(worse)[: 1 + int(worse.sum() - half.sum())]] = False
-    assert 0.02 < half.mean() - worse.mean() < 0.1
-    assert not search.costs_no_more(outcome(worse), outcome(half))
+    odds = rng.normal(3.0, 2.0, 40_000)
+    truth = np.where(rng.random(odds.size) < 1 / (1 + np.exp(-odds)), odds, -odds)
+    worse = truth - rng.gamma(0.2, 2.0, odds.size) * np.sign(truth)
+    before, after = accuracy(truth), accuracy(worse)
+    counted = drop_between(before, after).value
+    found = [
+        expected_drop(accuracy(s * truth), accuracy(s * truth), accuracy(s * worse)).value
+        for s in (0.01, 1.0, 100.0)
+    ]
+    assert np.ptp(found) < 1e-4
+    assert found[0] == pytest.approx(counted, rel=0.35)
+    assert expected_drop(before, before, before).value == 0.0
+    assert expected_drop(before, after, before).value == -found[1]
+
+    parts = np.arange(odds.size).reshape(-1, 400)
+    each = [(accuracy(truth[part]), accuracy(worse[part])) for part in parts]
+    expected = np.std([expected_drop(a, a, b).value for a, b in each])
+    assert expected < 0.8 * np.std([drop_between(a, b).value for a, b in each])
+
+
+@pytest.mark.parametrize("margin", [0.0, 1e-9, 3.0])
+def test_an_expected_drop_where_all_are_right(margin: float) -> None:
+    same = hitting(0)
+    same = replace(same, margins=np.full(SAMPLES, margin))
+    worse = replace(same, margins=np.r_[np.full(SAMPLES - 10, margin), np.full(10, -margin)])
+    assert expected_drop(same, same, worse).value == pytest.approx(0.01 if margin else 0.0, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -255,21 +291,16 @@ def test_requests_that_cannot_be(settings: dict[str, float]) -> None:
     ],
 )
 def test_candidates_have_to_prove_themselves_with_all_samples(
-    quick: int, full: int, chosen: int, most: int, monkeypatch: pytest.MonkeyPatch
+    quick: int, full: int, chosen: int, most: int
 ) -> None:
     proven: list[int] = []
 
-    def execute(_: Any, plan: int, effort: Any = None) -> SimpleNamespace:
-        if effort is None:
-            proven.append(plan)
-        return SimpleNamespace(plan=plan, good=plan >= (full if effort is None else quick))
+    def outcome(k: int) -> Any:
+        proven.append(k)
+        return SimpleNamespace(number=k)
 
-    for module in (search, executing):
-        monkeypatch.setattr(module, "execute", execute)
-    study: Any = None
-    plans: Any = lambda k: k  # noqa: E731
-    good: Any = lambda outcome: outcome.good  # noqa: E731
-    first = search._promising(study, 20, plans, good)
+    first = candidates.promising(20, lambda k: k >= quick)
     assert first == min(quick, 19)
-    assert search._proven(study, 20, first, 4, plans, good).plan == chosen  # type: ignore[comparison-overlap]
+    found: Any = candidates.proven(20, first, 4, outcome, lambda o: o.number >= full)  # type: ignore[attr-defined]
+    assert found.number == chosen
     assert len(proven) == len(set(proven)) <= most
