@@ -31,18 +31,20 @@ as large a share of the operations. What lies closer together, few samples canno
 ZEROS = len(SHARES) - 1
 """The last: zeros alone."""
 
-
 JUDGED = 1024
 """Samples to judge trials on, where so many neither were fitted on nor are only to report; more if
 more are to decide."""
 
 
-def divided(study: Study, sparsity: float) -> Outcome:
+def divided(study: Study, sparsity: float) -> Outcome | tuple[Study, PruningPlan]:
     """Reach a sparsity, and let as much of it as the accuracy allows leave with channels.
 
     Args:
         study: of the model, with samples that decide.
         sparsity: the share of its weights that is to go.
+
+    Returns:
+        The plan and the study it is for; carried out where a bound on the accuracy decides.
 
     Raises:
         BudgetError: if zeros alone cannot reach it.
@@ -67,7 +69,7 @@ def divided(study: Study, sparsity: float) -> Outcome:
 
     first = promising(len(SHARES), promises)
     if not bounded:
-        return execute(study, plan(first))
+        return study, plan(first)
     return proven(
         len(SHARES),
         first,

@@ -5,11 +5,11 @@ together with what leaves of their channels, may be less than what the same work
 That is tried where channels alone would leave next to nothing of a branch, and for a latency
 always: narrow layers take nearly as long with fewer channels, but no time once they are gone.
 
-Which branches: those that are missed least, one after the other (see :mod:`onnxprune.depth`). First
-enough of them leave for a quarter of the work; if the outputs then are nearer to those of the
-original, and the loss is not worse, enough for half of it, and then for all of it. (The loss alone
-is noisy; the distance alone counts it as harm when a classifier is refitted to the labels.) What
-leaves of the rest is decided for what is left, and one recovery makes up for both.
+Which branches: those that are missed least, one after the other (see :mod:`onnxprune.depth`).
+First enough of them leave for half of the work; if the outputs then are nearer to those of the
+original, and the loss is not worse, enough for all of it, and if not, for a quarter. (The loss
+alone is noisy; the distance alone counts it as harm when a classifier is refitted to the labels.)
+What leaves of the rest is decided for what is left, and one recovery makes up for both.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from onnxprune.savings import weights_left
 from onnxprune.steering import within_latency
 from onnxprune.study import Study
 
-SHARES = (0.25, 0.5, 1.0)
-"""Of the work that a budget wants gone, what branches do in one trial after the other."""
+HALF, MORE, LESS = 0.5, 1.0, 0.25
+"""Of the work that a budget wants gone, what branches do: in the first trial, and in the second,
+if the first helps or not."""
 
 NEXT_TO_NOTHING = 1 / 8
 """Share of the operations of a branch that is left."""
@@ -60,18 +61,23 @@ def lightened(study: Study, budget: Budget) -> Study:
             return float("inf"), float("inf")
         return yardstick.distance(trial.model), float(trial.recovery["loss_with"])
 
-    best, known = study, tuple[str, ...]()
+    best, known = study, set[tuple[str, ...]]([()])
     nearest, least = measured(study)
-    for share in SHARES:
+
+    def helps(share: float) -> bool:
+        nonlocal best, nearest, least
         names = order.enough(share * (1 - budget.limit))
-        if names == known:
-            continue
-        left, known = shortened(study, names), names
+        if names in known:
+            return False
+        known.add(names)
+        left = shortened(study, names)
         distance, loss = measured(left)
-        if distance < nearest and loss <= least:
+        better = distance < nearest and loss <= least
+        if better:
             best, nearest, least = left, distance, loss
-        elif distance < float("inf"):
-            break
+        return better
+
+    helps(MORE if helps(HALF) else LESS)
     return best
 
 

@@ -40,17 +40,17 @@ def whole() -> Study:
 @pytest.mark.parametrize(
     ("distances", "losses", "chosen"),
     [
-        ({0: 1.0, 1: 2.0}, (1, 1), 0),
-        ({0: 1.0, 1: 0.5, 2: 0.7}, (1, 1, 1), 1),
-        ({0: 1.0, 1: 0.5, 2: 0.4, 3: 0.6}, (1, 1, 1, 1), 2),
-        ({0: 1.0, 1: 0.5, 2: 0.4, 3: 0.3}, (1, 1, 1, 1), 3),
-        ({0: 1.0, 1: 0.5}, (1, 2), 0),  # nearer, but the loss is worse
-        ({0: 1.0, 1: 0.5, 2: 0.4}, (2, 1, 2), 1),
-        ({0: np.inf, 1: np.inf, 2: 0.4, 3: 0.5}, (1, 1, 1, 1), 2),  # few parts are not enough
-        ({0: np.inf, 1: np.inf, 2: np.inf, 3: np.inf}, (1, 1, 1, 1), 0),
+        ({0: 1.0, 2: 2.0, 1: 3.0}, (1, 1, 1, 1), 0),
+        ({0: 1.0, 2: 2.0, 1: 0.5}, (1, 1, 1, 1), 1),
+        ({0: 1.0, 2: 0.5, 3: 0.7}, (1, 1, 1, 1), 2),
+        ({0: 1.0, 2: 0.5, 3: 0.4}, (1, 1, 1, 1), 3),
+        ({0: 1.0, 2: 0.5, 1: 0.4}, (1, 2, 2, 1), 0),  # nearer, but the loss is worse
+        ({0: 1.0, 2: 0.5, 3: 0.4}, (2, 1, 1, 2), 2),
+        ({0: np.inf, 2: np.inf, 1: 0.4}, (1, 1, 1, 1), 1),  # channels alone cannot, nor with two
+        ({0: np.inf, 2: np.inf, 1: np.inf}, (1, 1, 1, 1), 0),
     ],
 )
-def test_more_parts_leave_as_long_as_that_helps(
+def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
     whole: Study,
     distances: dict[int, float],
     losses: tuple[float, ...],

@@ -170,7 +170,8 @@ class Trials:
         return SimpleNamespace(plan=plan, selected=hitting(self._lost[plan]))
 
     def share(self) -> float:
-        return division.divided(self, 0.5).plan  # type: ignore[arg-type,return-value]
+        found: Any = division.divided(self, 0.5)  # type: ignore[arg-type]
+        return found[1] if isinstance(found, tuple) else found.plan
 
 
 @pytest.mark.parametrize(
@@ -196,8 +197,8 @@ def test_channels_that_leave_beside_zeros_cost_little_more_than_zeros_alone(
     trials = Trials(monkeypatch, lost, **gates)
     assert trials.share() == share
     carried_out = [plan for plan, quick in trials.seen if not quick]
-    assert share in carried_out
-    assert len(carried_out) == len(set(carried_out)) <= (2 if gates else 1)
+    assert len(carried_out) == len(set(carried_out)) <= 2
+    assert (share in carried_out) == bool(gates), "a plan is enough where nothing more decides"
     tried = [plan for plan, quick in trials.seen if quick]
     assert len(tried) == len(set(tried)) <= 4
 
