@@ -21,7 +21,7 @@ from onnxprune.channel_block import channel_block
 from onnxprune.execute import Outcome, execute, tried
 from onnxprune.gates import costs_little_more, keeps_drop
 from onnxprune.pruning_plan import PruningPlan
-from onnxprune.recovery import QUICK, spread
+from onnxprune.recovery import QUICK
 from onnxprune.study import Study
 
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0)
@@ -49,7 +49,7 @@ def divided(study: Study, sparsity: float) -> Outcome | tuple[Study, PruningPlan
     Raises:
         BudgetError: if zeros alone cannot reach it.
     """
-    bounded = (study.request.max_drop, study.request.min_accuracy) != (None, None)
+    bounded = study.request.bounded
 
     @cache
     def plan(k: int) -> PruningPlan:
@@ -82,7 +82,7 @@ def divided(study: Study, sparsity: float) -> Outcome | tuple[Study, PruningPlan
 def _judged(study: Study, trial: Outcome) -> Accuracy | None:
     """Measure a trial on the samples that decide, and on those to fit on that it spared."""
     select = study.samples.select
-    spared = spread(QUICK.spared(study.samples.fit), JUDGED - len(select))
+    spared = QUICK.spared(study.samples.fit).at_most(JUDGED - len(select))
     if not len(spared):
         return trial.selected
     rows = np.concatenate([select.rows, spared.rows])

@@ -58,6 +58,13 @@ class Part:
         own = self.dataset.labels[self.rows]
         return own if self.label_of is None else self.label_of[own]
 
+    def at_most(self, count: int) -> Part:
+        """Return at most so many of the samples, spread evenly."""
+        if len(self) <= count:
+            return self
+        chosen = np.linspace(0, len(self) - 1, max(count, 0)).astype(np.int64)
+        return replace(self, rows=self.rows[chosen])
+
     def batches(self) -> Iterator[Batch]:
         """Stream the part once."""
         for batch in self.dataset.batches(self.rows, self.batch_size):

@@ -130,7 +130,6 @@ class LayerPairs:
         if not (one.usable and two.usable):
             return {}
         data = _gathered(pair, found, wanted, drawn)
-        data = _gathered(pair, found, wanted, drawn)
         size = max(1, BLOCK // sum(v[:1].nbytes for v in data))
 
         def blocks(own: I64) -> list[Sample]:

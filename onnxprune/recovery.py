@@ -44,21 +44,11 @@ class Effort:
 
     def thinned(self, part: Part) -> Part:
         """Return at most that many samples of a part, spread evenly."""
-        if self.samples is None:
-            return part
-        return spread(part, self.samples)
+        return part if self.samples is None else part.at_most(self.samples)
 
     def spared(self, part: Part) -> Part:
         """Return the samples of a part that are not used."""
         return replace(part, rows=np.setdiff1d(part.rows, self.thinned(part).rows))
-
-
-def spread(part: Part, most: int) -> Part:
-    """Return at most so many samples of a part, spread evenly."""
-    if len(part) <= most:
-        return part
-    chosen = np.linspace(0, len(part) - 1, max(most, 0)).astype(np.int64)
-    return replace(part, rows=part.rows[chosen])
 
 
 ALL = Effort()
@@ -306,11 +296,9 @@ def sample_chunks(model: Model, shapes: Shapes, part: Part, memory: int = MEMORY
     """
     each = 2 * live_bytes(model, shapes.first) / shapes.batch
     most = max(int(memory / max(each, 1.0)), model.fixed_batch or 2)
-    rows = part.rows
-    if len(rows) > most:
-        rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
-    size = model.fixed_batch or min(CHUNK, len(rows))
-    return list(_full(Part(part.dataset, rows, size), model.fixed_batch))
+    taken = part.at_most(most)
+    size = model.fixed_batch or min(CHUNK, len(taken))
+    return list(_full(Part(part.dataset, taken.rows, size), model.fixed_batch))
 
 
 def _full(part: Part, fixed: int | None) -> Iterator[Feeds]:

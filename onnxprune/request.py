@@ -119,7 +119,7 @@ class Request:
                 f"{', '.join(usable)} and recover none; got metric {self.metric}, recover "
                 f"{self.recover}"
             )
-        if self.random_inputs and (self.max_drop, self.min_accuracy) != (None, None):
+        if self.random_inputs and self.bounded:
             raise OnnxpruneError("max_drop and min_accuracy need labelled samples")
 
     def _check_values(self) -> None:
@@ -177,6 +177,11 @@ class Request:
                 f"mode weights needs a sparsity: zeros make a model no faster and no smaller; got "
                 f"{given[0] if given else 'max_drop alone'}"
             )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a bound on the accuracy was asked for."""
+        return (self.max_drop, self.min_accuracy) != (None, None)
 
     @property
     def budget(self) -> str | None:

@@ -125,8 +125,7 @@ class Study:
     def gated(self) -> bool:
         """Whether the accuracy on the *select* samples decides anything."""
         request = self.request
-        bounded = (request.max_drop, request.min_accuracy) != (None, None)
-        return bounded or (request.mode == "auto" and request.sparsity is not None)
+        return request.bounded or (request.mode == "auto" and request.sparsity is not None)
 
     @property
     def bytes(self) -> int:

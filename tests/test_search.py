@@ -20,7 +20,7 @@ from onnxprune.accuracy import Accuracy, drop_between, expected_drop
 from onnxprune.channel_block import channel_block
 from onnxprune.errors import BudgetError, OnnxpruneError, QualityError
 from onnxprune.holdout import silent
-from onnxprune.recovery import QUICK, Effort, spread
+from onnxprune.recovery import QUICK, Effort
 from onnxprune.request import Request
 
 ROOT = Path(__file__).parent.parent
@@ -221,7 +221,7 @@ def test_trials_are_judged_on_what_neither_was_fitted_on_nor_is_to_report() -> N
     assert not spared & (used | set(select.rows) | set(report.rows))
     with mock.patch.object(division, "QUICK", few), mock.patch.object(division, "JUDGED", 1):
         assert division._judged(study, trial) is study.selected
-    assert len(QUICK.spared(spread(fit, 512))) == 0
+    assert len(QUICK.spared(fit.at_most(512))) == 0
 
 
 def test_an_expected_drop_is_one_of_the_accuracy_whatever_the_scores() -> None:
