@@ -125,7 +125,7 @@ def _layer(
         _plain(node.attrs),
         weight.data_axis,
         weight.output_axis,
-        outputs_first=weight.output_of.shape[0] > 1 or weight.shape[0] == 1 == weight.shape[1],
+        outputs_first=weight.outputs_first,
     )
     outputs = form.outputs * form.groups
     bias, output = _own_bias(graph, node, weight, outputs, values.dtype)

@@ -154,9 +154,9 @@ class Walk:
 
     def _session(self, wanted: Sequence[str]) -> tuple[Session, list[str]]:
         found, numbers = self._frontier(wanted)
-        nodes = [self._proto.graph.node[k] for k in sorted(numbers)]
         read = {name for k in numbers for name in self._inputs[k]}
         inputs = sorted(found & read)
+        nodes = [_apart(self._proto.graph.node[k], found) for k in sorted(numbers)]
         graph = helper.make_graph(
             nodes,
             "step",
@@ -172,6 +172,16 @@ class Walk:
 
 def _read(node: onnx.NodeProto) -> list[str]:
     return [name for name in [*node.input, *captured(node)] if name]
+
+
+def _apart(node: onnx.NodeProto, held: Set[str]) -> onnx.NodeProto:
+    """Rename those outputs of a node that are held already: another of them is computed."""
+    if held.isdisjoint(node.output):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.output[:] = [f"{name}/again" if name in held else name for name in node.output]
+    return copy
 
 
 def _declared(name: str, value: Array) -> onnx.ValueInfoProto:
