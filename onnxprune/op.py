@@ -394,6 +394,8 @@ class Op:
             output_of: see :class:`Weight`.
             output_axis: axis of output 0; None if the node has no place for an intercept.
         """
+        if not all(self.shape(i)):
+            return  # it has no elements
         if not self.is_constant(i) or self.node.domain not in ("", "ai.onnx", None):
             output_axis = None  # what is quantised is left as it is; fused operators have no place
         rank = len(self.out_shape()) if output_axis is not None else 0
