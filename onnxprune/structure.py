@@ -116,7 +116,7 @@ class Weight:
     @property
     def outputs_first(self) -> bool:
         """Of a matrix: whether it is stored ``[outputs, inputs]``, whichever of them is 1."""
-        return self.channel_of.shape[0] == 1 and self.output_of.shape[-1] == 1
+        return bool(self.channel_of.shape[0] == 1 and self.output_of.shape[-1] == 1)
 
     @property
     def point(self) -> tuple[str, int]:
