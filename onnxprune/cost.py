@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnxprune.equation import parse
 from onnxprune.graph import UNPACKS, Model, Shapes, captured, weight_values
 from onnxprune.labels import F64, Bool
 from onnxprune.structure import Structure, Weight
@@ -16,6 +17,7 @@ WEIGHT_INPUTS = {
     "Conv": (1,),
     "ConvInteger": (1,),
     "ConvTranspose": (1,),
+    "Einsum": tuple(range(16)),
     "Gemm": (0, 1),
     "MatMul": (0, 1),
     "MatMulInteger": (0, 1),
@@ -28,7 +30,7 @@ WEIGHT_INPUTS = {
 }
 """The operands that count as weights where they are constant: what a sparsity refers to."""
 
-OTHER_PRODUCTS = ("Attention", "DeformConv", "Einsum")
+OTHER_PRODUCTS = ("Attention", "DeformConv")
 """Further operators whose operations count."""
 
 FLOATS = {
@@ -178,17 +180,21 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
 
 
 def _letters(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> int:
-    """Multiply the sizes of all letters of an Einsum; 0 where some axes have none."""
-    equation = node.attribute[0].s.decode().replace(" ", "")
-    terms = equation.partition("->")[0].split(",")
-    if "." in equation:
-        return 0
-    sizes = {
-        c: n
-        for term, own in zip(terms, shapes, strict=True)
-        for c, n in zip(term, own, strict=True)
-    }
-    return int(np.prod(list(sizes.values()), dtype=np.int64))
+    """Count the operations of an Einsum, whose operands are multiplied one after the other.
+
+    Each takes the product of the sizes of all letters of two operands.
+    """
+    equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
+    terms, right = parse(equation, [len(own) for own in shapes])
+    sizes: dict[str, int] = {}
+    for term, own in zip(terms, shapes, strict=True):
+        sizes |= {c: max(sizes.get(c, 1), n) for c, n in zip(term, own, strict=True)}
+    total, seen = 0, set(terms[0])
+    for k, term in enumerate(terms[1:], 1):
+        seen |= set(term)
+        total += int(np.prod([sizes[c] for c in seen], dtype=np.int64))
+        seen &= set(right).union(*terms[k + 1 :])
+    return total
 
 
 def weights_kept(weight: Weight, kept: Bool) -> int:

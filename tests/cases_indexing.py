@@ -233,9 +233,39 @@ rows("Einsum", "rows", chain(flat, einsum("nc,co->no", (16, 4))))
 _grid = chain(apply("Reshape", [0, 2, 3, 4, 4]), einsum("nabhw,bc->nachw", (3, 2)),
               apply("Reshape", [0, 4, 4, 4]))  # fmt: skip
 layer("Einsum", "factors", _grid, c=6)
-tokens("Einsum", "ellipsis", einsum("...d,dk->...k", (4, 5)), out=5, prunable=False)
+tokens("Einsum", "ellipsis", einsum("...d,dk->...k", (4, 5)), out=5)
 tokens("Einsum", "diagonal", chain(einsum("bii->bi"), apply("Unsqueeze", [1])), prunable=False)
-tokens("Einsum", "spread", two("bnd,bnd->bnd", same, dense(4, 1)), prunable=False)
+tokens("Einsum", "spread", two("bnd,bnd->bnd", same, dense(4, 1)))
+
+
+def experts(first: str, second: str, gated: str, *shapes: tuple[int, ...]) -> Body:
+    """Several networks side by side, added up with gates that depend on the data."""
+
+    def body(n: Net, x: str) -> str:
+        inner = n.op("Tanh", n.op("Einsum", x, n.weight(*shapes[0]), equation=first))
+        outer = n.op("Einsum", inner, n.weight(*shapes[1]), equation=second)
+        return n.op("Einsum", n.op("Sigmoid", n.dense(x, 4, 3)), outer, equation=gated)
+
+    return body
+
+
+_moe = experts("bnd,edh->bneh", "bneh,ehd->bned", "bne,bned->bnd", (3, 4, 5), (3, 5, 4))
+tokens("Einsum", "experts", _moe)
+_moe = experts("...d,edh->e...h", "e...h,ehd->e...d", "...e,e...d->...d", (3, 4, 5), (3, 5, 4))
+tokens("Einsum", "experts, ellipsis", _moe)
+_inner = chain(einsum("bnd,edh->ebnh", (3, 4, 5)), apply("Tanh"))
+tokens("Einsum", "experts, summed", chain(_inner, einsum("ebnh,ehd->bnd", (3, 5, 4))))
+_stack = chain(apply("Reshape", [0, 0, 2, 3]), einsum("...hi,hij->...hj", (2, 3, 5)),
+               apply("Reshape", [0, 0, 10]))  # fmt: skip
+tokens("Einsum", "ellipsis, heads", _stack, c=6, out=10)
+tokens("Einsum", "ellipsis, implicit", einsum("...d,dk", (4, 5)), out=5)
+_inside = chain(einsum("b...d,dk->bk...", (4, 5)), swap)
+tokens("Einsum", "ellipsis inside", _inside, out=5)
+_scores = two("bid,bjd,bjk->bik", dense(4, 6), dense(4, 6), dense(4, 5))
+tokens("Einsum", "three activations", _scores, out=5)
+tokens("Einsum", "row of a stack", einsum("bnd,nd->bnd", (4, 4)))
+_diagonal = chain(einsum("nchh->nch"), apply("Unsqueeze", [3]))
+layer("Einsum", "diagonal of maps", _diagonal)
 
 
 def twice(first: str, second: str, *shape: int) -> Body:

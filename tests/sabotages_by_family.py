@@ -155,6 +155,26 @@ def reads_the_last_operand_backwards(op: Op) -> None:
     with_attribute(op, "equation", backwards)
 
 
+@sabotage("MatMul", "mask permutation")
+@sabotage("Einsum", "mask permutation")
+def slices_a_stack_from_the_other_end(op: Op) -> None:
+    site = op.site
+
+    def backwards(i: int, axis: int, labels: np.ndarray | None) -> None:
+        stacked = labels is not None and len(op.shape(i)) > 2
+        site(i, axis, labels[::-1] if stacked else labels)
+
+    with mock.patch.object(op, "site", backwards):
+        CORRECT[op.type](op)
+
+
+@sabotage("MatMul", "mask")
+def forgets_what_a_vector_sums(op: Op) -> None:
+    vector = 1 in (len(op.shape(0)), len(op.shape(1)))
+    with mock.patch.object(op, "sum_over", (lambda *_: None) if vector else op.sum_over):
+        CORRECT["MatMul"](op)
+
+
 @sabotage(f"{DOMAIN}FusedMatMul", "mask permutation")
 def ignores_that_b_is_transposed(op: Op) -> None:
     square = op.shape(1) == (4, 4)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from onnxprune.op import Op
+from onnxprune.rules.einsum import multiply
 from onnxprune.rules.elementwise import broadcast, unary
-from onnxprune.rules.layers import conv, gemm, multiply
+from onnxprune.rules.layers import conv, gemm
 from onnxprune.rules.normalization import parameters
 from onnxprune.rules.registry import rule
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from onnxprune.labels import I64
 from onnxprune.op import Op
-from onnxprune.rules.elementwise import join
 from onnxprune.rules.registry import rule
 
 
@@ -153,34 +152,3 @@ def _record_matrix(
         output_of=outside.reshape(view[::-1]),
         output_axis=output_axis,
     )
-
-
-@rule("MatMul")
-def matmul(op: Op) -> None:
-    """Stacks of matrices; a constant matrix is a layer's weight and begins labels."""
-    multiply(op, 0, 0)
-
-
-def multiply(op: Op, transposed_a: int, transposed_b: int) -> None:
-    """Multiply stacks of matrices, either of them stored transposed in its last two axes."""
-    out, ranks = op.out_shape(), [len(op.shape(i)) for i in (0, 1)]
-    if min(ranks) < 2:
-        return
-    inner = (ranks[0] - 1 - transposed_a, ranks[1] - 2 + transposed_b)
-    outer = (ranks[0] - 2 + transposed_a, ranks[1] - 1 - transposed_b)
-    _contract(op, (0, inner[0]), (1, inner[1]))
-    for axis in range(len(out) - 2):
-        op.give(axis, join(op, axis, out, [0, 1]))
-    for i, axis in ((0, len(out) - 2), (1, len(out) - 1)):
-        if op.is_parameter(i) and ranks[i] == 2 and not op.is_parameter(1 - i):
-            op.site(i, outer[i], op.origin(axis))
-            _record_matrix(
-                op,
-                weight=i,
-                weight_axis=inner[i],
-                data=1 - i,
-                data_axis=inner[1 - i],
-                output_axis=axis,
-            )
-        else:
-            op.give(axis, op.take(i, outer[i]))
