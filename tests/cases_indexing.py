@@ -88,6 +88,76 @@ tokens("ScatterND", "added", scatter_nd("same", "layer", reduction="add"), opset
 _into = apply("ScatterND", [[0, 1, 2]], [1.5])
 tokens("ScatterND", "single values", _into, prunable=False, batch=2)
 
+
+def table_nd(n: Net, x: str) -> str:
+    """Rows of a constant table, by two numbers each."""
+    where = n.op("Concat", *(n.op("Unsqueeze", places(n, x), n.const([2])) for _ in range(2)),
+                 axis=2)  # fmt: skip
+    return n.op("Concat", x, n.op("GatherND", n.weight(4, 4, 4), where), axis=1)
+
+
+tokens("GatherND", "rows of a table", table_nd)
+
+
+def numbers(n: Net, x: str, kind: str, width: int = 4) -> str:
+    """Which token each of 4 tokens picks: one for all channels, or for each its own."""
+    if kind == "constant":
+        return n.const(n.rng.integers(0, 4, size=(2, 4, width)))
+    if kind == "own":
+        return n.op("ArgMax", x, axis=1, keepdims=1)
+    picked = n.op("ArgMax", "x0", axis=2, keepdims=1)
+    if kind == "tiled":
+        return n.op("Tile", picked, n.const([1, 1, width]))
+    return n.op("Expand", picked, computed_shape(n, x, 4, width))
+
+
+def gathered(kind: str, width: int = 4, axis: int = 1) -> Body:
+    """Values of other tokens."""
+    return lambda n, x: n.op("GatherElements", x, numbers(n, x, kind, width), axis=axis)
+
+
+for _kind in ("expanded", "tiled", "constant", "own"):
+    _batch = {"batch": 2} if _kind == "constant" else {}
+    tokens("GatherElements", _kind, gathered(_kind), **_batch)
+_layers = both("GatherElements", same, lambda n, x: n.op("ArgMax", n.dense(x, 4, 4), axis=1),
+               axis=1)  # fmt: skip
+tokens("GatherElements", "indices of a layer", _layers)
+tokens("GatherElements", "some channels", gathered("expanded", 3), out=3, prunable=False)
+tokens("GatherElements", "across channels", gathered("expanded", axis=2), prunable=False)
+_turned = chain(swap, lambda n, x: n.op("GatherElements", x, n.const(np.tile([0, 2, 1, 3], (2, 4, 1)
+                )), axis=2), swap)  # fmt: skip
+tokens("GatherElements", "last axis", _turned, batch=2)
+
+
+def scattered(data: str, kind: str = "expanded", op: str = "ScatterElements", width: int = 4,
+              axis: int = 1, **how: str) -> Body:  # fmt: skip
+    """Messages to other tokens, as graph networks pass them."""
+
+    def body(n: Net, x: str) -> str:
+        messages = n.dense(x, 4, width)
+        if data == "zeros":
+            nothing = numpy_helper.from_array(np.zeros(1, np.float32))
+            into = n.op("ConstantOfShape", computed_shape(n, x, 4, 4), value=nothing)
+        else:
+            into = n.weight(2, 4, 4) if data == "constant" else x
+        done = n.op(op, into, numbers(n, x, kind, width), messages, axis=axis, **how)
+        return n.op("Add", n.op("Tanh", done), x)
+
+    return body
+
+
+for _data in ("same", "zeros", "constant"):
+    for _kind in ("expanded", "tiled", "constant"):
+        _batch = {"batch": 2} if "constant" in (_data, _kind) else {}
+        _body = scattered(_data, _kind, reduction="add")
+        tokens("ScatterElements", f"{_kind} into {_data}", _body, opset=16, **_batch)
+for _how in ("mul", "max", "min"):
+    tokens("ScatterElements", _how, scattered("same", reduction=_how), opset=18)
+tokens("ScatterElements", "last wins", scattered("zeros"))
+tokens("ScatterElements", "some channels", scattered("same", width=3), prunable=False)
+tokens("ScatterElements", "across channels", scattered("same", axis=2), prunable=False)
+tokens("Scatter", "last wins", scattered("same", "constant", "Scatter"), opset=10, batch=2)
+
 # -- constants of a computed shape -----------------------------------------------------------
 
 

@@ -137,10 +137,14 @@ def gather(op: Op) -> None:
 
 @rule("GatherND")
 def gather_nd(op: Op) -> None:
-    """Axes behind the indexed ones pass."""
+    """Axes behind the indexed ones pass; those of a constant table begin labels."""
     depth, rank = op.shape(1)[-1] + int(op.attribute("batch_dims", 0)), len(op.shape(0))
     for k in range(depth, rank):
-        op.give(k - rank + len(op.out_shape()), op.take(0, k))
+        place = k - rank + len(op.out_shape())
+        if op.is_constant(0):
+            op.site(0, k, op.origin(place))
+        else:
+            op.give(place, op.take(0, k))
 
 
 @rule("ScatterND")
@@ -159,6 +163,29 @@ def scatter_nd(op: Op) -> None:
             op.site(i, own, labels)
         if out[k] > 1:
             op.give(k, labels)
+
+
+@rule("GatherElements")
+def gather_elements(op: Op) -> None:
+    """Each value is looked up along one axis; across the others data and indices line up."""
+    rank, out = len(op.shape(0)), op.out_shape()
+    axis = int(op.attribute("axis", 0)) % rank
+    op.give(axis, op.take(1, axis))
+    for k in set(range(rank)) - {axis}:
+        if op.shape(0)[k] == out[k]:
+            op.give(k, join(op, k, out, [0, 1]))
+
+
+@rule("ScatterElements", "Scatter")
+def scatter_elements(op: Op) -> None:
+    """Each value is written, or added, along one axis; across the others all operands line up.
+
+    Where the updates are fewer than the data, they belong to the first indices: those freeze.
+    """
+    rank, out = len(op.shape(0)), op.out_shape()
+    for k in set(range(rank)) - {int(op.attribute("axis", 0)) % rank}:
+        if op.shape(1)[k] == op.shape(2)[k] == out[k]:
+            op.give(k, join(op, k, out, [0, 1, 2]))
 
 
 @rule("ReverseSequence", "Trilu")
