@@ -27,7 +27,7 @@ REJECTIONS = (
 
 def inverted(n: Net, x: str) -> str:
     """The inverse of a matrix for each row of a map."""
-    rows = n.op("Transpose", x, perm=[0, 2, 3, 1])
+    rows = n.op("Transpose", n.op("Sin", x), perm=[0, 2, 3, 1])
     return n.op("Transpose", n.op("Inverse", rows, domain="com.microsoft"), perm=[0, 3, 1, 2])
 
 
