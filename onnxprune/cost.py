@@ -14,9 +14,11 @@ from onnxprune.labels import F64, Bool
 from onnxprune.structure import Structure, Weight
 
 WEIGHT_INPUTS = {
+    "Attention": (1,),
     "Conv": (1,),
     "ConvInteger": (1,),
     "ConvTranspose": (1,),
+    "DeformConv": (1,),
     "Einsum": tuple(range(16)),
     "Gemm": (0, 1),
     "MatMul": (0, 1),
@@ -30,8 +32,6 @@ WEIGHT_INPUTS = {
 }
 """The operands that count as weights where they are constant: what a sparsity refers to."""
 
-OTHER_PRODUCTS = ("Attention", "DeformConv")
-"""Further operators whose operations count."""
 
 FLOATS = {
     onnx.TensorProto.FLOAT,
@@ -155,7 +155,7 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(constants[name].dims) if name in constants else shapes.first[name]
 
-    if node.op_type not in (*WEIGHT_INPUTS, *OTHER_PRODUCTS):
+    if node.op_type not in WEIGHT_INPUTS:
         return 0
     if not all(shapes.has(o) for o in node.output if o):
         return 0

@@ -89,7 +89,7 @@ class LayerPairs:
         none = np.empty(0, dtype=np.int64)
         if first is None or first.node not in self._solved:
             return none
-        data = found[0][-1], found[0][0], wanted[0][0]
+        data = found[0][-1], found[0][0], second.staying(wanted[0][0])
         forms = _matrix(first), _matrix(second)
         if not all(f.batched(x, y) for f, x, y in zip(forms, data[:2], data[1:], strict=True)):
             return none
@@ -122,7 +122,7 @@ class LayerPairs:
             passed: what passes the rectifier behind, lowest and highest.
         """
         pair = self._first_of[second.node], second
-        shapes = [v.shape for v in (found[0][-1], found[0][0], wanted[0][0])]
+        shapes = [v.shape for v in (found[0][-1], found[0][0], second.staying(wanted[0][0]))]
         one, two = (
             self._half(layer, walk, inside, outside)
             for layer, inside, outside in zip(pair, shapes[:2], shapes[1:], strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from case import conv, dense, flat, layer, rows, same, swap, tokens
+from onnx import TensorProto
 from strategies import Body, Net, apply, both, chain
 
 DOMAIN = "com.microsoft"
@@ -144,3 +145,23 @@ for _op, _least in (("SkipLayerNormalization", 1), ("SkipSimplifiedLayerNormaliz
     for _widths in range(_least, _most + 1):
         case(tokens, _op, f"tokens, {_widths}", skip(_op, turn=True, widths=_widths))
     case(tokens, _op, "sum", skip(_op, turn=True, widths=_most, total=True))
+
+
+def embedded(segments: bool = False, total: bool = False) -> Body:
+    """Tokens beside those of a normalised embedding, or of what it normalises."""
+
+    def body(n: Net, x: str) -> str:
+        ids = n.op("Cast", n.op("ArgMax", "x0", axis=1, keepdims=0), to=TensorProto.INT32)
+        tables = [n.weight(7, 4), n.weight(5, 4), n.weight(4, 4) if segments else ""]
+        operands = [ids, ids if segments else "", *tables, n.weight(4), n.weight(4)]
+        made = n.ops("EmbedLayerNormalization", 3 if total else 2, *operands, domain=DOMAIN)
+        y = n.op("Add", made[0], made[2]) if total else made[0]
+        return n.op("Concat", x, n.op("Tanh", y), axis=1)
+
+    return body
+
+
+case(tokens, "EmbedLayerNormalization", "two tables", embedded(), prunable=False)
+case(tokens, "EmbedLayerNormalization", "three tables", embedded(segments=True), prunable=False)
+case(tokens, "EmbedLayerNormalization", "sum", embedded(True, True), prunable=False)
+case(layer, "Trilu", "maps", fused("Trilu", upper=0))

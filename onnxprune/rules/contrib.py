@@ -63,3 +63,18 @@ def skip_layer_normalization(op: Op) -> None:
                 op.give(k, labels, o)
         if k == rank - 1:
             parameters(op, (2, 3) if simplified else (2, 3, 4), -1, labels)
+
+
+@rule(DOMAIN + "EmbedLayerNormalization")
+def embed_layer_normalization(op: Op) -> None:
+    """Rows of two or three tables are added (output 2) and normalised."""
+    tables, parameters_of = (2, 3, 4), (5, 6)
+    if not op.all_constant(*tables, *parameters_of):
+        return
+    labels = op.origin(2)
+    op.normalise(labels)
+    for i in tables:
+        op.site(i, 1, labels)
+    for i in parameters_of:
+        op.site(i, 0, labels)
+    op.give(2, labels, 2)

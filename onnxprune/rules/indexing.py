@@ -188,7 +188,7 @@ def scatter_elements(op: Op) -> None:
             op.give(k, join(op, k, out, [0, 1, 2]))
 
 
-@rule("ReverseSequence", "Trilu")
+@rule("ReverseSequence", "Trilu", "com.microsoft::Trilu")
 def along_two_axes(op: Op) -> None:
     """Values are moved, or set to zero, by their places along two axes; the others pass."""
     rank = len(op.shape(0))

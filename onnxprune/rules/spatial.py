@@ -17,7 +17,7 @@ def pool(op: Op) -> None:
         op.give(axis, op.take(0, axis))
 
 
-@rule("GridSample", "RoiAlign", "MaxRoiPool")
+@rule("GridSample", "com.microsoft::GridSample", "RoiAlign", "MaxRoiPool")
 def sample(op: Op) -> None:
     """Every map is sampled at the same positions, which another input names."""
     op.give(1, op.take(0, 1))
