@@ -98,5 +98,5 @@ def test_operations_of_einsum_count():
     y = n.op("Einsum", heads, heads, equation="bihk,bjhk->bhij")
     model = normalise(n.model(y, rank=4))
     cost = measure(model, observe(model, {"x0": np.ones((2, 5, 4), np.float32)}, threads=1))
-    assert (cost.params, cost.weights) == (4 * 3 * 6, 0)
+    assert (cost.params, cost.weights) == (4 * 3 * 6, 4 * 3 * 6)
     assert cost.macs == 5 * 4 * 3 * 6 + 3 * 5 * 5 * 6
