@@ -29,9 +29,12 @@ WEIGHT_INPUTS = {
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
+    "TransposeMatMul": (0, 1),
 }
 """The operands that count as weights where they are constant: what a sparsity refers to."""
 
+MATRICES = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger")
+"""Products of two matrices, or stacks of them."""
 
 FLOATS = {
     onnx.TensorProto.FLOAT,
@@ -173,7 +176,7 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
         return first[0] * first[1] * int(np.prod(second)) + 2 * elements * first[1]
     if node.op_type == "Attention":
         return (int(np.prod(first, dtype=np.int64)) + elements) * second[-2]
-    if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger"):
+    if node.op_type in MATRICES:
         return elements * first[-2 if transposed else -1]
     recurrent = shape(node.input[2])
     return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))

@@ -116,6 +116,10 @@ for _a in (0, 1):
         case(tokens, "FusedMatMul", f"left weight, {_how} transposed", front(_a, _b))
 case(tokens, "FusedMatMul", "square weight", fused("FusedMatMul", (4, 4), transB=1))
 case(tokens, "FusedMatMul", "heads", heads, out=6)
+_weight = fused("FusedMatMul", (3, 5, 4), transB=1)
+_stack = chain(apply("Unsqueeze", [1]), _weight, apply("ReduceSum", [1], keepdims=0))
+case(tokens, "FusedMatMul", "stack of weights", _stack, out=5)
+case(tokens, "TransposeMatMul", "weight", fused("TransposeMatMul", (5, 4), transB=1), out=5)
 _batches = both("FusedMatMul", dense(4, 6), dense(4, 6), transBatchA=1, transA=1, domain=DOMAIN)
 _batches = chain(apply("Reshape", [0, 2, 2, 4]), _batches, apply("Reshape", [4, -1, 4]))
 

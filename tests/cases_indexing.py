@@ -158,6 +158,42 @@ tokens("ScatterElements", "some channels", scattered("same", width=3), prunable=
 tokens("ScatterElements", "across channels", scattered("same", axis=2), prunable=False)
 tokens("Scatter", "last wins", scattered("same", "constant", "Scatter"), opset=10, batch=2)
 
+tokens("Compress", "tokens", apply("Compress", [True, False, True, True], axis=1))
+tokens("Compress", "channels", apply("Compress", [True, False, True, True], axis=2), out=3,
+       prunable=False)  # fmt: skip
+
+
+def largest(axis: int, *last: int) -> Body:
+    """Which token is the largest of each channel, told by zeros and ones."""
+
+    def body(n: Net, x: str) -> str:
+        where = n.op("ArgMax", x, axis=1, keepdims=0)
+        made = n.op("OneHot", where, n.const(4), n.const([-0.5, 1.0]), axis=axis)
+        return n.op("Transpose", made, perm=[0, *last]) if last else made
+
+    return body
+
+
+tokens("OneHot", "in front", largest(1))
+tokens("OneHot", "behind", largest(-1, 2, 1))
+
+
+def fourier(axis: int, **how: int) -> Body:
+    """Real and imaginary parts of a transform, added up."""
+
+    def body(n: Net, x: str) -> str:
+        pairs, named = n.op("Unsqueeze", x, n.const([3])), {"axis": axis} if n.opset < 20 else {}
+        operands = [pairs] if named else [pairs, "", n.const(axis)]
+        return n.op("ReduceSum", n.op("DFT", *operands, **named, **how), n.const([3]), keepdims=0)
+
+    return body
+
+
+for _opset in (17, 20):
+    tokens("DFT", f"tokens, {_opset}", fourier(1), opset=_opset)
+tokens("DFT", "negative, one-sided", fourier(-3, onesided=1), opset=20)
+tokens("DFT", "channels", fourier(2), prunable=False)
+
 # -- constants of a computed shape -----------------------------------------------------------
 
 

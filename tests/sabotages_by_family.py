@@ -81,6 +81,9 @@ def ignores_groups(op: Op) -> None:
 @sabotage("CumSum", "mask permutation")
 @sabotage("ArgMax", "mask permutation")
 @sabotage("TopK", "mask")
+@sabotage("GatherElements", "mask permutation")
+@sabotage("Compress", "mask permutation")
+@sabotage("DFT", "mask permutation")
 def passes_along_its_axis(op: Op) -> None:
     CORRECT[op.type](op)
     for axis in op.labelled(0):

@@ -40,7 +40,7 @@ def fused_gemm(op: Op) -> None:
     gemm(op)
 
 
-@rule(DOMAIN + "FusedMatMul")
+@rule(DOMAIN + "FusedMatMul", DOMAIN + "TransposeMatMul")
 def fused_matmul(op: Op) -> None:
     """A MatMul of operands that may be transposed."""
     if op.attribute("transBatchA", 0) or op.attribute("transBatchB", 0):

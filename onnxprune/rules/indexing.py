@@ -188,6 +188,23 @@ def scatter_elements(op: Op) -> None:
             op.give(k, join(op, k, out, [0, 1, 2]))
 
 
+@rule("Compress")
+def compress(op: Op) -> None:
+    """Indices along one axis are dropped; the other axes pass."""
+    rank = len(op.shape(0))
+    if "axis" in op.node.attrs:
+        for k in set(range(rank)) - {int(op.attribute("axis")) % rank}:
+            op.give(k, op.take(0, k))
+
+
+@rule("OneHot")
+def one_hot(op: Op) -> None:
+    """A new axis tells the values apart; the others pass."""
+    axis = int(op.attribute("axis", -1)) % len(op.out_shape())
+    for k in range(len(op.shape(0))):
+        op.give(k + (k >= axis), op.take(0, k))
+
+
 @rule("ReverseSequence", "Trilu", "com.microsoft::Trilu")
 def along_two_axes(op: Op) -> None:
     """Values are moved, or set to zero, by their places along two axes; the others pass."""
