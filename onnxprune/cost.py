@@ -33,6 +33,9 @@ WEIGHT_INPUTS = {
 }
 """The operands that count as weights where they are constant: what a sparsity refers to."""
 
+PAST = {"MultiHeadAttention": 6, "GroupQueryAttention": 3}
+"""Products of two activations whose operations count, and where the keys seen before are."""
+
 MATRICES = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger")
 """Products of two matrices, or stacks of them."""
 
@@ -158,12 +161,15 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(constants[name].dims) if name in constants else shapes.first[name]
 
-    if node.op_type not in WEIGHT_INPUTS:
+    if node.op_type not in WEIGHT_INPUTS and node.op_type not in PAST:
         return 0
     if not all(shapes.has(o) for o in node.output if o):
         return 0
     if node.op_type == "Einsum":
         return _letters(node, [shape(name) for name in node.input])
+    if node.op_type in PAST:
+        operands = [shape(name) if name else () for name in node.input]
+        return _scores(PAST[node.op_type], operands, shape(node.output[0]))
     first, second = shape(node.input[0]), shape(node.input[1])
     out = shape(next(o for o in node.output if o))
     elements = int(np.prod(out, dtype=np.int64))
@@ -180,6 +186,19 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
         return elements * first[-2 if transposed else -1]
     recurrent = shape(node.input[2])
     return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))
+
+
+def _scores(past: int, shapes: Sequence[tuple[int, ...]], out: tuple[int, ...]) -> int:
+    """Count the operations of queries with keys and of scores with values.
+
+    Args:
+        past: the input with the keys that were seen before.
+        shapes: of all inputs, empty where one is not given.
+        out: shape of the output.
+    """
+    apart = len(shapes) > 1 and len(shapes[1]) == 3  # else one tensor holds all three
+    keys = shapes[int(apart)][1] + (shapes[past][2] if len(shapes) > past and shapes[past] else 0)
+    return out[0] * out[1] * keys * ((shapes[0][2] if apart else out[2]) + out[2])
 
 
 def _letters(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> int:
