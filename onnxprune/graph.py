@@ -31,12 +31,14 @@ from onnxprune.labels import Array
 class TensorSpec:
     """Name, element type and declared shape of a model input or output.
 
-    ``shape`` holds ints, and names (possibly empty) for dynamic sizes.
+    ``shape`` holds ints, and names (possibly empty) for dynamic sizes. ``kind`` of an output may
+    also be ``sequence``, ``map`` or ``optional``; such a one has no shape and objects for elements.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]
+    kind: str = "tensor"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Model:
     @property
     def outputs(self) -> list[TensorSpec]:
         """The declared outputs."""
-        return [_spec(v) for v in self.proto.graph.output]
+        return [_output_spec(v) for v in self.proto.graph.output]
 
     @property
     def fixed_batch(self) -> int | None:
@@ -114,10 +116,20 @@ def node_id(node: gs.Node) -> str:
     return next((str(t.name) for t in node.outputs if t.name), str(node.name))
 
 
+def _output_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = str(value.type.WhichOneof("value")).removesuffix("_type")
+    if kind in ("sequence", "map", "optional"):
+        return TensorSpec(value.name, np.dtype(object), (), kind)
+    return _spec(value)
+
+
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.elem_type:
-        raise ModelError(f"'{value.name}' is not a tensor: only tensor inputs and outputs work")
+        raise ModelError(
+            f"'{value.name}' is not a tensor: inputs have to be tensors, outputs tensors, "
+            "sequences, maps or optional ones; export the model without it"
+        )
     dims: list[int | str] = [
         d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim
     ]

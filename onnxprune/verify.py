@@ -22,6 +22,7 @@ from onnxprune.labels import Array, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.session import Feeds, Session
 from onnxprune.structure import Inexact, Structure
+from onnxprune.values import difference, is_finite
 
 LIMIT = 1e-3
 LIMIT_HALF = 1e-2
@@ -145,27 +146,15 @@ def compare(reference: Model, candidate: Model, feeds: Feeds, *, threads: int = 
     ]
     absolute, relative = 0.0, 0.0
     for spec, expected, got in zip(reference.outputs, *values, strict=True):
-        if not np.isfinite(expected.astype(np.float64)).all():
+        if not is_finite(expected):
             raise ModelError(
                 f"output '{spec.name}' is NaN or infinite on the samples, with or without "
                 "pruning, so a rewrite cannot be verified; check the model and the data"
             )
-        error, scale = _difference(expected, got)
+        error, scale = difference(expected, got)
         absolute = max(absolute, error)
         relative = max(relative, error / scale if error else 0.0)
     return Verification(absolute, relative, samples)
-
-
-def _difference(expected: Array, got: Array) -> tuple[float, float]:
-    """Return the largest difference and the largest magnitude; infinite where not finite."""
-    if expected.shape != got.shape:
-        return float("inf"), 1.0
-    a, b = expected.astype(np.float64), got.astype(np.float64)
-    if not a.size:
-        return 0.0, 1.0
-    if not np.isfinite(b).all():
-        return float("inf"), 1.0
-    return float(np.abs(a - b).max()), max(float(np.abs(a).max()), 1e-30)
 
 
 def verify(
