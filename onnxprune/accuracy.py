@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.class_scores import class_scores
 from onnxprune.data import Batch
-from onnxprune.errors import CalibrationError, ModelError
+from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
 from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.session import Session
@@ -117,7 +118,7 @@ def measure_accuracy(
     Args:
         model: a classifier.
         batches: labelled samples.
-        output: name of the output that holds the class scores ``[N, K]`` (default: the first).
+        output: name of the output that holds the class scores (default: the first that can).
         threads: onnxruntime threads.
         progress: called with the number of samples done after each batch.
 
@@ -126,14 +127,15 @@ def measure_accuracy(
         CalibrationError: if a label is outside the model's classes, or scores are NaN.
     """
     session = Session(model.proto, threads=threads)
-    name = class_output(model, output)
+    found = class_scores(model, output)
+    name = found.name
     losses: list[F64] = []
     hits: list[Array] = []
     margins: list[F64] = []
     labels: list[I64] = []
     for batch in batches:
         raw = session.run_rows(batch.feeds, len(batch), model.fixed_batch, [name])[0]
-        scores = _class_scores(raw, name, len(batch))
+        scores = found.read(raw, len(batch))
         _check(scores, batch.labels, name)
         logs = _log_probabilities(scores)
         losses.append(-_of_labels(logs, batch.labels))
@@ -157,33 +159,6 @@ def measure_accuracy(
         hits=hit,
         margins=np.concatenate(margins),
     )
-
-
-def class_output(model: Model, output: str = "") -> str:
-    """Return the name of the output with the class scores.
-
-    Raises:
-        ModelError: if there is no output of that name.
-    """
-    names = [spec.name for spec in model.outputs]
-    if output and output not in names:
-        raise ModelError(f"the model has no output '{output}'; it has {', '.join(names)}")
-    return output or names[0]
-
-
-def _class_scores(raw: Array, name: str, samples: int) -> F64:
-    """Return scores as ``float64 [N, K]``; trailing axes of size 1 are dropped."""
-    if raw.ndim < 2 or raw.shape[0] != samples or raw.size != samples * raw.shape[1]:
-        raise ModelError(
-            f"output '{name}' has shape {list(raw.shape)} for {samples} samples, expected "
-            "[samples, classes]; pick the class scores with --output NAME"
-        )
-    if not np.issubdtype(raw.dtype, np.floating):
-        raise ModelError(
-            f"output '{name}' is {raw.dtype}, expected float class scores; pick them with "
-            "--output NAME"
-        )
-    return raw.reshape(samples, -1).astype(np.float64)
 
 
 def _check(scores: F64, labels: I64, name: str) -> None:

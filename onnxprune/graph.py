@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune import storage
 from onnxprune.errors import InternalError, ModelError
@@ -351,7 +352,8 @@ def captured_names(node: gs.Node) -> set[str]:
 
 def edit(model: Model) -> gs.Graph:
     """Return an onnx-graphsurgeon copy of the model to be changed."""
-    return gs.import_onnx(model.proto)
+    with G_LOGGER.suppress():  # it would print what it does not know
+        return gs.import_onnx(model.proto)
 
 
 def values_of(tensor: gs.Constant) -> Array:
@@ -371,7 +373,8 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
             tensor.shape = None
     graph.cleanup().toposort()
     constants = _take_large_constants(graph)
-    proto = gs.export_onnx(graph, do_type_check=False)
+    with G_LOGGER.suppress():
+        proto = gs.export_onnx(graph, do_type_check=False)
     for tensor in proto.graph.initializer:
         if tensor.name in constants:
             tensor.CopyFrom(constants[tensor.name])

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune import cost, graph
-from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
+from onnxprune.accuracy import Accuracy, measure_accuracy
+from onnxprune.class_scores import class_scores
 from onnxprune.data import open_dataset
 from onnxprune.errors import CalibrationError, OnnxpruneError, PlanError
 from onnxprune.execute import execute, shortened
@@ -348,7 +349,7 @@ def _study(
     if request.empirical and data is None:
         raise CalibrationError("empirical needs calibration samples")
     check_provider(request.provider)
-    class_output(original, request.output)
+    class_scores(original, request.output)
     log = Log(progress)
     with log.stage("load"):
         samples = hold_out(
@@ -422,7 +423,7 @@ def evaluate(
         OnnxpruneError: if the model or the samples cannot be used.
     """
     loaded = _load(model)
-    class_output(loaded, output)
+    class_scores(loaded, output)
     dataset = open_dataset(Path(data), loaded.inputs, mean=mean, std=std)
     size = loaded.fixed_batch or batch_size
     accuracy = measure_accuracy(

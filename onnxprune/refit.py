@@ -25,13 +25,18 @@ def refit_classifier(
     Args:
         features: ``float64 [samples, width]``.
         labels: ``int64 [samples]``.
-        weights: ``float64 [classes, width]``, where to start and what to stay close to.
+        weights: ``float64 [classes, width]``, where to start and what to stay close to; a single
+            row gives the log odds of class 1.
         bias: ``float64 [classes]``, likewise.
 
     Returns:
         The new weights and bias and the ridge, or None where no ridge lowers the loss on the
         check samples.
     """
+    if len(weights) == 1:
+        two = (np.vstack([np.zeros_like(weights), weights]), np.append(0.0, bias))
+        result = refit_classifier(features, labels, *two)
+        return result and (np.diff(result[0], axis=0), np.diff(result[1]), result[2])
     deviation = features.std(axis=0)
     deviation[deviation == 0] = 1.0
     mean = features.mean(axis=0)

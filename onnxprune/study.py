@@ -10,10 +10,11 @@ from typing import Any
 
 from onnxprune import cache as caching
 from onnxprune import cost, records
-from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
+from onnxprune.accuracy import Accuracy, measure_accuracy
 from onnxprune.budget import Meter
 from onnxprune.cache import Arrays, Cache
 from onnxprune.calibrate import Point, calibrate
+from onnxprune.class_scores import class_count, class_scores
 from onnxprune.decide import Decider
 from onnxprune.entropy import Activity, activities, watch
 from onnxprune.errors import CalibrationError
@@ -89,7 +90,7 @@ class Study:
     ) -> None:
         self.samples, self.request, self.log = samples, request, log
         self.location, self._align = location, request.align
-        self.output = class_output(original, request.output)
+        self.output = class_scores(original, request.output).name
         log.warnings += samples.warnings
         with log.stage("observe"):
             self.feeds: Feeds
@@ -344,17 +345,19 @@ class Study:
 
     def _count_classes(self) -> int:
         """Compare the labels with the model's classes; return the number of classes."""
-        samples, name = self.samples, self.output
-        shape = self.given.shapes.first.get(name, ())
-        known = shape[1] if len(shape) >= 2 else 0
+        samples, shapes, name = self.samples, self.given.shapes, self.output
+        shape = shapes.first.get(class_scores(self.given.original, name).tensor, ())
+        found = class_count(shape, shapes.batch) or (shape[1] if len(shape) >= 2 else 0)
+        known, names = max(found, 2) if found else 0, samples.class_names
         if known and samples.labels_end > known:
+            has = "one score per sample, for the classes 0 and 1" if found == 1 else f"{known}"
             raise CalibrationError(
                 f"label {samples.labels_end - 1} is outside the model's classes: output '{name}' "
-                f"has {known}; check the class folders or y"
+                f"has {has}; check the class folders or y"
             )
-        if known and len(samples.class_names) not in (0, known):
+        if known and len(names) not in (0, known):
             self.log.warnings.append(
-                f"the calibration set has {len(samples.class_names)} classes, the model's output "
-                f"'{name}' has {known}: check that the order of the class folders is the model's"
+                f"the calibration set has {len(names)} classes, the model's output '{name}' has "
+                f"{known}: check that the order of the class folders is the model's"
             )
         return max(known, samples.labels_end)

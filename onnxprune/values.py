@@ -30,9 +30,8 @@ def is_number(leaf: Array) -> bool:
 
 def is_finite(value: Value) -> bool:
     """Whether all numbers in an output are finite."""
-    return all(
-        bool(np.isfinite(leaf.astype(np.float64)).all()) for leaf in leaves(value) if is_number(leaf)
-    )
+    numbers = filter(is_number, leaves(value))
+    return all(bool(np.isfinite(leaf.astype(np.float64)).all()) for leaf in numbers)
 
 
 def difference(expected: Value, got: Value) -> tuple[float, float]:
