@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, TensorSpec
+from onnxprune.graph import Model, Shapes, TensorSpec
 from onnxprune.labels import F64, Array
 from onnxprune.values import Value
 
@@ -45,12 +45,20 @@ class ClassScores:
         keys: of these maps, in the order of the classes; empty for a tensor.
         probable: whether all values are within [0, 1]. A single one per sample is then the
             probability of class 1, and else its log odds.
+        suited: whether its type can hold scores at all.
     """
 
     name: str
     tensor: str
     keys: tuple[int | str, ...] = ()
     probable: bool = False
+    suited: bool = True
+
+    def count(self, shapes: Shapes) -> int:
+        """Return the number of classes that was observed, at least 2; 0 for no class scores."""
+        shape = shapes.first.get(self.tensor)
+        known = class_count(shape, shapes.batch) if shape is not None and self.suited else None
+        return max(known, 2) if known else 0
 
     def read(self, output: Value, samples: int) -> F64:
         """Return the scores of ``samples`` as ``float64 [samples, classes]``.
@@ -120,8 +128,8 @@ def class_scores(model: Model, output: str = "") -> ClassScores:
         raise ModelError(f"the model has no output '{output}'; it has {', '.join(specs)}")
     makers = {name: node for node in model.proto.graph.node for name in node.output if name}
     suited = [n for n, s in specs.items() if _is_zipped(makers.get(n)) or _may_hold(s)]
-    floats = [n for n, s in specs.items() if np.issubdtype(s.dtype, np.floating)]
-    name = output or next(iter([*suited, *floats, *specs]))
+    floats = {n for n, s in specs.items() if np.issubdtype(s.dtype, np.floating)}
+    name = output or next(iter([*suited, *(n for n in specs if n in floats), *specs]))
     zipped = makers.get(name)
     if zipped is not None and _is_zipped(zipped):
         attributes = {a.name: helper.get_attribute_value(a) for a in zipped.attribute}
@@ -130,7 +138,8 @@ def class_scores(model: Model, output: str = "") -> ClassScores:
         ]
         return ClassScores(name, zipped.input[0], tuple(keys), probable=True)
     constants = {t.name: t for t in model.proto.graph.initializer}
-    return ClassScores(name, name, probable=_is_probability(name, makers, constants))
+    probable = _is_probability(name, makers, constants)
+    return ClassScores(name, name, probable=probable, suited=name in floats)
 
 
 def _is_zipped(node: onnx.NodeProto | None) -> bool:

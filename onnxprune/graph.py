@@ -353,7 +353,11 @@ def captured_names(node: gs.Node) -> set[str]:
 def edit(model: Model) -> gs.Graph:
     """Return an onnx-graphsurgeon copy of the model to be changed."""
     with G_LOGGER.suppress():  # it would print what it does not know
-        return gs.import_onnx(model.proto)
+        graph = gs.import_onnx(model.proto)
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and tensor.type != "tensor_type":
+            tensor.dtype = None  # it cannot export maps; the declared type is put back
+    return graph
 
 
 def values_of(tensor: gs.Constant) -> Array:

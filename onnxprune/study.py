@@ -14,7 +14,7 @@ from onnxprune.accuracy import Accuracy, measure_accuracy
 from onnxprune.budget import Meter
 from onnxprune.cache import Arrays, Cache
 from onnxprune.calibrate import Point, calibrate
-from onnxprune.class_scores import class_count, class_scores
+from onnxprune.class_scores import class_scores
 from onnxprune.decide import Decider
 from onnxprune.entropy import Activity, activities, watch
 from onnxprune.errors import CalibrationError
@@ -345,15 +345,12 @@ class Study:
 
     def _count_classes(self) -> int:
         """Compare the labels with the model's classes; return the number of classes."""
-        samples, shapes, name = self.samples, self.given.shapes, self.output
-        shape = shapes.first.get(class_scores(self.given.original, name).tensor, ())
-        found = class_count(shape, shapes.batch) or (shape[1] if len(shape) >= 2 else 0)
-        known, names = max(found, 2) if found else 0, samples.class_names
+        samples, name, names = self.samples, self.output, self.samples.class_names
+        known = class_scores(self.given.original, name).count(self.given.shapes)
         if known and samples.labels_end > known:
-            has = "one score per sample, for the classes 0 and 1" if found == 1 else f"{known}"
             raise CalibrationError(
                 f"label {samples.labels_end - 1} is outside the model's classes: output '{name}' "
-                f"has {has}; check the class folders or y"
+                f"has {known}; check the class folders or y"
             )
         if known and len(names) not in (0, known):
             self.log.warnings.append(
