@@ -254,7 +254,7 @@ class Scorer:
 
 def _require_f(point: Point, stats: ActivationStats) -> None:
     """Make sure that a point has an F statistic."""
-    samples, classes = int(stats.count.sum()), np.count_nonzero(stats.count)
+    samples, classes = int(stats.count.sum()), len(stats.count)
     if classes < 2 or samples <= classes:
         usable = [name for name, c in CRITERIA.items() if not c.needs_labels]
         raise CalibrationError(

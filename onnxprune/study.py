@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from onnxprune import cache as caching
 from onnxprune import cost, records
 from onnxprune.accuracy import Accuracy, measure_accuracy
@@ -179,8 +181,8 @@ class Study:
                     model,
                     shapes,
                     points,
-                    self.samples.fit.batches(),
-                    classes=self.classes,
+                    self.samples.fit.batches,
+                    classes=len(np.unique(self.samples.fit.labels)),
                     squares=squares,
                     threads=request.threads,
                     progress=self.log.progress("calibrate", len(self.samples.fit)),
@@ -190,7 +192,6 @@ class Study:
         def settings() -> dict[str, Any]:
             return self._fitting() | {
                 "squares": squares,
-                "classes": self.classes,
                 "points": len(points),
             }
 
