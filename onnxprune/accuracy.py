@@ -152,13 +152,18 @@ def measure_accuracy(
         standard_error=float(np.sqrt(value * (1 - value) / count)),
         loss=float(np.concatenate(losses).mean()),
         samples=count,
-        per_class=tuple(
-            float(hit[label == k].mean()) if (label == k).any() else float("nan")
-            for k in range(scores.shape[1])
-        ),
+        per_class=tuple(_per_class(hit, label, scores.shape[1]).tolist()),
         hits=hit,
         margins=np.concatenate(margins),
     )
+
+
+def _per_class(hit: Bool, labels: I64, classes: int) -> F64:
+    """Return the share of hits of each class, NaN where it has no samples."""
+    right, count = (np.bincount(labels, w, classes) for w in (hit, None))
+    with np.errstate(invalid="ignore"):
+        result: F64 = right / count
+    return result
 
 
 def _check(scores: F64, labels: I64, name: str) -> None:

@@ -221,33 +221,46 @@ def skip_warnings(skipped: Sequence[str]) -> list[str]:
 def split(labels: I64, shares: Sequence[float], seed: int) -> list[I64]:
     """Divide samples ``int64 [n]`` at random into parts, every class by the same shares.
 
+    What of a class cannot be divided evenly goes where it is missing most, over all classes: so
+    the parts have the sizes that were asked for, however small the classes are. Of each class
+    the first part gets a sample before any other does, unless so many classes have so few
+    samples that the others would get less than half of theirs.
+
     Returns:
         Ascending ``int64`` sample numbers for each (positive, relative) share: disjoint, and
-        covering all. A class with at least ``len(shares)`` samples is in every part.
+        covering all.
 
     Raises:
         ValueError: if a share is not positive.
     """
     if not shares or min(shares) <= 0:
         raise ValueError(f"shares must be positive, got {list(shares)}")
-    rng = np.random.default_rng(seed)
-    parts: list[list[I64]] = [[np.empty(0, np.int64)] for _ in shares]
-    for label in np.unique(labels):
+    rng, ratios = np.random.default_rng(seed), np.array(shares) / math.fsum(shares)
+    part_of = np.full(len(labels), -1, dtype=np.int64)
+    present = np.unique(labels)
+    first = len(present) <= (1 + ratios[0]) / 2 * len(labels)
+    left: list[I64] = []
+    for label in present:
         members = rng.permutation(np.flatnonzero(labels == label))
-        ends = np.cumsum(_apportion(len(members), shares))
-        for part, rows in zip(parts, np.split(members, ends[:-1]), strict=True):
-            part.append(rows)
-    return [np.sort(np.concatenate(part)) for part in parts]
+        sizes = np.floor(len(members) * ratios + 1e-9).astype(np.int64)
+        sizes[0] = max(sizes[0], int(first))
+        whole = int(sizes.sum())
+        part_of[members[:whole]] = np.repeat(np.arange(len(ratios)), sizes)
+        left.append(members[whole:])
+    missing = ratios * len(labels) - np.bincount(part_of[part_of >= 0], minlength=len(ratios))
+    for rows in left:
+        chosen = np.argsort(-missing, kind="stable")[: len(rows)]
+        part_of[rows] = chosen
+        missing[chosen] -= 1
+    if len(labels) >= len(ratios):
+        _fill(part_of, labels, len(ratios), keep=first)
+    return [np.flatnonzero(part_of == k) for k in range(len(ratios))]
 
 
-def _apportion(count: int, shares: Sequence[float]) -> list[int]:
-    """Divide ``count`` by largest remainder, leaving no part empty if there is enough."""
-    quotas = [count * share / math.fsum(shares) for share in shares]
-    sizes = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(sizes)), key=lambda k: sizes[k] - quotas[k])
-    for k in by_remainder[: count - sum(sizes)]:
-        sizes[k] += 1
-    while count >= len(sizes) and 0 in sizes:
-        sizes[sizes.index(max(sizes))] -= 1
-        sizes[sizes.index(0)] += 1
-    return sizes
+def _fill(part_of: I64, labels: I64, parts: int, *, keep: bool) -> None:
+    """Let no part be empty; if ``keep``, only as far as no class leaves the largest for that."""
+    for part in np.setdiff1d(np.arange(parts), part_of):
+        giver = np.flatnonzero(part_of == np.bincount(part_of).argmax())
+        kinds, counts = np.unique(labels[giver], return_counts=True)
+        if counts.max() > 1 or not keep:
+            part_of[giver[labels[giver] == kinds[counts.argmax()]][-1]] = part

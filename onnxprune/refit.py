@@ -74,11 +74,13 @@ def _fit(features: F64, labels: I64, old: F64, ridge: float) -> F64:
     from scipy.optimize import minimize
     from scipy.special import softmax
 
-    target = np.eye(len(old))[labels]
+    rows = np.arange(len(labels))
 
     def objective(flat: F64) -> tuple[float, F64]:
         parameters = flat.reshape(old.shape)
-        gap = (softmax(_scores(features, parameters), axis=1) - target) / len(labels)
+        gap = softmax(_scores(features, parameters), axis=1)
+        gap[rows, labels] -= 1.0
+        gap /= len(labels)
         moved = parameters - old
         gradient = np.concatenate([gap.T @ features, gap.sum(axis=0)[:, None]], axis=1)
         value = _loss(features, labels, parameters) + 0.5 * ridge * float((moved**2).sum())
