@@ -115,8 +115,11 @@ class Holdout:
         """Unreadable samples found so far."""
         return list(dict.fromkeys([*self.fit.dataset.skipped, *self.report.dataset.skipped]))
 
-    def class_warnings(self, classes: int) -> list[str]:
-        """Say which of the model's classes have no samples to fit on, and which have few."""
+    def class_warnings(self, classes: int, rough: bool) -> list[str]:
+        """Say which of the model's classes have no samples to fit on, and which have few.
+
+        Few are said only if ``rough``: statistics of single classes are used.
+        """
         if not len(self.fit):
             return []
         counts, names = np.bincount(self.fit.labels, minlength=classes), self.class_names
@@ -124,7 +127,7 @@ class Holdout:
         for found, what in (
             (counts == 0, "no samples to fit on; what only they need may have left: add samples"),
             (
-                (counts > 0) & (counts < FEW),
+                (counts > 0) & (counts < FEW) & rough,
                 f"fewer than {FEW} samples to fit on; their rough statistics were used: "
                 "add samples",
             ),

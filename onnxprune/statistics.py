@@ -93,6 +93,11 @@ class ActivationStats:
         return result
 
 
+def is_defined(samples: int, classes: int) -> bool:
+    """Whether there is an F statistic of so many samples of so many classes."""
+    return 2 <= classes < samples
+
+
 def f_statistic(stats: ActivationStats) -> F64:
     """One-way analysis of variance of each channel over the classes that are present.
 
@@ -105,7 +110,7 @@ def f_statistic(stats: ActivationStats) -> F64:
     """
     count, mean = stats.count, stats.mean
     classes, samples = len(count), int(count.sum())
-    if classes < 2 or samples <= classes:
+    if not is_defined(samples, classes):
         return np.full(mean.shape[1], np.nan)
     between = (count @ (mean - stats.overall_mean()) ** 2) / (classes - 1)
     within = stats.m2 / (samples - classes)

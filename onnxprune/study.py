@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +34,7 @@ from onnxprune.savings import measure_savings
 from onnxprune.score import Scorer, weight_points
 from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
-from onnxprune.statistics import ActivationStats
+from onnxprune.statistics import ActivationStats, is_defined
 from onnxprune.subject import Subject, observe_inputs, trace_subject
 from onnxprune.verify import Verification
 
@@ -90,10 +90,10 @@ class Study:
         *,
         cache: bool = False,
     ) -> None:
-        self.samples, self.request, self.log = samples, request, log
+        log.warnings += samples.warnings
+        self.samples, self.request, self.log = samples, _measurable(request, samples, log), log
         self.location, self._align = location, request.align
         self.output = class_scores(original, request.output).name
-        log.warnings += samples.warnings
         with log.stage("observe"):
             self.feeds: Feeds
             self.feeds, shapes = observe_inputs(
@@ -169,7 +169,7 @@ class Study:
         needed = needed or request.mode == "depth"
         if not (request.empirical if request.lossless else needed):
             return {}, None
-        self.log.warnings += self.samples.class_warnings(self.classes)
+        self.log.warnings += self.samples.class_warnings(self.classes, criterion.needs_labels)
         rectifiers = find_rectifiers(subject.folded, subject.shapes, subject.structure)
         model, shapes, states = watch(subject.folded, subject.shapes, rectifiers)
         points = states if request.lossless else [*weight_points(subject.structure), *states]
@@ -359,3 +359,18 @@ class Study:
                 f"{known}: check that the order of the class folders is the model's"
             )
         return max(known, samples.labels_end)
+
+
+def _measurable(request: Request, samples: Holdout, log: Log) -> Request:
+    """Return a request without F where the samples are too few for it, and warn of that."""
+    unused = request.lossless or not request.criterion.needs_labels or not len(samples.fit)
+    count, classes = len(samples.fit), len(np.unique(samples.fit.labels))
+    if unused or is_defined(count, classes):
+        return request
+    metric = request.metric_without_f
+    log.warnings.append(
+        f"the F statistic needs at least two classes and more samples than classes, but there are "
+        f"{count} samples of {classes} classes to fit on: metric {metric} is used instead of "
+        f"{request.metric}; give more samples of each class"
+    )
+    return replace(request, metric=metric)
