@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -111,6 +111,7 @@ def measure_accuracy(
     *,
     output: str = "",
     threads: int = 0,
+    folders: Sequence[str] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> Accuracy:
     """Measure top-1 accuracy and cross-entropy.
@@ -120,6 +121,7 @@ def measure_accuracy(
         batches: labelled samples.
         output: name of the output that holds the class scores (default: the first that can).
         threads: onnxruntime threads.
+        folders: names of the class folders, by label, for messages.
         progress: called with the number of samples done after each batch.
 
     Raises:
@@ -136,7 +138,7 @@ def measure_accuracy(
     for batch in batches:
         raw = session.run_rows(batch.feeds, len(batch), model.fixed_batch, [name])[0]
         scores = found.read(raw, len(batch))
-        _check(scores, batch.labels, name)
+        _check(scores, batch.labels, name, folders)
         logs = _log_probabilities(scores)
         losses.append(-_of_labels(logs, batch.labels))
         margins.append(_margins(logs, batch.labels))
@@ -166,17 +168,30 @@ def _per_class(hit: Bool, labels: I64, classes: int) -> F64:
     return result
 
 
-def _check(scores: F64, labels: I64, name: str) -> None:
+def _check(scores: F64, labels: I64, name: str, folders: Sequence[str]) -> None:
     if not np.isfinite(scores).all():
         raise CalibrationError(
             f"output '{name}' is NaN or infinite on the samples; check the preprocessing "
             "and the model"
         )
     if labels.max() >= scores.shape[1]:
-        raise CalibrationError(
-            f"label {int(labels.max())} is outside the model's classes: output '{name}' has "
-            f"{scores.shape[1]}; check the class folders or y"
-        )
+        raise CalibrationError(outside(int(labels.max()), name, scores.shape[1], folders))
+
+
+def outside(label: int, output: str, classes: int, folders: Sequence[str] = ()) -> str:
+    """Say that a label is not one of the model's classes, and which folder it comes from."""
+    where = f" (folder '{folders[label]}')" if label < len(folders) else ""
+    return (
+        f"label {label}{where} is outside the model's classes: output '{output}' has {classes}; "
+        f"check the class folders or y{listed(folders)}"
+    )
+
+
+def listed(folders: Sequence[str], most: int = 10) -> str:
+    """Return which label each class folder has, for the end of a message; nothing without any."""
+    shown = [f"'{name}' is {k}" for k, name in enumerate(folders[:most])]
+    more = ["..."] if len(folders) > most else []
+    return f": {', '.join(shown + more)}" if folders else ""
 
 
 def _log_probabilities(scores: F64) -> F64:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from onnxprune.errors import CalibrationError
+from onnxprune.folders import class_folders, images_under
 from onnxprune.graph import TensorSpec
 from onnxprune.labels import F64, I64, Array
 
@@ -31,7 +32,6 @@ MAX_UNREADABLE = 0.1
 MAX_CLASSES = 1_000_000  # what is larger in ``y`` is something else than labels
 CHUNK = 1 << 20  # bytes read at once while rows of an npz are passed over
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
 # What zipfile and zlib raise on damaged, encrypted or unknown content.
 _DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, struct.error, EOFError)
@@ -214,7 +214,7 @@ class _Images(Dataset):
 
 
 def _images(path: Path, form: _Form) -> Dataset:
-    classes = {folder.name: _images_under(folder) for folder in _class_folders(path)}
+    classes = {folder.name: images_under(folder) for folder in class_folders(path)}
     files = list(itertools.chain.from_iterable(classes.values()))
     if not files:
         raise CalibrationError("empty; expected a folder of images for each class")
@@ -226,28 +226,6 @@ def _images(path: Path, form: _Form) -> Dataset:
     _, first = next(images.pixels(np.arange(len(files))))
     height, width = first.shape[:2]
     return replace(images, form=replace(form, height=height, width=width))
-
-
-def _visible(folder: Path) -> list[Path]:
-    return [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-
-
-def _class_folders(root: Path) -> list[Path]:
-    folders = [entry for entry in _visible(root) if entry.is_dir()]
-    if not folders and _images_under(root):
-        raise CalibrationError("no class folders; put each class in its own folder")
-    numeric = all(f.name.isascii() and f.name.isdigit() for f in folders)
-    return sorted(folders, key=lambda folder: int(folder.name)) if numeric else folders
-
-
-def _images_under(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for entry in _visible(folder):
-        if entry.suffix.lower() in _SUFFIXES:
-            found.append(entry)
-        elif entry.is_dir():
-            found += _images_under(entry)
-    return found
 
 
 def _form(

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.data import Batch, Dataset, NoSamples, open_dataset
 from onnxprune.errors import CalibrationError
+from onnxprune.folders import find_splits
 from onnxprune.graph import Model
 from onnxprune.labels import I64
 from onnxprune.outliers import find_outliers
@@ -111,6 +112,11 @@ class Holdout:
         return self.fit.dataset.class_names
 
     @property
+    def folder_names(self) -> Sequence[str]:
+        """The names of the calibration set's class folders; none where labels are numbers."""
+        return folder_names(self.fit.dataset)
+
+    @property
     def skipped(self) -> list[str]:
         """Unreadable samples found so far."""
         return list(dict.fromkeys([*self.fit.dataset.skipped, *self.report.dataset.skipped]))
@@ -162,7 +168,8 @@ def hold_out(
     """Open the samples of a run and split them, stratified by class and seeded.
 
     With ``eval_data``, that is the *report* part, and the calibration set is split in two.
-    Without ``data`` all parts are empty. Outliers are left out of all but the *report* part.
+    Where ``data`` holds the splits of a data set, they are taken instead of it. Without ``data``
+    all parts are empty. Outliers are left out of all but the *report* part.
 
     Raises:
         CalibrationError: if samples cannot be used.
@@ -171,23 +178,45 @@ def hold_out(
     if data is None:
         nothing = Part(NoSamples(), np.empty(0, dtype=np.int64), size)
         return Holdout(nothing, nothing, nothing)
-    dataset = open_dataset(Path(data), model.inputs, mean=mean, std=std)
+    data, eval_data, notes = _chosen_splits(Path(data), eval_data)
+    dataset = open_dataset(data, model.inputs, mean=mean, std=std)
     if eval_data is None:
         fit, select, report = split(dataset.labels, list(SHARES.values()), seed)
         held_out = Part(dataset, report, size)
     else:
-        other = open_dataset(Path(eval_data), model.inputs, mean=mean, std=std)
+        other = open_dataset(eval_data, model.inputs, mean=mean, std=std)
         share = SHARES["fit"] / (SHARES["fit"] + SHARES["select"])
         fit, select = split(dataset.labels, [share, 1 - share], seed)
         label_of = None
-        if Path(data).is_dir() and Path(eval_data).is_dir():
-            label_of = _translation(dataset.class_names, other.class_names, Path(eval_data))
+        if data.is_dir() and eval_data.is_dir():
+            label_of = _translation(dataset.class_names, other.class_names, eval_data)
         held_out = Part(other, np.arange(len(other.labels)), size, label_of)
     scaling = tuple(None if v is None else tuple(v) for v in (mean, std))
-    parts = Holdout(
-        Part(dataset, fit, size), Part(dataset, select, size), held_out, scaling=scaling
-    )
-    return parts if Path(data).is_dir() else _without_outliers(parts)  # pixels are bounded
+    parts = Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out, notes, scaling)
+    return parts if data.is_dir() else _without_outliers(parts)  # pixels are bounded
+
+
+def _chosen_splits(
+    data: Path, eval_data: str | Path | None
+) -> tuple[Path, Path | None, tuple[str, ...]]:
+    """Return what to calibrate and what to evaluate on, and what the user should know of it."""
+    found, notes = find_splits(data), []
+    if found:
+        notes.append(found.note(evaluates=eval_data is None))
+        data, eval_data = found.fit, found.report if eval_data is None else eval_data
+    if eval_data is None:
+        return data, None, tuple(notes)
+    path, note = evaluated(Path(eval_data))
+    return data, path, (*notes, *note)
+
+
+def evaluated(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return which folder to evaluate on, where one holds the splits of a data set; and say so."""
+    found = find_splits(path)
+    if found is None:
+        return path, ()
+    split = found.report or found.fit
+    return split, (f"{path} holds splits of a data set, not classes: '{split.name}' is used",)
 
 
 def _without_outliers(samples: Holdout) -> Holdout:
@@ -198,7 +227,7 @@ def _without_outliers(samples: Holdout) -> Holdout:
         replace(part, rows=np.setdiff1d(part.rows, rows[found]))
         for part in (samples.fit, samples.select)
     )
-    return replace(samples, fit=fit, select=select, warnings=tuple(warnings))
+    return replace(samples, fit=fit, select=select, warnings=(*samples.warnings, *warnings))
 
 
 def _translation(names: Sequence[str], others: Sequence[str], path: Path) -> I64 | None:
@@ -212,6 +241,11 @@ def _translation(names: Sequence[str], others: Sequence[str], path: Path) -> I64
             f"only {', '.join(names[:12])}"
         )
     return np.asarray([names.index(name) for name in others], dtype=np.int64)
+
+
+def folder_names(dataset: Dataset) -> Sequence[str]:
+    """Return the names of class folders, by label; none where labels are numbers."""
+    return dataset.class_names if dataset.path.is_dir() else ()
 
 
 def skip_warnings(skipped: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from onnxprune.errors import CalibrationError, OnnxpruneError, PlanError
 from onnxprune.execute import execute, shortened
 from onnxprune.folding import fold
 from onnxprune.graph import Model
-from onnxprune.holdout import Progress, hold_out, silent, skip_warnings
+from onnxprune.holdout import Progress, evaluated, folder_names, hold_out, silent, skip_warnings
 from onnxprune.inspection import Inspection
 from onnxprune.log import Log
 from onnxprune.plan_file import check_model, check_removals, check_structure, load_plan, save_plan
@@ -424,16 +424,18 @@ def evaluate(
     """
     loaded = _load(model)
     class_scores(loaded, output)
-    dataset = open_dataset(Path(data), loaded.inputs, mean=mean, std=std)
+    path, notes = evaluated(Path(data))
+    dataset = open_dataset(path, loaded.inputs, mean=mean, std=std)
     size = loaded.fixed_batch or batch_size
     accuracy = measure_accuracy(
         loaded,
         dataset.batches(None, size),
         output=output,
         threads=threads,
+        folders=folder_names(dataset),
         progress=progress("evaluate", len(dataset.labels)),
     )
-    return replace(accuracy, warnings=tuple(skip_warnings(dataset.skipped)))
+    return replace(accuracy, warnings=(*notes, *skip_warnings(dataset.skipped)))
 
 
 def _load(path: str | Path) -> Model:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune import cache as caching
 from onnxprune import cost, records
-from onnxprune.accuracy import Accuracy, measure_accuracy
+from onnxprune.accuracy import Accuracy, listed, measure_accuracy, outside
 from onnxprune.budget import Meter
 from onnxprune.cache import Arrays, Cache
 from onnxprune.calibrate import Point, calibrate
@@ -347,16 +347,15 @@ class Study:
     def _count_classes(self) -> int:
         """Compare the labels with the model's classes; return the number of classes."""
         samples, name, names = self.samples, self.output, self.samples.class_names
+        folders = samples.folder_names
         known = class_scores(self.given.original, name).count(self.given.shapes)
         if known and samples.labels_end > known:
-            raise CalibrationError(
-                f"label {samples.labels_end - 1} is outside the model's classes: output '{name}' "
-                f"has {known}; check the class folders or y"
-            )
+            raise CalibrationError(outside(samples.labels_end - 1, name, known, folders))
         if known and len(names) not in (0, known):
             self.log.warnings.append(
                 f"the calibration set has {len(names)} classes, the model's output '{name}' has "
                 f"{known}: check that the order of the class folders is the model's"
+                f"{listed(folders)}"
             )
         return max(known, samples.labels_end)
 
