@@ -209,32 +209,6 @@ def normalise(proto: onnx.ModelProto) -> Model:
     return Model(_without_aliases(_constants_to_initializers(proto)))
 
 
-def require_fixed_channels(model: Model) -> None:
-    """Refuse float inputs whose channel axis is dynamic.
-
-    Raises:
-        ModelError: naming the input and the axis.
-    """
-    convolved = {
-        name
-        for node in model.proto.graph.node
-        if node.op_type in ("Conv", "ConvTranspose")
-        for name in node.input[:1]
-    }
-    for spec in model.inputs:
-        image = len(spec.shape) in (2, 4) or spec.name in convolved
-        if not image or len(spec.shape) < 2 or not np.issubdtype(spec.dtype, np.floating):
-            continue
-        last = len(spec.shape) == 4 and spec.shape[3] in (1, 3)
-        channels_last = last and spec.name not in convolved
-        if isinstance(spec.shape[1], str) and not channels_last:
-            raise ModelError(
-                f"input '{spec.name}' has a dynamic channel dimension: axis 1 is "
-                f"'{spec.shape[1] or '?'}', expected a fixed number; export the model with it "
-                "fixed"
-            )
-
-
 def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type == "Constant" for node in proto.graph.node):
         return proto

@@ -18,6 +18,7 @@ from onnxprune.execute import execute, shortened
 from onnxprune.folding import fold
 from onnxprune.graph import Model
 from onnxprune.holdout import Progress, evaluated, folder_names, hold_out, silent, skip_warnings
+from onnxprune.input_channels import require_fixed_channels
 from onnxprune.inspection import Inspection
 from onnxprune.log import Log
 from onnxprune.plan_file import check_model, check_removals, check_structure, load_plan, save_plan
@@ -440,5 +441,5 @@ def evaluate(
 
 def _load(path: str | Path) -> Model:
     model = graph.load(path)
-    graph.require_fixed_channels(model)
+    require_fixed_channels(model)
     return model
