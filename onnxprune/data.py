@@ -404,16 +404,20 @@ def _check_fit(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], spec: Te
 
 def _labels(archive: zipfile.ZipFile, y: _Member) -> I64:
     if y.dtype.kind not in "biuf" or y.shape[1:] not in ((), (1,)):
+        how = "one-hot labels into class numbers with argmax"
+        if y.dtype.kind in "USO":
+            how = "names into class numbers, in the order of the model's classes"
         raise CalibrationError(
-            f"array 'y' is {y.dtype} {list(y.shape)}, expected integers [N]; "
-            "turn one-hot labels into class numbers with argmax"
+            f"array 'y' is {y.dtype} {list(y.shape)}, expected integers [N]; turn {how}"
         )
     values = next(y.stream(archive, [np.arange(y.shape[0])])).reshape(-1)
     wrong = (values != np.floor(values)) | (values < 0) | (values >= MAX_CLASSES)
     if wrong.any():
+        signs = set(np.unique(values).tolist()) == {-1, 1}
         raise CalibrationError(
             f"array 'y' has label {values[wrong.argmax()]} in row {wrong.argmax()}, "
             f"expected class numbers from 0 to {MAX_CLASSES - 1}"
+            f"{'; turn -1 and 1 into 0 and 1' if signs else ''}"
         )
     return values.astype(np.int64)
 

@@ -59,9 +59,16 @@ def find_splits(root: Path) -> Splits | None:
     """Find the splits of a data set in a folder; None if it holds anything else.
 
     All its folders have to bear names of splits, at least two, and one or more have to hold
-    folders: so a class that is called "train" among others is a class.
+    folders: so a class that is called "train" among others is a class. A folder that cannot be
+    read holds none.
     """
-    folders = _folders(root) if root.is_dir() else []
+    try:
+        return _splits(_folders(root)) if root.is_dir() else None
+    except (OSError, ValueError):  # a path that cannot be; whoever reads it says so
+        return None
+
+
+def _splits(folders: list[Path]) -> Splits | None:
     if len(folders) < 2 or any(f.name.lower() not in SPLITS for f in folders):
         return None
     usable = sorted(filter(_folders, folders), key=lambda f: SPLITS.index(f.name.lower()))

@@ -370,7 +370,7 @@ def test_a_single_output_is_refitted_to_labels() -> None:
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        ([-1, 1], "label -1"),
+        ([-1, 1], "label -1 in row 0, expected class numbers from 0 to 999999; turn -1 and 1 into"),
         ([0, 2], "label 2 is outside the model's classes: output 'scores' has 2"),
         ([0.0, np.nan], "'y' has NaN"),
         ([0.2, 1], "label 0.2"),
@@ -384,11 +384,14 @@ def test_labels_of_one_score(labels: list[float], reason: str) -> None:
     assert "'y'" in refused("evaluate", model, "--calib", "d.npz") or "outside" in reason
 
 
+@pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("kind", [bool, np.float32, np.uint8])
-def test_labels_of_any_whole_type(kind: Any) -> None:
+def test_labels_of_any_whole_type(kind: Any, rank: int) -> None:
     model, data = save(single("logit").model(), Path("m.onnx")), samples(Path("d.npz"), single(""))
     with np.load(data) as arrays:
-        np.savez("other.npz", x=arrays["x"], y=arrays["y"].astype(kind)[:, None])
+        np.savez(
+            "other.npz", x=arrays["x"], y=arrays["y"].astype(kind).reshape(-1, *[1] * (rank - 1))
+        )
     assert "accuracy 100.00" in done("evaluate", model, "--calib", "other.npz").stdout
 
 
