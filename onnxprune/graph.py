@@ -26,6 +26,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxprune import storage
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.labels import Array
+from onnxprune.zero_states import without_zero_states
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class Shapes:
 
     ``batch`` and ``other_batch`` are the numbers of samples of the two observations (equal
     where the model fixes it). ``constants`` holds values that both agree on although nodes
-    compute them.
+    compute them. ``feeds`` are the inputs of the first, and others of the second one's sizes.
+    ``loose`` tensors may have still other sizes, which depend on the data; ``stuck`` says which
+    dynamic axes work with one size only.
     """
 
     first: Mapping[str, tuple[int, ...]]
@@ -93,6 +96,9 @@ class Shapes:
     batch: int
     other_batch: int
     constants: Mapping[str, Array] = field(default_factory=dict)
+    feeds: tuple[Mapping[str, Array], ...] = ()
+    loose: frozenset[str] = frozenset()
+    stuck: tuple[str, ...] = ()
 
     def has(self, tensor: str) -> bool:
         """Whether the tensor was observed with one rank."""
@@ -106,6 +112,11 @@ class Shapes:
         """Whether the size of an axis is in proportion to the number of samples."""
         first, second = self.first[tensor][axis], self.second[tensor][axis]
         return first % self.batch == 0 and first * self.other_batch == second * self.batch
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two tensors have one shape whatever the inputs are, as far as was observed."""
+        known = self.has(a) and self.has(b) and not {a, b} & self.loose
+        return known and all(view[a] == view[b] for view in (self.first, self.second))
 
     def is_dynamic(self, tensor: str, axis: int) -> bool:
         """Whether an axis differs between the observations."""
@@ -131,8 +142,10 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
             f"'{value.name}' is not a tensor: inputs have to be tensors, outputs tensors, "
             "sequences, maps or optional ones; export the model without it"
         )
+    # A negative size means a dynamic one to some exporters, and to onnxruntime.
     dims: list[int | str] = [
-        d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param
+        for d in tensor.shape.dim
     ]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     return TensorSpec(value.name, dtype, tuple(dims))
@@ -202,11 +215,14 @@ def _problem(proto: onnx.ModelProto) -> str:
 
 
 def normalise(proto: onnx.ModelProto) -> Model:
-    """Inline local functions, turn ``Constant`` nodes into initializers, give each one name."""
+    """Inline local functions, turn ``Constant`` nodes into initializers, give each one name.
+
+    Initial states of recurrent nodes that are zero, as they are by default, are left out.
+    """
     if proto.functions:
         light, held = storage.split(proto)
         proto = storage.join(onnx.inliner.inline_local_functions(light), held)
-    return Model(_without_aliases(_constants_to_initializers(proto)))
+    return Model(without_zero_states(_without_aliases(_constants_to_initializers(proto))))
 
 
 def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:

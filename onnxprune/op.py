@@ -130,6 +130,11 @@ class Op:
         """Whether the size of an output axis depends on the batch or a dynamic input axis."""
         return self._trace.shapes.is_dynamic(self.node.outputs[o].name, axis)
 
+    def loose(self) -> bool:
+        """Whether output 0 may have sizes that were not tried, of a dynamic axis or by the data."""
+        shapes = self._trace.shapes
+        return bool(shapes.stuck) or str(self.node.outputs[0].name) in shapes.loose
+
     def second_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of input 0 and output 0 in the second observation (other dynamic sizes)."""
         shapes, first = self._trace.shapes, self.node.inputs[0]
@@ -159,6 +164,8 @@ class Op:
         """Put labels on an output axis; they are frozen if its size is not fixed."""
         if labels is None or o >= len(self.node.outputs) or self.node.outputs[o].is_empty():
             return
+        if not len(labels):  # an axis of size 0 holds no channel
+            return
         if self.dynamic(o, axis):
             self.freeze(labels, "runs along an axis of dynamic size")
             return
@@ -180,10 +187,10 @@ class Op:
     def origin(self, axis: int, labels: I64 | None = None) -> I64 | None:
         """Begin new labels (or the given ones) on an axis of output 0, as weights do.
 
-        An axis of size 1 cannot shrink and carries none.
+        An axis of size 1 or 0 cannot shrink and carries none.
         """
         size = self.out_shape()[axis]
-        if size == 1:
+        if size <= 1:
             return None
         labels = self.fresh(size) if labels is None else labels
         self.begin(axis, labels)
@@ -333,8 +340,11 @@ class Op:
         else:
             size = self.shape(place)[0]
             values = np.asarray(self.out_shape()[-size:], dtype=np.int64)
-            rank = len(self.out_shape())
-            dynamic = [self.dynamic(0, k) for k in range(rank - size, rank)]
+            first = len(self.out_shape()) - size
+            dynamic = [
+                k not in counted and (self.loose() or self.dynamic(0, first + k))
+                for k in range(size)
+            ]
             if self.opset < WHERE_SINCE and not (self.type == "Reshape" and sum(dynamic) <= 1):
                 for labels in counted.values():
                     self.freeze(labels, f"needs opset {WHERE_SINCE} to change a computed size")
@@ -392,6 +402,8 @@ class Op:
             output_of: see :class:`Weight`.
             output_axis: axis of output 0; None if the node has no place for an intercept.
         """
+        if not all(self.shape(i)):
+            return  # it has no elements
         if not self.is_constant(i) or self.node.domain not in ("", "ai.onnx", None):
             output_axis = None  # what is quantised is left as it is; fused operators have no place
         rank = len(self.out_shape()) if output_axis is not None else 0

@@ -32,7 +32,8 @@ class Sizes:
 
     ``values`` is the whole vector as observed (``int64 [k]``); position ``i`` of it becomes the
     number of ``counted[i]`` that stay. It lives in an input (``place`` is its index) or an
-    attribute (its name). ``dynamic`` marks positions that depend on the batch.
+    attribute (its name). ``dynamic`` marks positions that may have other values on other inputs:
+    they stay as the model holds them.
     """
 
     node: str
@@ -112,6 +113,11 @@ class Weight:
     data_labels: I64 | None
     output_labels: I64 | None
     axes: Mapping[int, I64]
+
+    @property
+    def outputs_first(self) -> bool:
+        """Of a matrix: whether it is stored ``[outputs, inputs]``, whichever of them is 1."""
+        return bool(self.channel_of.shape[0] == 1 and self.output_of.shape[-1] == 1)
 
     @property
     def point(self) -> tuple[str, int]:

@@ -34,6 +34,11 @@ def is_finite(value: Value) -> bool:
     return all(bool(np.isfinite(leaf.astype(np.float64)).all()) for leaf in numbers)
 
 
+def is_empty(value: Value) -> bool:
+    """Whether an output holds nothing that could be compared."""
+    return not any(leaf.size for leaf in leaves(value))
+
+
 def difference(expected: Value, got: Value) -> tuple[float, float]:
     """Return the largest difference and the largest magnitude; infinite where not finite.
 
