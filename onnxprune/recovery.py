@@ -216,11 +216,12 @@ def recover_classifier(
     if not found or len(shapes.sizes(output)) != 2:
         return
     layer = found[0]
-    absent = layer.form.outputs - len(np.unique(part.labels))
+    classes = max(layer.form.outputs, 2)  # a single output tells two apart
+    absent = classes - len(np.unique(part.labels))
     if absent > 0:
         ladder.warnings.append(
-            f"the classifier was not refitted to the labels: {absent} of its "
-            f"{layer.form.outputs} classes have no samples to fit on"
+            f"the classifier was not refitted to the labels: {absent} of its {classes} classes "
+            "have no samples to fit on"
         )
         return
     features: list[Array] = []

@@ -54,7 +54,7 @@ class Measured:
         moments: of their inputs, by node, one for each group.
         weights: values of the weight tensors by name.
         chunks: inputs of some samples, for trials.
-        output: name of the tensor with the class scores.
+        output: name of the output with the class scores.
         macs: multiply-accumulates of the model for one sample.
         threads: onnxruntime threads.
     """
