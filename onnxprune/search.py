@@ -213,8 +213,11 @@ def _shorter(study: Study) -> Outcome:
             return outcome
     if limit is None:
         reached = f"only {parts} parts can leave, one after the other"
+        if request.recover != "full":
+            reached += "; layers without a path around them leave with recover full only"
     else:
-        reached = f"the best achievable is {best:.4f}, once all {parts} parts are gone that can be"
+        share = 1 - best if request.sparsity is not None else best
+        reached = f"the best achievable is {share:.4f}, once all {parts} parts are gone that can be"
     raise BudgetError(
         f"{request.goal} cannot be reached by taking out whole layers: {reached}; ask for "
         "less, or use --mode auto"

@@ -32,7 +32,7 @@ from onnxprune.score import Scorer, weight_points
 from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
-from onnxprune.subject import Subject, observe_inputs, trace_subject
+from onnxprune.subject import Subject, observe_inputs, trace_subject, traced
 from onnxprune.verify import Verification
 
 TIMED_SAMPLES = 4
@@ -267,7 +267,7 @@ class Study:
             other.__dict__.pop(measured, None)
         with self.log.stage("trace"):
             shapes = observe(model, self.feeds, threads=self.request.threads)
-            other.subject = trace_subject(model, shapes, self.request)
+            other.subject = traced(model, shapes, self.request)  # of which nothing may be left
         return other
 
     def aligned(self, align: int) -> Study:
