@@ -56,6 +56,16 @@ class Outcome:
     selected: Accuracy | None
     speed: Speed | None = None
 
+    @property
+    def narrower(self) -> bool:
+        """Whether channels left."""
+        return self.plan.cuts_channels or any(self.clean_up.channels.values())
+
+    @property
+    def smaller(self) -> bool:
+        """Whether channels or whole parts left, so that the latency may be another."""
+        return bool(self.narrower or self.plan.removals or self.clean_up.merged)
+
 
 def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
     """Rewrite a model by a plan, verify that, and recover what was lost.
@@ -214,7 +224,9 @@ def clean(study: Study) -> Outcome:
 def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
     """Take out of a model what computes nothing; return the same object if there is nothing."""
     request = study.request
-    width = 1 if request.lossless else request.align or WIDTH
+    if not study.cleans:
+        return model, CleanUp()
+    width = study.align or (1 if request.lossless else WIDTH)
     states = relu_states(study.rectifiers or ()) if request.empirical else {}
     with study.log.stage("clean up"):
         return clean_up(

@@ -21,6 +21,7 @@ from onnxprune.errors_left import ErrorsLeft
 from onnxprune.fingerprint import Fingerprints, files_hash
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
+from onnxprune.latency import in_batches, samples_of
 from onnxprune.log import Log
 from onnxprune.observe import observe
 from onnxprune.recovery import sample_chunks
@@ -34,9 +35,6 @@ from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.subject import Subject, observe_inputs, trace_subject, traced
 from onnxprune.verify import Verification
-
-TIMED_SAMPLES = 4
-"""Samples of a run whose latency is measured, where the model leaves their number open."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,9 @@ class Study:
     Attributes:
         feeds: samples to verify on.
         given: the model as it was read, traced.
+        align: preferred divisor of the channels that stay, in whatever is decided or cleaned up:
+            that of the request, unless a result was repaired; None for an automatic choice.
+        cleans: whether what computes nothing is taken out of results.
         subject: the model that channels and weights are chosen from, traced: the same, or what
             is left of it once whole parts are gone.
         shortening: what is gone, and how; None if nothing is.
@@ -88,7 +89,7 @@ class Study:
         cache: bool = False,
     ) -> None:
         self.samples, self.request, self.log = samples, request, log
-        self.location, self._align = location, request.align
+        self.location, self.align, self.cleans = location, request.align, True
         self.output = class_output(original, request.output)
         log.warnings += samples.warnings
         with log.stage("observe"):
@@ -203,11 +204,19 @@ class Study:
         return cost.node_macs(self.subject.folded, self.subject.shapes)
 
     @cached_property
-    def timing_feeds(self) -> Feeds:
-        """What latency is measured on: few samples, or all of a fixed batch or made-up inputs."""
-        if self.given.original.fixed_batch or not len(self.samples.fit):
-            return self.feeds
-        return {name: value[:TIMED_SAMPLES] for name, value in self.feeds.items()}
+    def timing_feeds(self) -> list[Feeds]:
+        """What latency is measured on: ``latency_batch`` samples, and one if that is not the same.
+
+        Where the model runs with no such number, the samples to verify on.
+        """
+        wanted, threads = self.request.latency_batch, self.request.threads
+        found = in_batches(self.given.original, self.feeds, (wanted, 1), threads=threads)
+        if wanted not in (1, samples_of(found[0])):
+            self.log.warnings.append(
+                f"latency is measured at batch {samples_of(found[0])} and not at {wanted}, with "
+                "which the model does not run"
+            )
+        return found
 
     @cached_property
     def node_seconds(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
@@ -216,7 +225,7 @@ class Study:
         with self.log.stage("latency"):
             return measure_savings(
                 self.subject,
-                self.timing_feeds,
+                self.timing_feeds[0],
                 threads=request.threads,
                 provider=request.provider,
             )
@@ -246,7 +255,7 @@ class Study:
             self.node_macs,
             seconds,
         )
-        return Decider(subject, scorer, errors, meter, request).aligned(self._align)
+        return Decider(subject, scorer, errors, meter, request, self.align)
 
     def shortened(self, model: Model, shortening: Shortening | None) -> Study:
         """Return a study of the same request and samples about what is left of the model.
@@ -273,7 +282,15 @@ class Study:
     def aligned(self, align: int) -> Study:
         """Return the same study, with all that was measured, that prefers an alignment."""
         other = copy(self)
-        other._align, other.decider = align, self.decider.aligned(align)
+        other.align = align
+        if "decider" in self.__dict__:
+            other.decider = self.decider.aligned(align)
+        return other
+
+    def uncleaned(self) -> Study:
+        """Return the same study, whose results keep what computes nothing."""
+        other = copy(self)
+        other.cleans = False
         return other
 
     def accuracy(self, model: Model, part: Part) -> Accuracy | None:
