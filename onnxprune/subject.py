@@ -86,10 +86,9 @@ def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
             "constant weight was found"
         )
     if request.mode == "channels" and not structure.groups:
-        first = structure.frozen[0] if structure.frozen else None
-        why = f"; '{first.tensor}' {first.reason} (node {first.node})" if first else ""
+        why = structure.costliest()
         raise ModelError(
-            f"no channel of the model can be removed{why}; see 'onnxprune inspect', or use "
-            "--mode weights"
+            f"no channel of the model can be removed{': ' if why else ''}{why}; see 'onnxprune "
+            "inspect', or use --mode weights"
         )
     return subject
