@@ -247,7 +247,9 @@ def _recover(
     ladder = Ladder(pruned, (lambda _: None) if request.recover == "none" else judge.loss)
     cuts = plan.cuts_channels or bool(plan.masks)
     if cuts and (request.recover == "bias" or (request.recover == "full" and effort == ALL)):
-        moved = compensate_bias(subject.folded, pruned, subject.structure, plan, study.stats)
+        moved = compensate_bias(
+            subject.folded, pruned, subject.structure, plan, study.stats, grow=_grows(study, plan)
+        )
         if not ladder.offer("bias", moved) and request.recover == "bias":
             ladder.refuse("bias compensation")
     if request.recover == "full" and (cuts or study.changed):
@@ -268,6 +270,7 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
         subject.shapes,
         fit,
         changed=study.changed,
+        grow=_grows(study, plan),
         rows=effort.rows,
         seed=request.seed,
         threads=request.threads,
@@ -280,8 +283,14 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
         subject.shapes,
         fit,
         study.output,
+        grow=_grows(study, plan),
         threads=request.threads,
     )
+
+
+def _grows(study: Study, plan: PruningPlan) -> bool:
+    """Whether the recovery may add biases: zeros alone must not make a model larger."""
+    return plan.cuts_channels or study.shortening is not None
 
 
 def finished(model: Model, study: Study) -> Model:
