@@ -81,9 +81,11 @@ def allocate_channels(
 
     best = removed(keep(len(steps)))
     if best < sparsity:
+        stay = structure.costliest()
         raise BudgetError(
             f"{goal or f'sparsity {sparsity:g}'} cannot be reached by removing channels: the "
-            f"best achievable is {_shown(best, goal)}; ask for less, or use --mode weights"
+            f"best achievable is {_shown(best, goal)}{'; ' if stay else ''}{stay}; ask for less, "
+            "or use --mode weights"
         )
     low, high = 0, len(steps)
     while low < high:

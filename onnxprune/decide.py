@@ -31,11 +31,12 @@ class Decider:
         scorer: scores its channels or weights.
         errors: those that are left, if the metric wants them.
         meter: predicts what remains.
-        request: criterion, allocation and alignment.
+        request: criterion and allocation.
+        align: preferred divisor of the channels that stay in a group, see
+            :func:`onnxprune.allocate.allocate_channels`; None for an automatic choice.
 
     Attributes:
-        align: preferred divisor of the channels that stay in a group, see
-            :func:`onnxprune.allocate.allocate_channels`.
+        align: see above. It need not be that of the request.
     """
 
     def __init__(
@@ -45,13 +46,14 @@ class Decider:
         errors: ErrorsLeft | None,
         meter: Meter,
         request: Request,
+        align: int | None = None,
     ) -> None:
         self._subject = subject
         self._scorer = scorer
         self._errors = errors
         self._meter = meter
         self._request = request
-        self.align = request.align
+        self.align = align
 
     def aligned(self, align: int | None) -> Decider:
         """Return one that knows the same and prefers an alignment."""
@@ -77,7 +79,7 @@ class Decider:
             lambda kept: 1 - remaining(structure.units.keep(kept)),
             1 - budget.limit,
             align=self.align,
-            divide=self._request.align is None,
+            divide=self.align is None,
             costs=costs,
             goal="" if budget.kind == "sparsity" else budget.asked,
         )

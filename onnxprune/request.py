@@ -71,6 +71,7 @@ class Request:
         dims: sizes of dynamic axes of made-up inputs, by name or by input and axis (``x:1``).
         output: name of the output with the class scores; empty for the first.
         provider: onnxruntime's execution provider for measuring latency.
+        latency_batch: samples of a run whose latency is measured, where the model leaves it open.
         seed: of everything that is drawn.
         threads: onnxruntime threads; 0 lets it choose.
         batch_size: samples per run where the model leaves it open.
@@ -101,6 +102,7 @@ class Request:
     dims: Mapping[str, int] = field(default_factory=dict)
     output: str = ""
     provider: str = "CPUExecutionProvider"
+    latency_batch: int = 1
     seed: int = 0
     threads: int = 0
     batch_size: int = 32
@@ -153,6 +155,7 @@ class Request:
             ("seed", 0),
             ("threads", 0),
             ("batch_size", 1),
+            ("latency_batch", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:

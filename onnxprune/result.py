@@ -9,6 +9,7 @@ import onnx
 
 from onnxprune import cost, graph, storage
 from onnxprune.accuracy import Accuracy
+from onnxprune.agreement import collapse
 from onnxprune.changes import group_changes, layer_changes
 from onnxprune.errors import InternalError, QualityError
 from onnxprune.execute import Outcome
@@ -57,6 +58,8 @@ def measured(
         )
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
+    if warning := collapse(outcome, before, after):
+        log.warnings.append(warning)
     whole = 1 - after_cost.weights / max(given.cost.weights, 1)
     missed = _missed(study, outcome, whole) or refusal(outcome.speed)
     decided = not (edited or study.request.mode in ("weights", "depth") or study.request.lossless)
