@@ -17,6 +17,12 @@ Messages say what, where (node and tensor), got and expected, and what to do.
 from __future__ import annotations
 
 
+def shortened(text: object, most: int = 200) -> str:
+    """Return a text that may be of any length, for a message."""
+    whole = str(text)
+    return whole if len(whole) <= most else f"{whole[: most - 3]}..."
+
+
 class OnnxpruneError(Exception):
     """A problem that the user can act on; its message is a single line."""
 

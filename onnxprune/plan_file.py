@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.errors import OnnxpruneError, PlanError
+from onnxprune.errors import OnnxpruneError, PlanError, shortened
 from onnxprune.labels import Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.removals import Removal, apart
@@ -99,7 +99,7 @@ def load_plan(path: str | Path) -> PruningPlan:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise PlanError(f"{str(path)[:200]}: cannot be read as a plan: {error}") from None
+        raise PlanError(f"{shortened(path)}: cannot be read as a plan: {error}") from None
     try:
         return _plan(json.loads(text, object_pairs_hook=_unique))
     except (json.JSONDecodeError, RecursionError) as error:
