@@ -29,54 +29,76 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
             yield from graphs(inner)
 
 
-def to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Turn ``Constant`` nodes and sparse initializers into dense ones, in subgraphs as well.
+def densified(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without sparse tensors, which neither rules nor shape inference know.
 
     Raises:
-        ModelError: if a sparse one is damaged, or too large to be dense.
+        ModelError: if one is damaged, or too large to be dense.
     """
-    if not any(_has_other_constants(graph) for graph in graphs(proto.graph)):
+    if not any(g.sparse_initializer for g in graphs(proto.graph)) and not any(
+        map(_is_sparse, _all_nodes(proto))
+    ):
         return proto
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     for graph in graphs(result.graph):
-        graph.initializer.extend(dense(t, t.values.name) for t in graph.sparse_initializer)
+        graph.initializer.extend(_dense(t, t.values.name) for t in graph.sparse_initializer)
         del graph.sparse_initializer[:]
-        nodes, outputs = list(graph.node), {v.name for v in graph.output}
-        tensors = [None if outputs & set(node.output) else _constant(node) for node in nodes]
-        graph.initializer.extend(t for t in tensors if t is not None)
-        del graph.node[:]
-        graph.node.extend(n for n, t in zip(nodes, tensors, strict=True) if t is None)
+    for node in filter(_is_sparse, _all_nodes(result)):
+        tensor = _dense(node.attribute[0].sparse_tensor, ", ".join(node.output))
+        node.attribute[0].CopyFrom(helper.make_attribute("value", tensor))
     return result
 
 
-def _has_other_constants(graph: GraphProto) -> bool:
-    return bool(graph.sparse_initializer) or any(n.op_type == "Constant" for n in graph.node)
+def _all_nodes(proto: onnx.ModelProto) -> Iterator[NodeProto]:
+    """Yield the nodes of a model, those of subgraphs and functions included."""
+    outer = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    yield from outer
+    for inner in (inner for node in outer for graph in subgraphs(node) for inner in graphs(graph)):
+        yield from inner.node
+
+
+def _is_sparse(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and [a.name for a in node.attribute] == ["sparse_value"]
+
+
+def to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn ``Constant`` nodes into initializers of their graphs, in subgraphs as well."""
+    if not any(n.op_type == "Constant" for g in graphs(proto.graph) for n in g.node):
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    for graph in graphs(result.graph):
+        nodes, outputs = list(graph.node), {v.name for v in graph.output}
+        tensors = [None if outputs & set(node.output) else _constant(node) for node in nodes]
+        graph.initializer.extend(t for t in tensors if t is not None)
+        kept = [n for n, t in zip(nodes, tensors, strict=True) if t is None]
+        del graph.node[:]
+        graph.node.extend(kept)
+    return result
 
 
 def _constant(node: NodeProto) -> TensorProto | None:
     """Return what a ``Constant`` holds; None for other nodes, and for strings."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
+    if node.op_type != "Constant":
         return None
-    attribute, name = node.attribute[0], node.output[0]
+    attribute = node.attribute[0]
     value = helper.get_attribute_value(attribute)
     if attribute.name == "value":
         tensor = TensorProto()
         tensor.CopyFrom(value)
-    elif attribute.name == "sparse_value":
-        tensor = dense(value, name)
     elif attribute.name in ("value_int", "value_ints"):
         tensor = numpy_helper.from_array(np.asarray(value, dtype=np.int64))
     elif attribute.name in ("value_float", "value_floats"):
         tensor = numpy_helper.from_array(np.asarray(value, dtype=np.float32))
     else:
         return None
-    tensor.name = name
+    tensor.name = node.output[0]
     describe(tensor, node)
     return tensor
 
 
-def dense(sparse: SparseTensorProto, name: str) -> TensorProto:
+def _dense(sparse: SparseTensorProto, name: str) -> TensorProto:
     """Return a sparse tensor with its zeros.
 
     Args:

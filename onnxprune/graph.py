@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune import roundtrip, storage
-from onnxprune.constants import subgraphs, to_initializers
+from onnxprune.constants import densified, subgraphs, to_initializers
 from onnxprune.errors import InternalError, ModelError, shortened
 from onnxprune.external import load_external
 from onnxprune.labels import Array
@@ -150,6 +150,10 @@ def load(path: str | Path) -> Model:
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes or no outputs")
     files = (path, *load_external(proto, path))
+    try:
+        proto = densified(proto)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     if problem := _problem(proto):
         raise ModelError(f"{path}: not a valid ONNX model: {problem}")
     digest = hashlib.sha256(data).hexdigest()
@@ -211,6 +215,7 @@ def _problem(proto: onnx.ModelProto) -> str:
 
 def normalise(proto: onnx.ModelProto) -> Model:
     """Inline local functions, turn constants into dense initializers, give each one name."""
+    proto = densified(proto)
     if proto.functions:
         light, held = storage.split(proto)
         proto = storage.join(onnx.inliner.inline_local_functions(light), held)
