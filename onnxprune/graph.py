@@ -22,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune import roundtrip, storage
-from onnxprune.constants import densified, subgraphs, to_initializers
-from onnxprune.errors import InternalError, ModelError, shortened
+from onnxprune.constants import densified, subgraphs, to_initializers, without_shadows
+from onnxprune.errors import InternalError, ModelError
 from onnxprune.external import load_external
 from onnxprune.labels import Array
 
@@ -170,7 +170,7 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"{path}: no such file") from None
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name with a NUL
         reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"{shortened(path)}: cannot be read: {reason}") from None
+        raise ModelError(f"{path}: cannot be read: {reason}") from None
     if size > MOST_FILE_BYTES:
         raise ModelError(
             f"{path}: has {size:,} bytes, and a model file no more than {MOST_FILE_BYTES:,}; "
@@ -219,7 +219,7 @@ def normalise(proto: onnx.ModelProto) -> Model:
     if proto.functions:
         light, held = storage.split(proto)
         proto = storage.join(onnx.inliner.inline_local_functions(light), held)
-    return Model(_without_aliases(to_initializers(proto)))
+    return Model(_without_aliases(without_shadows(to_initializers(proto))))
 
 
 def require_fixed_channels(model: Model) -> None:

@@ -33,6 +33,10 @@ def settled(
     return metric or defaults[0], recover or defaults[1]
 
 
+MOST_THREADS = 1024
+"""Threads beyond which a number is taken for a mistake; onnxruntime would start them all."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The settings that decide what a run does; they appear in the report.
@@ -154,6 +158,8 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise OnnxpruneError(f"{name} must be at least {least}; got {value}")
+        if self.threads > MOST_THREADS:
+            raise OnnxpruneError(f"threads must be at most {MOST_THREADS}; got {self.threads}")
 
     def _check_budget(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]

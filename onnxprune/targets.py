@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import OutputError, shortened
+from onnxprune.errors import OutputError
 
 
 def check_target(target: Path, sources: Iterable[Path], *, force: bool) -> None:
@@ -61,7 +61,7 @@ def _readable(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
-        raise OutputError(f"{shortened(target)}: cannot be written: {error}") from None
+        raise OutputError(f"{target}: cannot be written: {error}") from None
 
 
 def default_target(model: Path) -> Path:
