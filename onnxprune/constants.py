@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 
 import numpy as np
 import onnx
@@ -79,47 +78,16 @@ def to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def without_shadows(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Give initializers of subgraphs names of their own, where an outer tensor has the same."""
-    if not any(clash for _, clash in _shadows(proto.graph, set())):
-        return proto
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    taken = {name for graph in graphs(result.graph) for name in _defined(graph)}
-    for graph, clash in list(_shadows(result.graph, set())):
-        names = {}
-        for name in sorted(clash):
-            names[name] = next(n for k in itertools.count(1) if (n := f"{name}/{k}") not in taken)
-            taken.add(names[name])
-        _rename(graph, names)
-    return result
+def shadows(graph: GraphProto, outer: Set[str] = frozenset()) -> Iterator[str]:
+    """Yield initializers of subgraphs that bear the name of a tensor outside.
 
-
-def _shadows(graph: GraphProto, outer: set[str]) -> Iterator[tuple[GraphProto, set[str]]]:
-    """Yield the graphs inside a graph with those of their initializers that hide an outer name."""
-    visible = outer | _defined(graph)
+    Runtimes do not agree on which of the two is meant.
+    """
+    visible = outer | {t.name for t in graph.initializer} | {v.name for v in graph.input}
+    visible = visible.union(*(node.output for node in graph.node))
     for inner in (inner for node in graph.node for inner in subgraphs(node)):
-        yield inner, {t.name for t in inner.initializer} & visible
-        yield from _shadows(inner, visible)
-
-
-def _defined(graph: GraphProto) -> set[str]:
-    """Return the names of all tensors that a graph has itself."""
-    named = {t.name for t in graph.initializer} | {v.name for v in graph.input}
-    return named.union(*(node.output for node in graph.node)) - {""}
-
-
-def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Rename tensors in a graph and wherever graphs inside it read them."""
-    for tensor in graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        for inner in subgraphs(node):
-            hidden = _defined(inner)
-            _rename(inner, {old: new for old, new in names.items() if old not in hidden})
+        yield from (t.name for t in inner.initializer if t.name in visible)
+        yield from shadows(inner, visible)
 
 
 def _constant(node: NodeProto) -> TensorProto | None:

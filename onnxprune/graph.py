@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune import roundtrip, storage
-from onnxprune.constants import densified, subgraphs, to_initializers, without_shadows
+from onnxprune.constants import densified, shadows, subgraphs, to_initializers
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.external import load_external
 from onnxprune.labels import Array
@@ -210,7 +210,8 @@ def _problem(proto: onnx.ModelProto) -> str:
         text = str(error).strip() or type(error).__name__
         if not any(known in text for known in _ONNXRUNTIME_DECIDES):
             return text.splitlines()[0]
-    return ""
+    hidden = next(shadows(proto.graph), None)
+    return f"'{hidden}' is a tensor outside a subgraph and another one inside" if hidden else ""
 
 
 def normalise(proto: onnx.ModelProto) -> Model:
@@ -219,7 +220,7 @@ def normalise(proto: onnx.ModelProto) -> Model:
     if proto.functions:
         light, held = storage.split(proto)
         proto = storage.join(onnx.inliner.inline_local_functions(light), held)
-    return Model(_without_aliases(without_shadows(to_initializers(proto))))
+    return Model(_without_aliases(to_initializers(proto)))
 
 
 def require_fixed_channels(model: Model) -> None:
