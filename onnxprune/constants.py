@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -78,12 +78,12 @@ def to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def shadows(graph: GraphProto, outer: Set[str] = frozenset()) -> Iterator[str]:
+def shadows(graph: GraphProto, outer: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yield initializers of subgraphs that bear the name of a tensor outside.
 
     Runtimes do not agree on which of the two is meant.
     """
-    visible = outer | {t.name for t in graph.initializer} | {v.name for v in graph.input}
+    visible = outer.union((t.name for t in graph.initializer), (v.name for v in graph.input))
     visible = visible.union(*(node.output for node in graph.node))
     for inner in (inner for node in graph.node for inner in subgraphs(node)):
         yield from (t.name for t in inner.initializer if t.name in visible)

@@ -131,7 +131,10 @@ def _weight_names(model: Model) -> set[str]:
 
 def count_params(model: Model) -> int:
     """Count the elements of all float constants."""
-    held = (t for graph in graphs(model.proto.graph) for t in graph.initializer)
+    everywhere = list(graphs(model.proto.graph))
+    nodes = (n for graph in everywhere for n in graph.node if n.op_type == "Constant")
+    held = [t for graph in everywhere for t in graph.initializer]
+    held += [a.t for node in nodes for a in node.attribute]  # what is an output as well
     return sum(_size(t) for t in held if t.data_type in FLOATS)
 
 
@@ -316,7 +319,8 @@ def _distinct(
 def inner_macs(model: Model, shapes: Shapes) -> dict[str, float]:
     """Return the multiply-accumulates of nodes with subgraphs for one sample, where known.
 
-    Of the branches of an If the most expensive counts; of a Loop or Scan one run of its body.
+    Of the branches of an If the most expensive counts, of a Scan one run of its body. What shape
+    inference does not know counts as nothing: most of what is in a Loop.
     """
     if not any(True for node in model.proto.graph.node for _ in subgraphs(node)):
         return {}
