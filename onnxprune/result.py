@@ -54,6 +54,9 @@ def measured(
     with log.stage("check"):
         after_cost = cost.measure(final, observe(final, study.feeds, threads=study.request.threads))
     after = study.accuracy(final, study.samples.report)
+    unchanged = outcome.model is original
+    if original.proto.training_info and not unchanged:
+        log.warnings.append("the graphs to train the model with fit its old weights: they left")
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
     whole = 1 - after_cost.weights / max(given.cost.weights, 1)
     missed = _missed(study, outcome, whole) or refusal(outcome.speed)
@@ -80,7 +83,6 @@ def measured(
         timings=log.timings,
         warnings=tuple(dict.fromkeys(log.warnings)),
     )
-    unchanged = outcome.model is original
     proto = graph.reread(original) if unchanged else final.proto
     return PruneResult(proto, report, original.files, external, missed)
 
