@@ -156,6 +156,8 @@ class Decider:
 
         if self._errors is None:
             return masks({n: s**2 for n, s in self._scorer.score_weights().items()}, left, sparsity)
+        # The rounds would name what one of them wanted, where so many cannot be zeroed.
+        masks({n: np.abs(w).astype(np.float64) for n, w in weights.items()}, left, sparsity)
         available = sum(w.size for w in weights.values())
         share = min(sparsity * total / available, 1.0)
 

@@ -285,6 +285,8 @@ def with_constants(model: Model, fits: Sequence[Fit]) -> Model:
     from onnx import ModelProto, numpy_helper
     from onnx.helper import tensor_dtype_to_np_dtype
 
+    from onnxprune.storage import describe
+
     values: Mapping[str, Array] = {n: v for fit in fits for n, v in fit.constants.items()}
     proto = ModelProto()
     proto.CopyFrom(model.proto)
@@ -292,7 +294,9 @@ def with_constants(model: Model, fits: Sequence[Fit]) -> Model:
         if tensor.name in values:
             dtype = tensor_dtype_to_np_dtype(tensor.data_type)
             cast = np.ascontiguousarray(values[tensor.name], dtype=dtype)
-            tensor.CopyFrom(numpy_helper.from_array(cast, tensor.name))
+            made = numpy_helper.from_array(cast, tensor.name)
+            describe(made, tensor)
+            tensor.CopyFrom(made)
     return Model(proto, model.sha256)
 
 

@@ -34,6 +34,10 @@ def settled(
     return metric or defaults[0], recover or defaults[1]
 
 
+MOST_THREADS = 1024
+"""Threads beyond which a number is taken for a mistake; onnxruntime would start them all."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The settings that decide what a run does; they appear in the report.
@@ -163,6 +167,8 @@ class Request:
         for name, size in self.dims.items():
             if size < 1:
                 raise OnnxpruneError(f"dims: '{name}' must be at least 1; got {size}")
+        if self.threads > MOST_THREADS:
+            raise OnnxpruneError(f"threads must be at most {MOST_THREADS}; got {self.threads}")
 
     def _check_budget(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]

@@ -57,6 +57,9 @@ def measured(
             final, observe(final, study.feeds[0], threads=study.request.threads)
         )
     after = study.accuracy(final, study.samples.report)
+    unchanged = outcome.model is original
+    if original.proto.training_info and not unchanged:
+        log.warnings.append("the graphs to train the model with fit its old weights: they left")
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
     if warning := collapse(outcome, before, after):
         log.warnings.append(warning)
@@ -85,7 +88,6 @@ def measured(
         timings=log.timings,
         warnings=tuple(dict.fromkeys(log.warnings)),
     )
-    unchanged = outcome.model is original
     proto = graph.reread(original) if unchanged else final.proto
     return PruneResult(proto, report, original.files, external, missed)
 

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from onnxprune.graph import Model, captured, tensor_types
 from onnxprune.labels import F64, Array
 from onnxprune.session import Feeds, Session
+from onnxprune.storage import describe
 
 
 class Walk:
@@ -43,7 +44,9 @@ class Walk:
 
     def replace(self, name: str, values: Array) -> None:
         """Replace the value of a constant; its element type stays."""
-        self._constants[name] = numpy_helper.from_array(self._cast(name, values), name)
+        made = numpy_helper.from_array(self._cast(name, values), name)
+        describe(made, self._constants[name])
+        self._constants[name] = made
 
     def holds(self, name: str, values: Array) -> bool:
         """Whether a constant can have these values: they are finite in its element type."""
