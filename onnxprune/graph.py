@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -281,32 +281,6 @@ UNPACKS = ("DequantizeLinear", "Cast")
 """Operators that turn a constant, as it is stored, into the one that is computed with."""
 
 
-def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
-    """Return the values of initializers; those that the model dequantises, dequantised."""
-    tensors = {t.name: t for t in model.proto.graph.initializer}
-    values = {name: _computable(tensors[name]) for name in names if name in tensors}
-    for node in model.proto.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in values:
-            name = node.input[0]
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            scale, zero = (
-                numpy_helper.to_array(tensors[i]) if i in tensors else np.zeros(())
-                for i in (*node.input[1:], "")[:2]
-            )
-            view = [1] * values[name].ndim
-            if scale.ndim:
-                view[axis] = -1
-            difference = values[name].astype(np.float32) - zero.astype(np.float32).reshape(view)
-            values[name] = difference * scale.reshape(view)
-    return values
-
-
-def _computable(tensor: TensorProto) -> Array:
-    """Return the values of a tensor; numpy does not compute with bfloat16, but float32 holds it."""
-    values = numpy_helper.to_array(tensor)
-    return values.astype(np.float32) if tensor.data_type == TensorProto.BFLOAT16 else values
-
-
 def tensor_types(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """Return the type of every tensor that shape inference knows, inputs and outputs included."""
     graph = onnx.shape_inference.infer_shapes(storage.outline(proto)).graph
@@ -388,13 +362,22 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
 
 
 def _take_large_constants(graph: gs.Graph) -> dict[str, TensorProto]:
-    """Take large constants out of a graph: exporting it would copy each of them three times."""
+    """Take large constants out of a graph: exporting it would copy each of them three times.
+
+    Taken out are also those of types that numpy lacks: graphsurgeon cannot pack them.
+    """
     taken = {}
     for name, tensor in graph.tensors().items():
-        dense = isinstance(tensor, gs.Constant) and not isinstance(tensor._values, SparseValues)
-        if dense and int(np.prod(tensor.shape)) >= storage.LARGE:
+        if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
+            continue
+        values = tensor._values
+        if isinstance(values, np.ndarray) and values.dtype.kind == "V":
+            taken[name] = numpy_helper.from_array(values, name)
+        elif int(np.prod(tensor.shape)) >= storage.LARGE:
             taken[name] = OnnxExporter.export_tensor_proto(tensor)
-            tensor.values = np.zeros(0, dtype=np.float32)
+        else:
+            continue
+        tensor.values = np.zeros(0, dtype=np.float32)
     return taken
 
 

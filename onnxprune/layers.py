@@ -13,11 +13,9 @@ import onnx_graphsurgeon as gs
 from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
 from onnxprune.labels import I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.requantise import unpack
 from onnxprune.structure import Structure, Weight
-from onnxprune.unfold import MatrixForm
-
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators that :class:`~onnxprune.unfold.MatrixForm` knows."""
+from onnxprune.unfold import PRODUCTS, MatrixForm
 
 SPARSE = 0.1
 """Share of zeros from which the zeros of a weight tensor are taken to be meant."""
@@ -68,12 +66,18 @@ class Layer:
         return values.take(self.kept, axis=axis)
 
 
+def has_layers(structure: Structure) -> bool:
+    """Whether a model has layers that can be fitted: those of fused operators cannot."""
+    return any(w.op_type in PRODUCTS and w.output_axis is not None for w in structure.weights)
+
+
 def prepare(
     pruned: Model, structure: Structure, plan: PruningPlan, shapes: Shapes
 ) -> tuple[Model, list[Layer]]:
     """Give every layer a bias of its own; return the model and its layers in order.
 
-    The model computes the same as before. Left out are the layers that were excluded and
+    The model computes the same as before, with floats where it had integers for weights and
+    biases (see :mod:`onnxprune.requantise`). Left out are the layers that were excluded and
     those that do not exist any more or whose shapes are unknown.
 
     Args:
@@ -83,6 +87,7 @@ def prepare(
         shapes: observed shapes of the original.
     """
     graph = edit(pruned)
+    unpack(graph)
     nodes = {node_id(node): node for node in graph.nodes}
     order = {name: k for k, name in enumerate(nodes)}
     kept = plan.kept_labels(structure)

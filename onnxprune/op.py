@@ -278,14 +278,19 @@ class Op:
         if self.is_constant(i):
             self._trace.sites.append(site)
 
-    def unpack(self) -> None:
+    def unpack(self, given: Mapping[int, I64] | None = None) -> None:
         """Say that output 0 is computed from initializer 0 alone, index by index.
 
         It remains a parameter, which can shrink with what it meets.
+
+        Args:
+            given: labels of axes whose indices cannot leave one by one.
         """
         for axis, size in enumerate(self.shape(0)):
             if size > 1:
-                labels = self.fresh(size)
+                labels = (given or {}).get(axis)
+                if labels is None:
+                    labels = self.fresh(size)
                 self.site(0, axis, labels)
                 self.give(axis, labels)
         self._trace.parameters[self.node.outputs[0].name] = self.tensor(0)
@@ -392,8 +397,8 @@ class Op:
             output_of: see :class:`Weight`.
             output_axis: axis of output 0; None if the node has no place for an intercept.
         """
-        if not self.is_constant(i) or self.node.domain not in ("", "ai.onnx", None):
-            output_axis = None  # what is quantised is left as it is; fused operators have no place
+        if self.node.domain not in ("", "ai.onnx", None):
+            output_axis = None  # fused operators have no place
         rank = len(self.out_shape()) if output_axis is not None else 0
         self._trace.weights.append(
             Weight(
@@ -410,6 +415,7 @@ class Op:
                 data_labels=data[2],
                 output_labels=None if output_axis is None else self.given(output_axis),
                 axes={s.axis: s.labels for s in self._own_sites if s.input == i},
+                packed=not self.is_constant(i),
             )
         )
 

@@ -16,6 +16,7 @@ from onnxprune.biases import add_bias
 from onnxprune.graph import Model, edit, node_id, rebuild
 from onnxprune.labels import F64, Bool
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.requantise import pack, unpack
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure, Weight
 
@@ -41,14 +42,18 @@ def compensate_bias(
         plan: what was removed.
         stats: activation statistics of the original by point.
     """
-    graph = edit(pruned)
+    graph, before = edit(pruned), edit(original)
+    unpack(graph)
+    unpack(before)
     nodes = {node_id(node): node for node in graph.nodes}
-    constants: dict[str, gs.Tensor] = edit(original).tensors()
+    constants: dict[str, gs.Tensor] = before.tensors()
     kept = plan.kept_labels(structure)
     for weight in structure.weights:
         removed = _removed(weight, plan, kept)
         if weight.output_axis is None or weight.point not in stats or not removed.any():
             continue
+        if not isinstance(nodes[weight.node].inputs[weight.input], gs.Constant):
+            continue  # something else reads the integers as well
         values = np.asarray(constants[weight.tensor].values, dtype=np.float64)
         values *= float(nodes[weight.node].attrs.get("alpha", 1.0))
         delta = _mean_contribution(weight, values * removed, stats[weight.point].overall_mean())
@@ -57,7 +62,7 @@ def compensate_bias(
         if delta.any():
             dtype = constants[weight.tensor].values.dtype
             add_bias(graph, nodes[weight.node], weight, delta, dtype)
-    return rebuild(graph, pruned)
+    return pack(rebuild(graph, pruned), pruned)
 
 
 def _removed(weight: Weight, plan: PruningPlan, kept: Bool) -> Bool:

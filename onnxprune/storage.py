@@ -30,6 +30,9 @@ LARGE = 1024
 PAGE, PAGED = 4096, 2**20
 """Initializers from ``PAGED`` bytes on begin at a multiple of ``PAGE``, to be mapped."""
 
+BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+"""Bits of an element where several share a byte."""
+
 Held = Mapping[str, TensorProto]
 """Initializers that were taken out of a model, by name."""
 
@@ -191,8 +194,10 @@ def nbytes(tensor: TensorProto) -> int:
     """Return the size of a tensor's values in bytes, 0 for strings."""
     if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
         return 0
-    width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * int(width)
+    bits = BITS.get(TensorProto.DataType.Name(tensor.data_type))
+    if bits is None:
+        bits = 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return -(-math.prod(tensor.dims) * int(bits) // 8)
 
 
 def _raw(tensor: TensorProto) -> bytes:

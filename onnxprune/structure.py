@@ -96,7 +96,8 @@ class Weight:
     ``data_tensor`` that each weight multiplies; ``output_of`` the index along
     ``output_axis`` of the node's output that it adds to. The labels are those of these axes,
     ``axes`` those of the weight's own; None where an axis cannot shrink. ``output_axis`` is
-    negative (counted from the last axis), None where no intercept can be added.
+    negative (counted from the last axis), None where no intercept can be added. A ``packed``
+    weight is dequantised or cast before the node reads it.
     """
 
     node: str
@@ -112,6 +113,7 @@ class Weight:
     data_labels: I64 | None
     output_labels: I64 | None
     axes: Mapping[int, I64]
+    packed: bool = False
 
     @property
     def point(self) -> tuple[str, int]:

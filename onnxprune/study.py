@@ -21,6 +21,7 @@ from onnxprune.errors_left import ErrorsLeft
 from onnxprune.fingerprint import Fingerprints, files_hash
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
+from onnxprune.layers import has_layers
 from onnxprune.log import Log
 from onnxprune.observe import observe
 from onnxprune.recovery import sample_chunks
@@ -230,7 +231,7 @@ class Study:
             subject.structure, subject.weights, self.stats, metric=metric, seed=request.seed
         )
         errors = None
-        if request.uses_errors:
+        if request.uses_errors and has_layers(subject.structure):
             errors = ErrorsLeft(
                 subject,
                 lambda: self._moments,

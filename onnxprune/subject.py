@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune import cost, graph
+from onnxprune import cost
 from onnxprune.errors import ModelError
 from onnxprune.folding import fold
 from onnxprune.graph import Model, Shapes
 from onnxprune.holdout import Holdout, Part
 from onnxprune.labels import Array
 from onnxprune.observe import observe
+from onnxprune.quantised import weight_values
 from onnxprune.request import Request
 from onnxprune.session import Feeds
 from onnxprune.structure import Structure
@@ -35,7 +36,7 @@ class Subject:
     @property
     def weights(self) -> dict[str, Array]:
         """The values of the weight tensors that may be pruned, by name."""
-        return graph.weight_values(self.folded, {w.tensor for w in self.structure.weights})
+        return weight_values(self.folded, {w.tensor for w in self.structure.weights})
 
 
 def observe_inputs(

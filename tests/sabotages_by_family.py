@@ -10,7 +10,7 @@ import numpy as np
 from sabotages import CORRECT, SABOTAGES, Sabotage, sabotage, without
 
 from onnxprune.op import Op
-from onnxprune.rules import recurrent
+from onnxprune.rules import quantization, recurrent
 from onnxprune.rules.contrib import DOMAIN
 
 for _op, _word, _caught in (
@@ -192,4 +192,13 @@ def slices_the_scale_but_not_the_zero_point(op: Op) -> None:
             site(i, axis, labels)
 
     with mock.patch.object(op, "site", scale_only):
+        CORRECT["DequantizeLinear"](op)
+
+
+@sabotage("DequantizeLinear", "mask permutation")
+def takes_blocks_for_strides(op: Op) -> None:
+    def strides(labels: np.ndarray, block: int, size: int) -> np.ndarray:
+        return np.tile(labels, block)[:size]
+
+    with mock.patch.object(quantization, "_neighbours", strides):
         CORRECT["DequantizeLinear"](op)
