@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.errors import BudgetError
 from onnxprune.labels import F64, I64, Bool
-from onnxprune.structure import Group, Structure
+from onnxprune.structure import Group, Structure, described
 
 AUTO_ALIGN, AUTO_SHARE = 8, 8
 """Channels that onnxruntime computes together on common processors, and the steps that a group is
@@ -84,6 +84,7 @@ def allocate_channels(
         raise BudgetError(
             f"{goal or f'sparsity {sparsity:g}'} cannot be reached by removing channels: the "
             f"best achievable is {_shown(best, goal)}; ask for less, or use --mode weights"
+            + (f"; {described(structure.untouched)}" if structure.untouched else "")
         )
     low, high = 0, len(steps)
     while low < high:
@@ -235,7 +236,11 @@ def allocate_weights(
         raise BudgetError(
             f"sparsity {sparsity:g} cannot be reached by zeroing weights: the best achievable is "
             f"{np.floor(possible / total * 1e4) / 1e4:.4f}"
-            + (f" ({untouched} weights are excluded)" if untouched else "")
+            + (
+                f" ({untouched} weights are excluded, or no rule knows their layers)"
+                if untouched
+                else ""
+            )
             + "; ask for less"
         )
     stays = np.ones(len(flat), dtype=np.bool_)

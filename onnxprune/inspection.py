@@ -79,10 +79,12 @@ class Inspection:
             produced[weight.node] += _size(weight)
         origins = {o.tensor: o for o in self.structure.origins}
         found: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        whole = {u.tensor: u.weights for u in self.structure.untouched}
         for item in self.structure.frozen:
-            origin = origins[item.tensor]
-            share = item.channels / max(len(origin.labels), 1)
-            weights = round(share * produced[origin.node])
+            if (weights := whole.get(item.tensor)) is None:
+                origin = origins[item.tensor]
+                share = item.channels / max(len(origin.labels), 1)
+                weights = round(share * produced[origin.node])
             found[item.reason].append((item.channels, weights, item.node))
         reasons = [
             FrozenReason(

@@ -6,7 +6,8 @@ names may be empty) and carries labels (see :mod:`onnxprune.labels`), one per in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -154,11 +155,35 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Untouched:
+    """A node with weights of which none can leave, since no rule records them.
+
+    Attributes:
+        tensor: its first output.
+        node: its name.
+        op_type: its operator.
+        reason: why its weights stay.
+        channels: of its output.
+        weights: how many there are.
+        bytes: of its constants.
+    """
+
+    tensor: str
+    node: str
+    op_type: str
+    reason: str
+    channels: int
+    weights: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Structure:
     """The result of tracing one model.
 
     ``axes`` holds every distinct label array, ``excluded`` the weight tensors that the user
-    wants untouched, ``inexact`` the nodes that normalise across axes which may shrink.
+    wants untouched, ``inexact`` the nodes that normalise across axes which may shrink,
+    ``untouched`` the layers that no rule knows, which ``frozen`` lists as well.
     """
 
     units: Units
@@ -174,6 +199,7 @@ class Structure:
     frozen: tuple[Frozen, ...]
     excluded: frozenset[str]
     inexact: tuple[Inexact, ...] = ()
+    untouched: tuple[Untouched, ...] = ()
 
     @cached_property
     def prunable(self) -> Bool:
@@ -182,3 +208,15 @@ class Structure:
         for group in self.groups:
             result[group.units] = True
         return result
+
+
+def described(found: Sequence[Untouched]) -> str:
+    """Name layers that cannot be pruned, by operator, and why the largest stays."""
+    counts = Counter(item.op_type for item in found)
+    names = ", ".join(f"{n} {op}" for op, n in counts.most_common())
+    most = max(found, key=lambda item: item.weights)
+    weights = sum(item.weights for item in found)
+    return (
+        f"{len(found)} layers with {weights:,} weights cannot be pruned ({names}): the largest, "
+        f"'{most.node}', {most.reason}"
+    )

@@ -34,6 +34,7 @@ from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats
 from onnxprune.subject import Subject, observe_inputs, trace_subject
+from onnxprune.untouched import untouched_warnings
 from onnxprune.verify import Verification
 
 TIMED_SAMPLES = 4
@@ -99,6 +100,7 @@ class Study:
             )
         with log.stage("trace"):
             self.given: Subject = trace_subject(original, shapes, request)
+        log.warnings += untouched_warnings(self.given.structure.untouched, self.bytes)
         self.subject = self.given
         self.shortening: Shortening | None = None
         self.classes = self._count_classes()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune import cost
-from onnxprune.errors import ModelError
+from onnxprune.errors import BudgetError, ModelError
 from onnxprune.folding import fold
 from onnxprune.graph import Model, Shapes
 from onnxprune.holdout import Holdout, Part
@@ -16,7 +16,7 @@ from onnxprune.observe import observe
 from onnxprune.quantised import weight_values
 from onnxprune.request import Request
 from onnxprune.session import Feeds
-from onnxprune.structure import Structure
+from onnxprune.structure import Structure, described
 from onnxprune.synthetic import SIZES, has_free_sizes, synthetic_feeds
 from onnxprune.trace import trace
 
@@ -69,12 +69,19 @@ def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
 
     Raises:
         ModelError: if there is nothing to prune in the requested mode.
+        BudgetError: if there are weights, but no rule for any of them.
     """
     folded = fold(original, shapes)
     structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
     subject = Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
     if request.lossless:
         return subject
+    if structure.untouched and not cost.counted(structure):
+        best = 0 if request.budget in ("sparsity", "layers") else 1
+        raise BudgetError(
+            f"{request.goal} cannot be reached: the best achievable is {best}, since "
+            f"{described(structure.untouched)}; see 'onnxprune inspect'"
+        )
     if not cost.counted(structure):
         raise ModelError(
             "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnxprune.labels import I64, Reason, Units
 from onnxprune.op import Op, Trace
 from onnxprune.rules import RULES
 from onnxprune.structure import Frozen, Group, Origin, Structure
+from onnxprune.untouched import find_untouched
 
 
 def trace(
@@ -55,9 +57,12 @@ def trace(
         )
     _freeze_outputs(graph, state)
     _tie_shared(graph, state)
-    return _structure(
+    structure = _structure(
         state, frozenset(excluded), {node_id(n): n.name or node_id(n) for n in graph.nodes}
     )
+    untouched = find_untouched(model, shapes, {w.node for w in state.weights})
+    more = [Frozen(u.tensor, u.node, u.reason, u.channels) for u in untouched]
+    return replace(structure, untouched=tuple(untouched), frozen=(*structure.frozen, *more))
 
 
 def _apply(op: Op, node: gs.Node) -> None:
