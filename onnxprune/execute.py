@@ -14,6 +14,7 @@ from onnxprune.entropy import relu_states
 from onnxprune.errors import BudgetError, CalibrationError
 from onnxprune.graph import Model
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.qoperators import joined
 from onnxprune.recover import compensate_bias
 from onnxprune.recovery import ALL, QUICK, Effort, Ladder, recover_classifier, recover_layers
 from onnxprune.request import Request
@@ -275,7 +276,7 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
 def finished(model: Model, study: Study) -> Model:
     """Add provenance and make sure that the result is a valid model with the same interface."""
     final = graph.with_metadata(
-        model,
+        joined(model, study.given.original),
         {
             "onnxprune.version": onnxprune.__version__,
             "onnxprune.source_sha256": study.given.original.sha256,

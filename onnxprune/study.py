@@ -24,6 +24,7 @@ from onnxprune.holdout import Holdout, Part
 from onnxprune.layers import has_layers
 from onnxprune.log import Log
 from onnxprune.observe import observe
+from onnxprune.qoperators import joined
 from onnxprune.recovery import sample_chunks
 from onnxprune.rectifiers import find_rectifiers
 from onnxprune.removals import Removal, find_removals
@@ -285,7 +286,7 @@ class Study:
             return None
         with self.log.stage("evaluate"):
             return measure_accuracy(
-                model,
+                joined(model, self.given.original),
                 part.batches(),
                 output=self.request.output,
                 threads=self.request.threads,

@@ -13,6 +13,7 @@ from onnxprune.graph import Model, Shapes
 from onnxprune.holdout import Holdout, Part
 from onnxprune.labels import Array
 from onnxprune.observe import observe
+from onnxprune.qoperators import separated
 from onnxprune.quantised import weight_values
 from onnxprune.request import Request
 from onnxprune.session import Feeds
@@ -72,8 +73,10 @@ def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
         BudgetError: if there are weights, but no rule for any of them.
     """
     folded = fold(original, shapes)
+    costs = cost.measure(folded, shapes)
+    folded, shapes = separated(folded, shapes)
     structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
-    subject = Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
+    subject = Subject(original, folded, shapes, structure, costs)
     if request.lossless:
         return subject
     if structure.untouched and not cost.counted(structure):
