@@ -145,6 +145,10 @@ class Decider:
         total = self._subject.cost.weights
         allocation = "global" if self._request.allocation == "auto" else self._request.allocation
         spread = SPREADS[allocation]
+        # In rounds, what cannot be reached would be told of a round.
+        allocate_weights(
+            {n: np.abs(w).astype(np.float64) for n, w in weights.items()}, left, total, sparsity
+        )
 
         def masks(
             scores: Mapping[str, F64], left: Mapping[str, Bool], part: float

@@ -171,14 +171,16 @@ class _Writer:
         yield helper.make_node(form.op_type, operands, [output], node.name, **attributes)
         if not whole:
             read = [n for n in (output, *map(self._name, (form.result, form.result + 1))) if n]
-            yield self._converted("QuantizeLinear", read, result, form.result)
+            yield self._converted("QuantizeLinear", read, result, form.result, "/quantised")
 
-    def _converted(self, op_type: str, read: list[str], result: str, scale: int) -> onnx.NodeProto:
+    def _converted(
+        self, op_type: str, read: list[str], result: str, scale: int, end: str = ""
+    ) -> onnx.NodeProto:
         value = self._value(scale)
         attributes: dict[str, Any] = {}
         if value is not None and value.size > 1:
             attributes["axis"] = self._form.axis
-        return helper.make_node(op_type, read, [result], result, **attributes)
+        return helper.make_node(op_type, read, [result], result + end, **attributes)
 
     def _bias_scale(self, name: str) -> onnx.TensorProto:
         """Make the scale of the bias: the product of those of both operands."""

@@ -7,8 +7,6 @@ compute the layer with integers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -89,6 +87,7 @@ def pack(model: Model, like: Model) -> Model:
         for node in before.nodes
         if node.op in ("DequantizeLinear", "Cast") and isinstance(node.inputs[0], gs.Constant)
     }
+    twins = {node_id(node): node for node in before.nodes}
     packed: dict[int, gs.Variable] = {}
     changed = False
     for node in list(graph.nodes):
@@ -100,13 +99,14 @@ def pack(model: Model, like: Model) -> Model:
                     packed[id(tensor)] = _stored(graph, tensor, stored[str(tensor.name)])
                 node.inputs[i] = packed[id(tensor)]
                 changed = True
-                _pack_bias(graph, node, i)
+                _pack_bias(graph, node, i, twins.get(node_id(node)))
     return rebuild(graph, model) if changed else model
 
 
 def _stored(graph: gs.Graph, tensor: gs.Constant, like: gs.Node) -> gs.Variable:
     """Store a constant as another node reads it; return what that node's twin gives."""
-    source, floats = like.inputs[0], np.asarray(tensor.values)
+    source = like.inputs[0]
+    floats = np.asarray(tensor.values).reshape(source.shape)
     dtype = np.asarray(source.values).dtype
     if (at := places(like.op, like.attrs)) is None:
         integers = floats.astype(dtype)
@@ -116,15 +116,9 @@ def _stored(graph: gs.Graph, tensor: gs.Constant, like: gs.Node) -> gs.Variable:
         integers = _rounded(floats, *_grid(like, at, floats.shape), dtype)
     operands = [gs.Constant(t.name, np.asarray(t.values)) for t in like.inputs[1:]]
     operands.insert(0, gs.Constant(source.name, integers))
-    return _dequantise(graph, str(like.outputs[0].name), like, operands)
-
-
-def _dequantise(
-    graph: gs.Graph, name: str, like: gs.Node, operands: list[gs.Constant]
-) -> gs.Variable:
-    result = gs.Variable(name)
-    attributes: Mapping[str, object] = dict(like.attrs)
-    graph.nodes.append(gs.Node(like.op, name, attributes, operands, [result], domain=like.domain))
+    result = gs.Variable(like.outputs[0].name)
+    node = gs.Node(like.op, like.name, dict(like.attrs), operands, [result], domain=like.domain)
+    graph.nodes.append(node)
     return result
 
 
@@ -147,9 +141,18 @@ def _range(dtype: np.dtype[np.generic]) -> tuple[int, int] | tuple[None, None]:
     return bits.get(dtype.name, (None, None))
 
 
-def _pack_bias(graph: gs.Graph, node: gs.Node, weight: int) -> None:
-    """Store the bias of a layer as integers if its inputs are; their scale is the product."""
+def _pack_bias(graph: gs.Graph, node: gs.Node, weight: int, twin: gs.Node | None) -> None:
+    """Store the bias of a layer as it was; as integers if it is new, and its inputs are.
+
+    The scale of a new one is the product of those of the inputs and the weights.
+    """
     if len(node.inputs) <= BIAS or not isinstance(node.inputs[BIAS], gs.Constant):
+        return
+    old = twin.inputs[BIAS] if twin is not None and len(twin.inputs) > BIAS else None
+    if old is not None and not old.is_empty():
+        made = old.inputs[0] if old.inputs else None
+        if made is not None and isinstance(made.inputs[0], gs.Constant):
+            node.inputs[BIAS] = _stored(graph, node.inputs[BIAS], made)
         return
     maker = node.inputs[1 - weight].inputs
     data = maker[0] if maker else None

@@ -93,6 +93,7 @@ def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
     if request.mode == "channels" and not structure.groups:
         first = structure.frozen[0] if structure.frozen else None
         why = f"; '{first.tensor}' {first.reason} (node {first.node})" if first else ""
+        why = f": {described(structure.untouched)}" if structure.untouched else why
         raise ModelError(
             f"no channel of the model can be removed{why}; see 'onnxprune inspect', or use "
             "--mode weights"

@@ -84,10 +84,11 @@ def _constants(node: onnx.NodeProto, tensors: dict[str, TensorProto]) -> Iterato
 
 def _why(node: onnx.NodeProto, makers: dict[str, str]) -> str:
     """Return why the weights of a node stay, to be read after "it"."""
-    if node.domain in _ONE_MACHINE:
+    last = any(a.name == "channels_last" and a.i for a in node.attribute)
+    if node.domain in _ONE_MACHINE or last or node.op_type.startswith("Nhwc"):
         return (
-            f"is laid out for one machine by onnxruntime ({node.domain}); prune the file that it "
-            "was made from"
+            f"is laid out for one machine by onnxruntime ({node.domain}::{node.op_type}); prune the "
+            "file that it was made from"
         )
     if node.op_type in PACKED_MATRICES or node.op_type in ("MatMulFpQ4", "QMoE"):
         return f"packs weights of several inputs together ({node.op_type}); {_BEFORE}"
