@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.biases import addition, takes_bias
 from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
 from onnxprune.labels import I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
@@ -104,6 +105,7 @@ def prepare(
         and shapes.has(w.node)
         and shapes.has(w.data_tensor)
         and isinstance(nodes[w.node].inputs[w.input], gs.Constant)
+        and takes_bias(graph, nodes[w.node])
     ]
     layers = [
         _layer(graph, nodes[w.node], w, plan, kept, users, shapes)
@@ -207,16 +209,13 @@ def _added_bias(
     assert weight.output_axis is not None
     output, name = node.outputs[0], f"{weight.node}/bias"
     trailing = -weight.output_axis - 1
-    readers = list(output.outputs)
-    if len(readers) == 1 and readers[0].op == "Add" and not _is_output(graph, output):
-        i = 1 - next(k for k, t in enumerate(readers[0].inputs) if t is output)
-        addend = readers[0].inputs[i]
-        if isinstance(addend, gs.Constant) and addend.values.ndim > trailing:
-            old = np.asarray(addend.values)
-            if old.size == len(zeros) == old.shape[-1 - trailing]:
-                bias = gs.Constant(name, old.copy())
-                readers[0].inputs[i] = bias
-                return bias, readers[0].outputs[0]
+    if (found := addition(graph, node)) is not None:
+        adding, i = found
+        old = np.asarray(adding.inputs[i].values)
+        if old.ndim > trailing and old.size == len(zeros) == old.shape[-1 - trailing]:
+            bias = gs.Constant(name, old.copy())
+            adding.inputs[i] = bias
+            return bias, adding.outputs[0]
     inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
     node.outputs[0] = inner
     bias = gs.Constant(name, zeros.reshape(-1, *[1] * trailing))
@@ -262,6 +261,8 @@ def _passed(node: gs.Node) -> tuple[float, float]:
     """Return between which values an operator tells its inputs apart."""
     if node.op == "Relu":
         return 0.0, np.inf
+    if node.op == "QuantizeLinear":
+        return _quantised_range(node)
     if node.op == "Clip":
         limits = [node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)]
         for k, given in enumerate(node.inputs[1:3]):
@@ -271,6 +272,19 @@ def _passed(node: gs.Node) -> tuple[float, float]:
                 limits[k] = float(np.asarray(given.values).reshape(()))
         return float(limits[0]), float(limits[1])
     return -np.inf, np.inf
+
+
+def _quantised_range(node: gs.Node) -> tuple[float, float]:
+    """Return the range of what integers of 8 bits can stand for: beyond it they are clipped."""
+    given = node.inputs[1:3]
+    if len(given) < 2 or not all(isinstance(t, gs.Constant) and t.values.size == 1 for t in given):
+        return -np.inf, np.inf
+    scale, zero = (np.asarray(t.values).reshape(()) for t in given)
+    if zero.dtype not in (np.int8, np.uint8):
+        return -np.inf, np.inf
+    limits = np.iinfo(zero.dtype.name)
+    low, high = ((float(v) - float(zero)) * float(scale) for v in (limits.min, limits.max))
+    return low, high
 
 
 def affected(model: Model, layers: Sequence[Layer], changed: Collection[str] = ()) -> list[Layer]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.biases import add_bias
+from onnxprune.biases import add_bias, takes_bias
 from onnxprune.graph import Model, edit, node_id, rebuild
 from onnxprune.labels import F64, Bool
 from onnxprune.pruning_plan import PruningPlan
@@ -54,6 +54,8 @@ def compensate_bias(
             continue
         if not isinstance(nodes[weight.node].inputs[weight.input], gs.Constant):
             continue  # something else reads the integers as well
+        if not takes_bias(graph, nodes[weight.node]):
+            continue
         values = np.asarray(constants[weight.tensor].values, dtype=np.float64)
         values *= float(nodes[weight.node].attrs.get("alpha", 1.0))
         delta = _mean_contribution(weight, values * removed, stats[weight.point].overall_mean())

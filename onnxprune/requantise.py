@@ -48,7 +48,8 @@ def _unpackable(graph: gs.Graph, node: gs.Node, inside: set[str]) -> bool:
     if any(result is t for t in graph.outputs):
         return False
     return bool(result.outputs) and all(
-        reader.op in PRODUCTS and result not in reader.inputs[:1] for reader in result.outputs
+        reader.op == "Add" or (reader.op in PRODUCTS and result not in reader.inputs[:1])
+        for reader in result.outputs
     )
 
 
@@ -82,15 +83,18 @@ def pack(model: Model, like: Model) -> Model:
     if not any(n.op_type in ("DequantizeLinear", "Cast") for n in like.proto.graph.node):
         return model
     graph, before = edit(model), edit(like)
-    stored = {
-        str(node.inputs[0].name): node
-        for node in before.nodes
-        if node.op in ("DequantizeLinear", "Cast") and isinstance(node.inputs[0], gs.Constant)
-    }
+    stored = {str(node.inputs[0].name): node for node in before.nodes if _is_stored(node)}
     twins = {node_id(node): node for node in before.nodes}
     packed: dict[int, gs.Variable] = {}
     changed = False
     for node in list(graph.nodes):
+        twin = twins.get(node_id(node))
+        if node.op == "Add" and twin is not None and twin.op == "Add":
+            for i, tensor in enumerate(node.inputs):
+                maker = twin.inputs[i].inputs
+                if isinstance(tensor, gs.Constant) and maker and _is_stored(maker[0]):
+                    node.inputs[i] = _stored(graph, tensor, maker[0], rescale=True)
+                    changed = True
         if node.op not in PRODUCTS:
             continue
         for i, tensor in enumerate(node.inputs[:BIAS]):
@@ -99,12 +103,23 @@ def pack(model: Model, like: Model) -> Model:
                     packed[id(tensor)] = _stored(graph, tensor, stored[str(tensor.name)])
                 node.inputs[i] = packed[id(tensor)]
                 changed = True
-                _pack_bias(graph, node, i, twins.get(node_id(node)))
+                _pack_bias(graph, node, i, twin)
     return rebuild(graph, model) if changed else model
 
 
-def _stored(graph: gs.Graph, tensor: gs.Constant, like: gs.Node) -> gs.Variable:
-    """Store a constant as another node reads it; return what that node's twin gives."""
+def _is_stored(node: gs.Node) -> bool:
+    """Whether a node gives what a constant stands for."""
+    stored = node.op in ("DequantizeLinear", "Cast")
+    return stored and all(isinstance(t, gs.Constant) or t.is_empty() for t in node.inputs)
+
+
+def _stored(
+    graph: gs.Graph, tensor: gs.Constant, like: gs.Node, *, rescale: bool = False
+) -> gs.Variable:
+    """Store a constant as another node reads it; return what that node's twin gives.
+
+    With ``rescale``, one scale and zero point are chosen anew.
+    """
     source = like.inputs[0]
     floats = np.asarray(tensor.values).reshape(source.shape)
     dtype = np.asarray(source.values).dtype
@@ -115,11 +130,30 @@ def _stored(graph: gs.Graph, tensor: gs.Constant, like: gs.Node) -> gs.Variable:
     else:
         integers = _rounded(floats, *_grid(like, at, floats.shape), dtype)
     operands = [gs.Constant(t.name, np.asarray(t.values)) for t in like.inputs[1:]]
+    if rescale and at is not None and not np.array_equal(floats, _floats(like)):
+        scale, zero = _chosen(floats, dtype)
+        if all(t.values.size == 1 for t in operands) and scale > 0 and len(operands) == 2:
+            integers = _rounded(floats, np.asarray(scale), np.asarray(zero), dtype)
+            names = [f"{t.name}/again" for t in operands]
+            operands = [
+                gs.Constant(name, np.full(t.shape, value, dtype=t.values.dtype))
+                for name, t, value in zip(names, operands, (scale, zero), strict=True)
+            ]
     operands.insert(0, gs.Constant(source.name, integers))
     result = gs.Variable(like.outputs[0].name)
     node = gs.Node(like.op, like.name, dict(like.attrs), operands, [result], domain=like.domain)
     graph.nodes.append(node)
     return result
+
+
+def _chosen(floats: Array, dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    """Return a scale and a zero point with which integers reach all values, and zero."""
+    low, high = _range(dtype)
+    least, most = min(float(floats.min()), 0.0), max(float(floats.max()), 0.0)
+    if low is None or high is None:
+        return 0.0, 0.0
+    scale = float(np.float32((most - least) / (high - low)))
+    return scale, float(np.clip(np.rint(low - least / scale), low, high)) if scale > 0 else 0.0
 
 
 def _rounded(floats: Array, scale: F64, zero: F64, dtype: np.dtype[np.generic]) -> Array:

@@ -87,8 +87,8 @@ def _why(node: onnx.NodeProto, makers: dict[str, str]) -> str:
     last = any(a.name == "channels_last" and a.i for a in node.attribute)
     if node.domain in _ONE_MACHINE or last or node.op_type.startswith("Nhwc"):
         return (
-            f"is laid out for one machine by onnxruntime ({node.domain}::{node.op_type}); prune the "
-            "file that it was made from"
+            f"is laid out for one machine by onnxruntime ({node.domain}::{node.op_type}); prune "
+            "the file that it was made from"
         )
     if node.op_type in PACKED_MATRICES or node.op_type in ("MatMulFpQ4", "QMoE"):
         return f"packs weights of several inputs together ({node.op_type}); {_BEFORE}"
