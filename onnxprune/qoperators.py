@@ -87,11 +87,18 @@ def separated(model: Model, shapes: Shapes) -> tuple[Model, Shapes]:
     if not changed:
         return model, shapes
     fixed = {name: tuple(tensor.dims) for name, tensor in constants.items()}
-    first, second = (
-        {**known, **{n: fixed[o] if o in fixed else known[o] for n, o in like.items()}}
-        for known in (shapes.first, shapes.second)
-    )
+    first, second = (_grown(known, fixed, like) for known in (shapes.first, shapes.second))
     return replace(model, proto=proto), replace(shapes, first=first, second=second)
+
+
+def _grown(
+    known: Mapping[str, tuple[int, ...]],
+    fixed: Mapping[str, tuple[int, ...]],
+    like: Mapping[str, str],
+) -> dict[str, tuple[int, ...]]:
+    """Add the shapes of tensors that are like others."""
+    sizes = {**known, **fixed}
+    return {**known, **{name: sizes[o] for name, o in like.items() if o in sizes}}
 
 
 class _Writer:

@@ -13,9 +13,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from strategies import Net
 
-from onnxprune import pipeline
+from onnxprune import execute, pipeline
 from onnxprune.cost import count_nonzero, measure
-from onnxprune.errors import BudgetError, ModelError
+from onnxprune.errors import BudgetError, InternalError, ModelError
 from onnxprune.graph import Model, edit, load, normalise, rebuild
 from onnxprune.observe import observe
 from onnxprune.qoperators import joined, separated
@@ -163,6 +163,22 @@ def test_integer_operators_compute_what_their_float_form_does(tmp_path: Path) ->
         )
         step = np.diff(np.unique(expected)).min()
         assert np.abs(expected - got).max() <= 1.01 * step, "more than rounding"
+
+
+def test_integer_operators_that_are_written_wrong_are_caught(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(model: Model, like: Model) -> Model:
+        written = joined(model, like)
+        for node in written.proto.graph.node:
+            if node.op_type == "QGemm":
+                node.input[1], node.input[7] = node.input[7], node.input[1]
+        return written
+
+    path = quantised(tmp_path / "q.onnx", "QOperator")
+    monkeypatch.setattr(execute, "joined", swapped)
+    with pytest.raises(InternalError, match="integer operators differs"):
+        pipeline.prune(path, data, sparsity=0.5, mode="channels", cache=False, threads=1)
 
 
 # -- what integers stand for -------------------------------------------------------------------
