@@ -237,7 +237,11 @@ def allocate_weights(
         raise BudgetError(
             f"sparsity {sparsity:g} cannot be reached by zeroing weights: the best achievable is "
             f"{np.floor(possible / total * 1e4) / 1e4:.4f}"
-            + (f" ({untouched} weights are excluded, or of subgraphs)" if untouched else "")
+            + (
+                f" ({untouched} weights are excluded, of subgraphs, or no rule knows their layers)"
+                if untouched
+                else ""
+            )
             + "; ask for less"
         )
     stays = np.ones(len(flat), dtype=np.bool_)

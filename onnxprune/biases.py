@@ -110,19 +110,56 @@ def _set_input(node: gs.Node, i: int, tensor: gs.Tensor) -> None:
     node.inputs[i] = tensor
 
 
+def addition(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node, int] | None:
+    """Return the constant addition behind a node, and which of its inputs is the constant.
+
+    What a node gives may be quantised and dequantised in between. None if something else reads
+    it, or nothing constant is added.
+    """
+    output = _read_once(graph, node.outputs[0])
+    readers = list(output.outputs)
+    if len(readers) != 1 or readers[0].op != "Add" or _is_output(graph, output):
+        return None
+    other = 1 - next(i for i, t in enumerate(readers[0].inputs) if t is output)
+    return (readers[0], other) if isinstance(readers[0].inputs[other], gs.Constant) else None
+
+
+def takes_bias(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether a layer has a place for a bias without more to compute between integers."""
+    if node.op != "MatMul" or addition(graph, node) is not None:
+        return True
+    return not any(reader.op == "QuantizeLinear" for reader in node.outputs[0].outputs)
+
+
+def _read_once(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
+    """Follow a tensor through quantising and dequantising."""
+    while len(tensor.outputs) == 1 and not _is_output(graph, tensor):
+        reader = tensor.outputs[0]
+        if (
+            reader.op not in ("QuantizeLinear", "DequantizeLinear")
+            or reader.inputs[0] is not tensor
+        ):
+            break
+        tensor = reader.outputs[0]
+    return tensor
+
+
+def _is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    return any(tensor is t for t in graph.outputs)
+
+
 def _append_add(graph: gs.Graph, node: gs.Node, weight: Weight, delta: Array) -> None:
     """Put an addition behind a node, or into the constant addition that is there already."""
     output = node.outputs[0]
     assert weight.output_axis is not None
     trailing = -weight.output_axis - 1
-    readers = list(output.outputs)
-    if len(readers) == 1 and readers[0].op == "Add" and output not in graph.outputs:
-        other = 1 - next(i for i, t in enumerate(readers[0].inputs) if t is output)
-        old = _value(readers[0].inputs[other])
+    if (found := addition(graph, node)) is not None:
+        adding, other = found
+        old = _value(adding.inputs[other])
         if old is not None and _is_bias(old, trailing, len(delta)):
             values = _cast(old + delta.reshape(old.shape), delta.dtype)
-            name = bias_name(graph, weight, readers[0].inputs[other])
-            readers[0].inputs[other] = gs.Constant(name, values)
+            name = bias_name(graph, weight, adding.inputs[other])
+            adding.inputs[other] = gs.Constant(name, values)
             return
     inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
     node.outputs[0] = inner

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import helper
 
 from onnxprune import cost
 from onnxprune.graph import Model
 from onnxprune.labels import F64, Bool
+from onnxprune.storage import nbytes
 from onnxprune.structure import Structure
 
 
@@ -92,8 +92,7 @@ class Meter:
         for tensor in self._model.proto.graph.initializer:
             if not in_bytes and tensor.data_type not in cost.FLOATS:
                 continue
-            size = np.prod(tensor.dims, dtype=np.float64)
-            size *= helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize if in_bytes else 1
+            size = nbytes(tensor) if in_bytes else float(np.prod(tensor.dims, dtype=np.float64))
             before += size
             after += size * sum(set(shares[tensor.name].values()) or {1.0})
         whole = float(self._before.bytes if in_bytes else self._before.params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,9 @@ from onnx import numpy_helper
 
 from onnxprune.constants import graphs, subgraphs
 from onnxprune.equation import parse
-from onnxprune.graph import UNPACKS, Model, Shapes, captured, weight_values
+from onnxprune.graph import UNPACKS, Model, Shapes, captured
 from onnxprune.labels import F64, Bool
+from onnxprune.quantised import weight_values
 from onnxprune.storage import outline
 from onnxprune.structure import Structure, Weight
 
@@ -33,6 +34,26 @@ WEIGHT_INPUTS = {
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
+    "AttnLSTM": (1, 2),
+    "DecoderAttention": (2, 3),
+    "DynamicQuantizeLSTM": (1, 2),
+    "DynamicQuantizeMatMul": (1,),
+    "FusedMatMulActivation": (0, 1),
+    "GemmFastGelu": (1,),
+    "GemmFloat8": (0, 1),
+    "MatMulBnb4": (1,),
+    "MatMulInteger16": (0, 1),
+    "MatMulIntegerToFloat": (0, 1),
+    "MatMulNBits": (1,),
+    "MoE": (2, 4, 6),
+    "NhwcConv": (1,),
+    "NhwcFusedConv": (1,),
+    "QAttention": (1,),
+    "QGemm": (3,),
+    "QLinearConv": (3,),
+    "QLinearConvTranspose": (3,),
+    "QLinearMatMul": (0, 3),
+    "QMoE": (2, 5, 8),
     "TransposeMatMul": (0, 1),
 }
 """The operands that count as weights where they are constant: what a sparsity refers to."""
@@ -40,8 +61,15 @@ WEIGHT_INPUTS = {
 PAST = {"MultiHeadAttention": 6, "GroupQueryAttention": 3}
 """Products of two activations whose operations count, and where the keys seen before are."""
 
-MATRICES = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger")
-"""Products of two matrices, or stacks of them."""
+CONVOLUTIONS = (
+    *("Conv", "ConvInteger", "DeformConv", "FusedConv", "NhwcConv", "NhwcFusedConv"),
+    "QLinearConv",
+)
+RECURRENT = ("LSTM", "GRU", "RNN", "AttnLSTM", "DynamicQuantizeLSTM")
+PACKED_MATRICES = ("MatMulNBits", "MatMulBnb4")
+"""Their weights are bits in a row of bytes; two attributes tell how many there are."""
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
 
 FLOATS = {
     onnx.TensorProto.FLOAT,
@@ -84,17 +112,15 @@ def measure(model: Model, shapes: Shapes) -> Cost:
         shapes: its observed shapes; a MAC count is that of the first observation divided by
             the batch.
     """
-    constants = {t.name: t for t in model.proto.graph.initializer}
-    weights = _weight_names(model)
-    inner = inner_layers(model)
+    operands, inner = weight_operands(model), inner_layers(model)
+    weights = _each_once(operands)
     return Cost(
         params=count_params(model),
-        weights=sum(_size(constants[name]) for name in weights)
-        + sum(map(_size, _distinct(inner, weights).values())),
+        weights=sum(weights.values()) + sum(map(_size, _distinct(inner, weights.keys()).values())),
         nonzero_weights=count_nonzero(model),
         macs=round(sum(node_macs(model, shapes).values())),
         bytes=model.file_bytes or model.proto.ByteSize(),
-        layers=len(_layers(model)) + len(inner),
+        layers=len(operands) + len(inner),
         longest_path=longest_path(model),
     )
 
@@ -109,32 +135,58 @@ def longest_path(model: Model) -> int:
 
 
 def count_nonzero(model: Model) -> int:
-    """Count the weights that are not zero."""
-    names = _weight_names(model)
-    values = (weight_values(model, [name])[name] for name in names)
-    inner = map(numpy_helper.to_array, _distinct(inner_layers(model), names).values())
-    return sum(int(np.count_nonzero(v)) for v in [*values, *inner])
-
-
-def _layers(model: Model) -> list[set[str]]:
-    """Return the weight operands of each node that has any."""
-    graph = model.proto.graph
-    constants = {t.name for t in graph.initializer}
-    source = unpacked_weights(model)
-    operands = (
-        {
-            source.get(node.input[i], node.input[i])
-            for i in WEIGHT_INPUTS.get(node.op_type, ())
-            if i < len(node.input)
-        }
-        & constants
-        for node in graph.node
+    """Count the weights that are not zero; those that are packed several to a byte all count."""
+    sizes = {t.name: _size(t) for t in model.proto.graph.initializer}
+    weights = _each_once(weight_operands(model))
+    own = sum(
+        int(np.count_nonzero(weight_values(model, [name])[name])) if count == sizes[name] else count
+        for name, count in weights.items()
     )
-    return [names for names in operands if names]
+    inner = map(numpy_helper.to_array, _distinct(inner_layers(model), weights.keys()).values())
+    return own + sum(int(np.count_nonzero(v)) for v in inner)
 
 
-def _weight_names(model: Model) -> set[str]:
-    return set().union(*_layers(model))
+def weight_inputs(node: onnx.NodeProto) -> tuple[int, ...]:
+    """Return the operands of a node that count as weights where they are constant."""
+    if node.op_type == "Attention" and node.domain in DEFAULT_DOMAINS:
+        return ()  # the standard operator has queries, keys and values
+    return WEIGHT_INPUTS.get(node.op_type, ())
+
+
+def weight_operands(model: Model) -> dict[str, dict[str, int]]:
+    """Return the weights of each node that has any, by its first output.
+
+    They are the initializers that its weight operands are, or are computed from alone, and the
+    number of weights in each.
+    """
+    graph = model.proto.graph
+    constants, source = {t.name: t for t in graph.initializer}, unpacked_weights(model)
+    found = {
+        _key(node): {
+            name: _count(node, constants[name])
+            for i in weight_inputs(node)
+            if i < len(node.input)
+            and (name := source.get(node.input[i], node.input[i])) in constants
+        }
+        for node in graph.node
+    }
+    return {node: names for node, names in found.items() if names}
+
+
+def _key(node: onnx.NodeProto) -> str:
+    return next((o for o in node.output if o), node.name)
+
+
+def _count(node: onnx.NodeProto, tensor: onnx.TensorProto) -> int:
+    """Return how many weights a tensor holds for a node, which may pack several to a byte."""
+    given = {a.name: a.i for a in node.attribute}
+    if node.op_type in PACKED_MATRICES:
+        return given["K"] * given["N"]
+    return _size(tensor) * (8 // (given.get("expert_weight_bits") or 8))
+
+
+def _each_once(operands: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    return {name: count for names in operands.values() for name, count in names.items()}
 
 
 def count_params(model: Model) -> int:
@@ -147,21 +199,28 @@ def count_params(model: Model) -> int:
 
 
 def unpacked_weights(model: Model) -> dict[str, str]:
-    """Return the initializers that are dequantised or cast, by the name of the result."""
-    constants = {t.name for t in model.proto.graph.initializer}
-    return {
-        node.output[0]: node.input[0]
-        for node in model.proto.graph.node
-        if node.op_type in UNPACKS and node.input[0] in constants
-    }
+    """Return the tensors that are computed from constants alone: dequantised weights, say.
+
+    Returns:
+        For each the largest initializer that it is computed from.
+    """
+    sizes = {t.name: _size(t) for t in model.proto.graph.initializer}
+    known, found = {name: name for name in sizes}, dict[str, str]()
+    for node in model.proto.graph.node:
+        inputs = [name for name in node.input if name]
+        if inputs and not captured(node) and all(name in known for name in inputs):
+            source = max((known[name] for name in inputs), key=sizes.__getitem__)
+            made = {name: source for name in node.output if name}
+            known |= made
+            found |= made
+    return found
 
 
 def node_macs(model: Model, shapes: Shapes) -> dict[str, float]:
     """Return the multiply-accumulates of each node for one sample, by its first output."""
     constants = {t.name: t for t in model.proto.graph.initializer}
     own = {
-        next(o for o in node.output if o): _macs(node, constants, shapes) / shapes.batch
-        for node in model.proto.graph.node
+        _key(node): _macs(node, constants, shapes) / shapes.batch for node in model.proto.graph.node
     }
     return own | inner_macs(model, shapes)
 
@@ -183,22 +242,26 @@ def _macs(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], shape
     if node.op_type in PAST:
         operands = [shape(name) if name else () for name in node.input]
         return _scores(PAST[node.op_type], operands, shape(node.output[0]))
-    first, second = shape(node.input[0]), shape(node.input[1])
-    out = shape(next(o for o in node.output if o))
-    elements = int(np.prod(out, dtype=np.int64))
-    transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    if node.op_type in ("Conv", "ConvInteger", "DeformConv", "FusedConv"):
-        return elements * int(np.prod(second[1:]))
-    if node.op_type == "ConvTranspose":
-        return int(np.prod(first, dtype=np.int64)) * int(np.prod(second[1:]))
-    if node.op_type == "Attention" and node.domain == "com.microsoft":
-        return first[0] * first[1] * int(np.prod(second)) + 2 * elements * first[1]
-    if node.op_type == "Attention":
-        return (int(np.prod(first, dtype=np.int64)) + elements) * second[-2]
-    if node.op_type in MATRICES:
-        return elements * first[-2 if transposed else -1]
-    recurrent = shape(node.input[2])
-    return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))
+    places = WEIGHT_INPUTS[node.op_type]
+    weights = [shape(node.input[i]) for i in places if i < len(node.input) and node.input[i]]
+    first, out = shape(node.input[0]), shape(next(o for o in node.output if o))
+    read, elements = (int(np.prod(s, dtype=np.int64)) for s in (first, out))
+    sizes = [int(np.prod(s, dtype=np.int64)) for s in weights]
+    given = {a.name: a.i for a in node.attribute}
+    if node.op_type in CONVOLUTIONS:
+        return elements * int(np.prod(weights[0][1:]))
+    if node.op_type in ("ConvTranspose", "QLinearConvTranspose"):
+        return read * int(np.prod(weights[0][1:]))
+    if node.op_type == "Attention" and node.domain in DEFAULT_DOMAINS:
+        return (read + elements) * weights[0][-2]
+    if node.op_type in ("Attention", "QAttention"):
+        return first[0] * first[1] * sizes[0] + 2 * elements * first[1]
+    if node.op_type in ("MoE", "QMoE"):
+        packed = 8 // (given.get("expert_weight_bits") or 8)
+        return read // first[-1] * (given.get("k") or 1) * sum(sizes) * packed // weights[0][0]
+    if node.op_type in RECURRENT:
+        return first[0] * first[1] * sum(sizes)
+    return elements * first[-2 if given.get("transA") else -1]
 
 
 def _scores(past: int, shapes: Sequence[tuple[int, ...]], out: tuple[int, ...]) -> int:
@@ -337,7 +400,7 @@ def inner_layers(model: Model) -> list[dict[Named, onnx.TensorProto]]:
 
 
 def _distinct(
-    layers: Sequence[Mapping[Named, onnx.TensorProto]], outer: set[str]
+    layers: Sequence[Mapping[Named, onnx.TensorProto]], outer: Collection[str]
 ) -> dict[Named, onnx.TensorProto]:
     """Return the weights of subgraphs, each once, that no outer layer has as well."""
     found = {key: tensor for layer in layers for key, tensor in layer.items()}

@@ -19,7 +19,7 @@ from onnxprune.request import Request
 from onnxprune.score import Scorer
 from onnxprune.selection import Sensitivity
 from onnxprune.spread import SPREADS, erk_share
-from onnxprune.structure import Structure
+from onnxprune.structure import Structure, described
 from onnxprune.subject import Subject
 
 
@@ -141,12 +141,30 @@ class Decider:
                 left[weight.tensor] = left[weight.tensor] & kept[labels].reshape(view)
         return left
 
+    def _check_reachable(
+        self, weights: Mapping[str, Array], left: Mapping[str, Bool], sparsity: float
+    ) -> None:
+        """Refuse what cannot be reached before the rounds, which would speak of a round.
+
+        Raises:
+            BudgetError: naming the layers that no rule knows, if there are any.
+        """
+        magnitudes = {n: np.abs(w).astype(np.float64) for n, w in weights.items()}
+        try:
+            allocate_weights(magnitudes, left, self._subject.cost.weights, sparsity)
+        except BudgetError as error:
+            untouched = self._subject.structure.untouched
+            raise BudgetError(
+                f"{error}; {described(untouched)}" if untouched else f"{error}"
+            ) from None
+
     def _zeroed(
         self, weights: Mapping[str, Array], left: Mapping[str, Bool], sparsity: float
     ) -> dict[str, Bool]:
         total = self._subject.cost.weights
         allocation = "global" if self._request.allocation == "auto" else self._request.allocation
         spread = SPREADS[allocation]
+        self._check_reachable(weights, left, sparsity)
 
         def masks(
             scores: Mapping[str, F64], left: Mapping[str, Bool], part: float

@@ -14,6 +14,7 @@ from onnxprune.entropy import relu_states
 from onnxprune.errors import BudgetError, CalibrationError
 from onnxprune.graph import Model
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.qoperators import joined, separated
 from onnxprune.recover import compensate_bias
 from onnxprune.recovery import ALL, QUICK, Effort, Ladder, recover_classifier, recover_layers
 from onnxprune.request import Request
@@ -97,6 +98,8 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
         clean, went = cleaned(study, ladder.model)
         if went and _exceeds(study, clean):
             clean, went = ladder.model, CleanUp(dropped=("channels beyond the sparsity",))
+    if effort == ALL:
+        _check_joined(clean, study)
     model, selected = finished(clean, study), None
     if study.gated:
         known = judge.found(clean) if clean is ladder.model else None
@@ -113,6 +116,21 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
         tuple(ladder.warnings),
         selected,
     )
+
+
+def _check_joined(model: Model, study: Study) -> None:
+    """Make sure that integer operators are written as the layers that were verified.
+
+    They are read back as float layers: their own sums saturate on some processors.
+
+    Raises:
+        InternalError: if they are not.
+    """
+    written = joined(model, study.given.original)
+    if written is not model:
+        again = separated(written, study.subject.shapes)[0]
+        what, threads = "model with integer operators", study.request.threads
+        verify(model, again, study.feeds, what, threads=threads)
 
 
 def of_given(plan: PruningPlan, study: Study) -> PruningPlan:
@@ -296,7 +314,7 @@ def _grows(study: Study, plan: PruningPlan) -> bool:
 def finished(model: Model, study: Study) -> Model:
     """Add provenance and make sure that the result is a valid model with the same interface."""
     final = graph.with_metadata(
-        model,
+        joined(model, study.given.original),
         {
             "onnxprune.version": onnxprune.__version__,
             "onnxprune.source_sha256": study.given.original.sha256,

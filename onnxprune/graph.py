@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune import roundtrip, storage
@@ -274,32 +274,6 @@ def _without_aliases(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 UNPACKS = ("DequantizeLinear", "Cast")
 """Operators that turn a constant, as it is stored, into the one that is computed with."""
-
-
-def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
-    """Return the values of initializers; those that the model dequantises, dequantised."""
-    tensors = {t.name: t for t in model.proto.graph.initializer}
-    values = {name: _computable(tensors[name]) for name in names if name in tensors}
-    for node in model.proto.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in values:
-            name = node.input[0]
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            scale, zero = (
-                numpy_helper.to_array(tensors[i]) if i in tensors else np.zeros(())
-                for i in (*node.input[1:], "")[:2]
-            )
-            view = [1] * values[name].ndim
-            if scale.ndim:
-                view[axis] = -1
-            difference = values[name].astype(np.float32) - zero.astype(np.float32).reshape(view)
-            values[name] = difference * scale.reshape(view)
-    return values
-
-
-def _computable(tensor: TensorProto) -> Array:
-    """Return the values of a tensor; numpy does not compute with bfloat16, but float32 holds it."""
-    values = numpy_helper.to_array(tensor)
-    return values.astype(np.float32) if tensor.data_type == TensorProto.BFLOAT16 else values
 
 
 def tensor_types(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.biases import bias_name, found_bias, is_own
+from onnxprune.biases import addition, bias_name, found_bias, is_own, takes_bias
 from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
 from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.requantise import unpack
 from onnxprune.structure import Structure, Weight
-from onnxprune.unfold import MatrixForm, StackForm
-
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
-"""The operators that :mod:`~onnxprune.unfold` knows."""
+from onnxprune.unfold import PRODUCTS, MatrixForm, StackForm
 
 SPARSE = 0.1
 """Share of zeros from which the zeros of a weight tensor are taken to be meant."""
@@ -71,12 +69,18 @@ class Layer:
         return values
 
 
+def has_layers(structure: Structure) -> bool:
+    """Whether a model has layers that can be fitted: those of fused operators cannot."""
+    return any(w.op_type in PRODUCTS and w.output_axis is not None for w in structure.weights)
+
+
 def prepare(
     pruned: Model, structure: Structure, plan: PruningPlan, shapes: Shapes, *, grow: bool = True
 ) -> tuple[Model, list[Layer]]:
     """Give every layer a bias of its own; return the model and its layers in order.
 
-    The model computes the same as before. Left out are the layers that were excluded and
+    The model computes the same as before, with floats where it had integers for weights and
+    biases (see :mod:`onnxprune.requantise`). Left out are the layers that were excluded and
     those that do not exist any more or whose shapes are unknown.
 
     Args:
@@ -88,6 +92,7 @@ def prepare(
             shared keeps what is added to it.
     """
     graph = edit(pruned)
+    unpack(graph)
     nodes = {node_id(node): node for node in graph.nodes}
     order = {name: k for k, name in enumerate(nodes)}
     kept = plan.kept_labels(structure)
@@ -103,6 +108,7 @@ def prepare(
         and shapes.has(w.node)
         and shapes.has(w.data_tensor)
         and isinstance(nodes[w.node].inputs[w.input], gs.Constant)
+        and takes_bias(graph, nodes[w.node])
     ]
     layers = [
         _layer(graph, nodes[w.node], w, plan, kept, shapes, grow)
@@ -250,16 +256,13 @@ def _added_bias(
 ) -> tuple[gs.Constant, gs.Tensor]:
     """Use the constant addition that follows a node, or put one there."""
     output = node.outputs[0]
-    readers = list(output.outputs)
-    if len(readers) == 1 and readers[0].op == "Add" and not _is_output(graph, output):
-        i = 1 - next(k for k, t in enumerate(readers[0].inputs) if t is output)
-        addend = readers[0].inputs[i]
-        if isinstance(addend, gs.Constant) and addend.values.ndim >= zeros.ndim:
-            old = np.asarray(addend.values)
-            if old.size == zeros.size and old.shape[old.ndim - zeros.ndim :] == zeros.shape:
-                bias = gs.Constant(bias_name(graph, weight, addend), old.copy())
-                readers[0].inputs[i] = bias
-                return bias, readers[0].outputs[0]
+    if (found := addition(graph, node)) is not None:
+        adding, i = found
+        old = np.asarray(adding.inputs[i].values)
+        if old.size == zeros.size and old.shape[old.ndim - zeros.ndim :] == zeros.shape:
+            bias = gs.Constant(bias_name(graph, weight, adding.inputs[i]), old.copy())
+            adding.inputs[i] = bias
+            return bias, adding.outputs[0]
     inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
     node.outputs[0] = inner
     bias = gs.Constant(bias_name(graph, weight), zeros)
@@ -305,6 +308,8 @@ def _passed(node: gs.Node) -> tuple[float, float]:
     """Return between which values an operator tells its inputs apart."""
     if node.op == "Relu":
         return 0.0, np.inf
+    if node.op == "QuantizeLinear":
+        return _quantised_range(node)
     if node.op == "Clip":
         limits = [node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)]
         for k, given in enumerate(node.inputs[1:3]):
@@ -314,6 +319,19 @@ def _passed(node: gs.Node) -> tuple[float, float]:
                 limits[k] = float(np.asarray(given.values).reshape(()))
         return float(limits[0]), float(limits[1])
     return -np.inf, np.inf
+
+
+def _quantised_range(node: gs.Node) -> tuple[float, float]:
+    """Return the range of what integers of 8 bits can stand for: beyond it they are clipped."""
+    given = node.inputs[1:3]
+    if len(given) < 2 or not all(isinstance(t, gs.Constant) and t.values.size == 1 for t in given):
+        return -np.inf, np.inf
+    scale, zero = (np.asarray(t.values).reshape(()) for t in given)
+    if zero.dtype not in (np.int8, np.uint8):
+        return -np.inf, np.inf
+    limits = np.iinfo(zero.dtype.name)
+    low, high = ((float(v) - float(zero)) * float(scale) for v in (limits.min, limits.max))
+    return low, high
 
 
 def affected(model: Model, layers: Sequence[Layer], changed: Collection[str] = ()) -> list[Layer]:

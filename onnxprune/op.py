@@ -285,14 +285,19 @@ class Op:
         if self.is_constant(i):
             self._trace.sites.append(site)
 
-    def unpack(self) -> None:
+    def unpack(self, given: Mapping[int, I64] | None = None) -> None:
         """Say that output 0 is computed from initializer 0 alone, index by index.
 
         It remains a parameter, which can shrink with what it meets.
+
+        Args:
+            given: labels of axes whose indices cannot leave one by one.
         """
         for axis, size in enumerate(self.shape(0)):
             if size > 1:
-                labels = self.fresh(size)
+                labels = (given or {}).get(axis)
+                if labels is None:
+                    labels = self.fresh(size)
                 self.site(0, axis, labels)
                 self.give(axis, labels)
         self._trace.parameters[self.node.outputs[0].name] = self.tensor(0)
@@ -406,10 +411,10 @@ class Op:
         """
         if not all(self.shape(i)):
             return  # it has no elements
-        if not self.is_constant(i) or self.node.domain not in ("", "ai.onnx", None):
-            output_axis = letters = (
-                None  # what is quantised is left as it is; fused operators have no place
-            )
+        if self.node.domain not in ("", "ai.onnx", None):
+            output_axis = letters = None  # fused operators have no place
+        if not self.is_constant(i):
+            letters = None
         known = output_axis is not None or letters is not None
         rank = len(self.out_shape()) if known else 0
         self._trace.weights.append(
@@ -433,6 +438,7 @@ class Op:
                     if known
                 },
                 letters=letters,
+                packed=not self.is_constant(i),
             )
         )
 

@@ -23,6 +23,7 @@ from onnxprune.inspection import Inspection
 from onnxprune.log import Log
 from onnxprune.plan_file import check_model, check_removals, check_structure, load_plan, save_plan
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.qoperators import separated
 from onnxprune.removals import find_removals
 from onnxprune.request import Mode, Request, settled
 from onnxprune.result import PruneResult, measured, save
@@ -401,7 +402,7 @@ def inspect(
     original = _load(model)
     if data is None:
         shapes = observe_inputs(original, None, seed=0, threads=threads, dims=dims)
-        folded = fold(original, shapes)
+        folded, shapes = separated(fold(original, shapes), shapes)
         structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
         macs = cost.node_macs(folded, shapes)
         parts = find_removals(folded, shapes, structure, macs)

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.biases import add_bias, found_bias, is_own
+from onnxprune.biases import add_bias, found_bias, is_own, takes_bias
 from onnxprune.graph import Model, edit, node_id, rebuild
 from onnxprune.labels import F64, Bool
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.requantise import pack, unpack
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure, Weight
 
@@ -44,13 +45,19 @@ def compensate_bias(
         stats: activation statistics of the original by point.
         grow: whether layers may get biases that have none of their own.
     """
-    graph = edit(pruned)
+    graph, before = edit(pruned), edit(original)
+    unpack(graph)
+    unpack(before)
     nodes = {node_id(node): node for node in graph.nodes}
-    constants: dict[str, gs.Tensor] = edit(original).tensors()
+    constants: dict[str, gs.Tensor] = before.tensors()
     kept = plan.kept_labels(structure)
     for weight in structure.weights:
         removed = _removed(weight, plan, kept)
         if weight.output_axis is None or weight.point not in stats or not removed.any():
+            continue
+        if not isinstance(nodes[weight.node].inputs[weight.input], gs.Constant):
+            continue  # something else reads the integers as well
+        if not takes_bias(graph, nodes[weight.node]):
             continue
         values = np.asarray(constants[weight.tensor].values, dtype=np.float64)
         values *= float(nodes[weight.node].attrs.get("alpha", 1.0))
@@ -61,7 +68,7 @@ def compensate_bias(
         if delta.any() and (grow or is_own(bias, len(delta))):
             dtype = constants[weight.tensor].values.dtype
             add_bias(graph, nodes[weight.node], weight, delta, dtype)
-    return rebuild(graph, pruned)
+    return pack(rebuild(graph, pruned), pruned)
 
 
 def _removed(weight: Weight, plan: PruningPlan, kept: Bool) -> Bool:

@@ -19,6 +19,7 @@ from onnxprune.layers import affected, prepare
 from onnxprune.least_squares import Fit, fit_layers
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.refit import refit_classifier
+from onnxprune.requantise import pack
 from onnxprune.session import Feeds
 from onnxprune.structure import Structure
 from onnxprune.unfold import MatrixForm
@@ -173,7 +174,7 @@ def recover_layers(
     count = len(fits)
     while count:
         name = f"least squares, {count} of {len(fits)} layers"
-        if ladder.offer(name, with_constants(prepared, fits[:count])):
+        if ladder.offer(name, pack(with_constants(prepared, fits[:count]), pruned)):
             break
         if count == len(fits):
             ladder.refuse("least squares of all layers")
@@ -255,7 +256,7 @@ def recover_classifier(
     if all(walk.holds(name, values) for name, values in constants.items()):
         for name, values in constants.items():
             walk.replace(name, values)
-        ladder.offer("classifier", walk.model())
+        ladder.offer("classifier", pack(walk.model(), ladder.model))
 
 
 def fit_warnings(fits: Sequence[Fit]) -> list[str]:

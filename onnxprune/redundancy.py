@@ -59,7 +59,10 @@ def readers(model: Model, structure: Structure, relations: Relations) -> list[Re
     weights = {
         w.node: w
         for w in structure.weights
-        if w.op_type in PRODUCTS and w.output_axis is not None and uses[w.tensor] == 1
+        if w.op_type in PRODUCTS
+        and w.output_axis is not None
+        and uses[w.tensor] == 1
+        and not w.packed
     }
     result = []
     for sink in structure.sinks:

@@ -15,8 +15,8 @@ from typing import Literal
 import onnx
 
 from onnxprune.graph import Model, Shapes, captured
-from onnxprune.layers import PRODUCTS
 from onnxprune.structure import Structure, Weight
+from onnxprune.unfold import PRODUCTS
 
 SUMS = ("Add", "Sum")
 
@@ -162,7 +162,7 @@ def _layer(
 
 def _can_read(weight: Weight, source: str, result: str, shapes: Shapes) -> bool:
     """Whether a layer can read another tensor with other weights."""
-    if weight.op_type not in PRODUCTS or weight.data_tensor != result:
+    if weight.op_type not in PRODUCTS or weight.data_tensor != result or weight.packed:
         return False
     if not (shapes.has(source) and shapes.has(result)) or weight.output_axis is None:
         return False

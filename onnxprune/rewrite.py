@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.graph import Model, captured_names, edit, node_id, rebuild, values_of
 from onnxprune.labels import Array, Bool
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.quantised import places, spread
 from onnxprune.structure import OriginalShape, Renumber, Sizes, Structure
 
 INFERRED = -1
@@ -162,10 +163,9 @@ def _zero(graph: gs.Graph, plan: PruningPlan) -> None:
 def _zero_point(tensor: gs.Constant, values: Array) -> Array:
     """Return what stands for zero in a tensor, in a shape that broadcasts to it."""
     for node in tensor.outputs:
-        if node.op == "DequantizeLinear" and len(node.inputs) > 2:
-            point = np.asarray(node.inputs[2].values)
-            view = [1] * values.ndim
-            if point.ndim:
-                view[int(node.attrs.get("axis", 1))] = -1
-            return point.reshape(view)
+        at = places(node.op, node.attrs)
+        if at and node.inputs[at.weight] is tensor and at.zero < len(node.inputs):
+            point = node.inputs[at.zero]
+            if isinstance(point, gs.Constant):
+                return spread(np.asarray(point.values), values.shape, at)
     return np.zeros((), dtype=values.dtype)

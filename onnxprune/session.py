@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -238,6 +239,8 @@ def _rows(value: Value) -> int:
 
 def _first(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    if "NOT_IMPLEMENTED" in text:
+    if re.search("Nhwc|nchwc|internal.nhwc", text):
+        text += "; onnxruntime laid the file out for one machine: use the file it was made from"
+    elif "NOT_IMPLEMENTED" in text:
         text += "; its CPU provider lacks that operator for these types: export in float32"
     return text

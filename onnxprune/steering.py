@@ -13,6 +13,7 @@ from onnxprune.execute import finished
 from onnxprune.graph import Model
 from onnxprune.layers import prepare
 from onnxprune.pruning_plan import PruningPlan
+from onnxprune.requantise import pack
 from onnxprune.rewrite import rewrite
 from onnxprune.speed import Speed, measure_speed
 from onnxprune.study import Study
@@ -63,7 +64,7 @@ def as_finished(study: Study, plan: PruningPlan) -> Model:
     subject = study.subject
     pruned = rewrite(subject.folded, subject.structure, plan)
     if study.request.recover != "none":  # recovery adds biases
-        pruned = prepare(pruned, subject.structure, plan, subject.shapes)[0]
+        pruned = pack(prepare(pruned, subject.structure, plan, subject.shapes)[0], pruned)
     return finished(pruned, study)
 
 

@@ -6,8 +6,8 @@ names may be empty) and carries labels (see :mod:`onnxprune.labels`), one per in
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -101,7 +101,8 @@ class Weight:
     negative (counted from the last axis), None where that is not one axis or no intercept can be
     added. ``output_axes`` are the labels of all axes of the output, negative likewise. ``letters``
     names the axes of data, weight and output, if the node is a product of stacks of matrices (see
-    :class:`~onnxprune.unfold.StackForm`).
+    :class:`~onnxprune.unfold.StackForm`). A ``packed`` weight is dequantised or cast before the
+    node reads it.
     """
 
     node: str
@@ -119,6 +120,7 @@ class Weight:
     axes: Mapping[int, I64]
     output_axes: Mapping[int, I64] = field(default_factory=dict)
     letters: tuple[str, str, str] | None = None
+    packed: bool = False
 
     @property
     def outputs_first(self) -> bool:
@@ -188,11 +190,35 @@ class FrozenReason:
 
 
 @dataclass(frozen=True)
+class Untouched:
+    """A node with weights of which none can leave, since no rule records them.
+
+    Attributes:
+        tensor: its first output.
+        node: its name.
+        op_type: its operator.
+        reason: why its weights stay.
+        channels: of its output.
+        weights: how many there are.
+        bytes: of its constants.
+    """
+
+    tensor: str
+    node: str
+    op_type: str
+    reason: str
+    channels: int
+    weights: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Structure:
     """The result of tracing one model.
 
     ``axes`` holds every distinct label array, ``excluded`` the weight tensors that the user
-    wants untouched, ``inexact`` the nodes that normalise across axes which may shrink.
+    wants untouched, ``inexact`` the nodes that normalise across axes which may shrink,
+    ``untouched`` the layers that no rule knows, which ``frozen`` lists as well.
     """
 
     units: Units
@@ -208,6 +234,7 @@ class Structure:
     frozen: tuple[Frozen, ...]
     excluded: frozenset[str]
     inexact: tuple[Inexact, ...] = ()
+    untouched: tuple[Untouched, ...] = ()
 
     @cached_property
     def prunable(self) -> Bool:
@@ -242,3 +269,15 @@ class Structure:
             at = ", ".join(f"'{n}'" for n in r.nodes[:2]) + (" ..." if len(r.nodes) > 2 else "")
             said.append(f"{r.weights:,} weights of {layers} stay: {r.reason} (at {at})")
         return "; ".join(said)
+
+
+def described(found: Sequence[Untouched]) -> str:
+    """Name layers that cannot be pruned, by operator, and why the largest stays."""
+    counts = Counter(item.op_type for item in found)
+    names = ", ".join(f"{n} {op}" for op, n in counts.most_common())
+    most = max(found, key=lambda item: item.weights)
+    weights = sum(item.weights for item in found)
+    return (
+        f"{len(found)} layers with {weights:,} weights cannot be pruned ({names}): the largest, "
+        f"'{most.node}', {most.reason}"
+    )

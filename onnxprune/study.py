@@ -25,8 +25,10 @@ from onnxprune.fingerprint import Fingerprints, files_hash
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
 from onnxprune.latency import in_batches, samples_of
+from onnxprune.layers import has_layers
 from onnxprune.log import Log
 from onnxprune.observe import observe
+from onnxprune.qoperators import joined
 from onnxprune.recovery import sample_chunks
 from onnxprune.rectifiers import find_rectifiers
 from onnxprune.removals import Removal, find_removals
@@ -37,6 +39,7 @@ from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats, is_defined
 from onnxprune.subject import Subject, observe_inputs, trace_subject, traced
+from onnxprune.untouched import untouched_warnings
 from onnxprune.verify import Verification
 
 
@@ -111,6 +114,7 @@ class Study:
         ]
         with log.stage("trace"):
             self.given: Subject = trace_subject(original, shapes, request)
+        log.warnings += untouched_warnings(self.given.structure.untouched, self.bytes)
         self.subject = self.given
         self.shortening: Shortening | None = None
         self.classes = self._count_classes()
@@ -250,7 +254,7 @@ class Study:
             subject.structure, subject.weights, self.stats, metric=metric, seed=request.seed
         )
         errors = None
-        if request.uses_errors:
+        if request.uses_errors and has_layers(subject.structure):
             errors = ErrorsLeft(
                 subject,
                 lambda: self._moments,
@@ -310,7 +314,7 @@ class Study:
             return None
         with self.log.stage("evaluate"):
             return measure_accuracy(
-                model,
+                joined(model, self.given.original),
                 part.batches(),
                 output=self.request.output,
                 threads=self.request.threads,

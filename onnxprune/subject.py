@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune import cost, graph
-from onnxprune.errors import ModelError
+from onnxprune import cost
+from onnxprune.errors import BudgetError, ModelError
 from onnxprune.folding import fold
 from onnxprune.graph import Model, Shapes
 from onnxprune.holdout import Holdout, Part
 from onnxprune.labels import Array
 from onnxprune.observe import observe
+from onnxprune.qoperators import separated
+from onnxprune.quantised import weight_values
 from onnxprune.request import Request
 from onnxprune.session import Feeds
-from onnxprune.structure import Structure
+from onnxprune.structure import Structure, described
 from onnxprune.synthetic import SIZES, free_names, has_free_sizes, synthetic_feeds
 from onnxprune.trace import trace
 
@@ -36,7 +38,7 @@ class Subject:
     @property
     def weights(self) -> dict[str, Array]:
         """The values of the weight tensors that may be pruned, by name."""
-        return graph.weight_values(self.folded, {w.tensor for w in self.structure.weights})
+        return weight_values(self.folded, {w.tensor for w in self.structure.weights})
 
 
 def observe_inputs(
@@ -89,8 +91,10 @@ def _verification_feeds(model: Model, part: Part) -> Feeds:
 def traced(original: Model, shapes: Shapes, request: Request) -> Subject:
     """Fold and trace a model, whether there is anything to prune or not."""
     folded = fold(original, shapes)
+    costs = cost.measure(folded, shapes)
+    folded, shapes = separated(folded, shapes)
     structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
-    return Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
+    return Subject(original, folded, shapes, structure, costs)
 
 
 def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
@@ -98,11 +102,18 @@ def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
 
     Raises:
         ModelError: if there is nothing to prune in the requested mode.
+        BudgetError: if there are weights, but no rule for any of them.
     """
     subject = traced(original, shapes, request)
     structure = subject.structure
     if request.lossless:
         return subject
+    if structure.untouched and not cost.counted(structure):
+        best = 0 if request.budget in ("sparsity", "layers") else 1
+        raise BudgetError(
+            f"{request.goal} cannot be reached: the best achievable is {best}, since "
+            f"{described(structure.untouched)}; see 'onnxprune inspect'"
+        )
     if not cost.counted(structure):
         raise ModelError(
             "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "

@@ -58,6 +58,8 @@ class Thinning:
         Each layer is thinned out alone to :data:`TRIAL_DENSITIES`; the scale is the geometric
         mean of what the outputs' divergence is to the error that is left.
         """
+        if not self._layers:
+            return {}
         trials: list[dict[str, Array]] = []
         errors: list[float] = []
         for layer in self._layers:

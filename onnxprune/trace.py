@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.cost import WEIGHT_INPUTS, unpacked_weights
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, Shapes, captured_names, edit, node_id
 from onnxprune.labels import I64, Reason, Units
 from onnxprune.op import Op, Trace
 from onnxprune.rules import RULES
-from onnxprune.structure import Frozen, Group, Structure
+from onnxprune.structure import Frozen, Group, Structure, Untouched
+from onnxprune.untouched import find_untouched
 
 
 def trace(
@@ -56,7 +56,8 @@ def trace(
         )
     _freeze_outputs(graph, state)
     _tie_shared(graph, state)
-    return _structure(state, frozenset(excluded), graph, _layers(model, graph, state))
+    untouched = find_untouched(model, shapes, {w.node for w in state.weights})
+    return _structure(state, frozenset(excluded), graph, tuple(untouched))
 
 
 def _apply(op: Op, node: gs.Node) -> None:
@@ -119,28 +120,19 @@ def _tie_shared(graph: gs.Graph, state: Trace) -> None:
                 state.labels.freeze(known[0], Reason(node.name or node_id(node), why))
 
 
-def _layers(model: Model, graph: gs.Graph, state: Trace) -> dict[str, int]:
-    """Return the nodes with weights, and how many those are; shared ones count at the first."""
-    dims = {t.name: int(np.prod(t.dims)) for t in model.proto.graph.initializer}
-    source = unpacked_weights(model)
-    own: dict[str, set[str]] = {w.node: set() for w in state.weights}
+def _layers(state: Trace) -> dict[str, int]:
+    """Return how many weights each node has; those that are shared count at the first."""
+    sizes: dict[str, int] = {}
+    counted = set[str]()
     for weight in state.weights:
-        own[weight.node].add(weight.tensor)
-    for node in graph.nodes:
-        places = WEIGHT_INPUTS.get(node.op, ())
-        operands = {t.name for i, t in enumerate(node.inputs) if i in places}
-        if found := {source.get(name, name) for name in operands} & set(dims):
-            own.setdefault(node_id(node), set()).update(found)
-    counted, result = set[str](), {}
-    for node in graph.nodes:
-        if (name := node_id(node)) in own:
-            result[name] = sum(dims.get(tensor, 0) for tensor in own[name] - counted)
-            counted |= own[name]
-    return result
+        own = 0 if weight.tensor in counted else int(np.prod(weight.shape))
+        sizes[weight.node] = sizes.get(weight.node, 0) + own
+        counted.add(weight.tensor)
+    return sizes
 
 
 def _structure(
-    state: Trace, excluded: frozenset[str], graph: gs.Graph, layers: dict[str, int]
+    state: Trace, excluded: frozenset[str], graph: gs.Graph, untouched: tuple[Untouched, ...]
 ) -> Structure:
     units = state.labels.solve()
     names = {node_id(n): n.name or node_id(n) for n in graph.nodes}
@@ -160,9 +152,10 @@ def _structure(
         weights=tuple(state.weights),
         axes=distinct,
         groups=_groups(units, state, distinct, names),
-        frozen=_frozen(units, state, graph, layers),
+        frozen=(*_frozen(units, state, graph), *map(_as_frozen, untouched)),
         inexact=tuple(state.inexact),
         excluded=excluded & {w.tensor for w in state.weights},
+        untouched=untouched,
     )
 
 
@@ -214,11 +207,14 @@ def _passed(state: Trace, node: str) -> I64:
     )
 
 
-def _frozen(
-    units: Units, state: Trace, graph: gs.Graph, layers: dict[str, int]
-) -> tuple[Frozen, ...]:
+def _as_frozen(layer: Untouched) -> Frozen:
+    reason = f"it {layer.reason}"
+    return Frozen(layer.tensor, layer.node, reason, layer.channels, layer.weights)
+
+
+def _frozen(units: Units, state: Trace, graph: gs.Graph) -> tuple[Frozen, ...]:
     """List the outputs of layers whose channels cannot all leave, with the first reason."""
-    result = []
+    result, layers = [], _layers(state)
     for origin in state.origins:
         reason = units.why_fixed(origin.labels)
         if reason is not None:
@@ -243,9 +239,6 @@ def _frozen(
 
 def _why_none(node: gs.Node, channels: int) -> str:
     """Say why no labels begin at a node with weights."""
-    default = not node.domain or node.domain == "ai.onnx"
     if channels == 1:
         return "its one output has to stay"
-    if (node.op if default else f"{node.domain}::{node.op}") not in RULES:
-        return f"there is no rule for {node.op}"
     return f"no channels begin at {node.op} with such operands"

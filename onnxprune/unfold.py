@@ -19,6 +19,9 @@ from onnxprune.labels import F64, I64
 
 Values = np.ndarray[Any, np.dtype[Any]]
 
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators that :class:`MatrixForm` knows."""
+
 
 @dataclass(frozen=True)
 class MatrixForm:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from case import layer, rows, tokens
 from onnx import TensorProto, helper
-from strategies import Body, Net, both, chain
+from strategies import Body, Net, apply, both, chain
 
 
 def scales(n: Net, count: int, small: float) -> str:
@@ -134,3 +134,62 @@ tokens("DequantizeLinear", "MatMul, input axis", matrix("MatMul", 4, 5, 0), out=
 layer("Cast", "weights in half precision", stored(TensorProto.FLOAT16))
 layer("Cast", "weights in bfloat16", stored(TensorProto.BFLOAT16))
 tokens("Cast", "shared matrix", stored_matrix)
+
+
+# -- blocks ----------------------------------------------------------------------------------
+
+
+def blocks(
+    n: Net, *shape: int, axis: int, block: int, dtype: str = "int8", zero: bool = False
+) -> str:
+    """Weights held as integers, of which so many neighbours along an axis share a scale."""
+    kind = helper.tensor_dtype_to_np_dtype(getattr(TensorProto, dtype.upper()))
+    small = dtype in ("int4", "uint4", "uint2")
+    low, high = (0, 4 if dtype == "uint2" else 16) if dtype[0] == "u" else (-8, 8)
+    low, high = (low, high) if small else (40, 120)
+    values = n.const(n.rng.integers(low, high, size=shape).astype(kind), kind)
+    counts = [-(-size // block) if k == axis else size for k, size in enumerate(shape)]
+    operands = [values, n.const(n.positive(*counts) * (0.1 if small else 0.01))]
+    if zero:
+        operands.append(n.const(n.rng.integers(low, high, size=counts).astype(kind), kind))
+    return n.op("DequantizeLinear", *operands, axis=axis, block_size=block)
+
+
+def blocked(axis: int, block: int, rows: int = 8, out: int = 5, **how: Any) -> Body:
+    """A product with a matrix quantised in blocks."""
+    return lambda n, x: n.op("MatMul", x, blocks(n, rows, out, axis=axis, block=block, **how))
+
+
+def blocked_conv(n: Net, x: str) -> str:
+    """A convolution whose weights are quantised in blocks of input channels."""
+    return n.op("Conv", x, blocks(n, 5, 8, 1, 1, axis=1, block=4, zero=True))
+
+
+_blocks = {
+    "blocks of inputs": blocked(0, 2),
+    "blocks of inputs, the last smaller": blocked(0, 3),
+    "blocks of outputs": blocked(1, 2),
+    "blocks, zero points": blocked(0, 2, dtype="uint8", zero=True),
+    "blocks of 4 bits": blocked(0, 2, dtype="int4"),
+    "blocks of 4 bits, zero points": blocked(0, 4, dtype="uint4", zero=True),
+    "two layers in blocks": chain(blocked(0, 2, out=6), apply("Relu"), blocked(0, 3, rows=6)),
+}
+for _name, _body in _blocks.items():
+    tokens("DequantizeLinear", _name, _body, c=8, out=5, opset=21)
+tokens("DequantizeLinear", "one block", blocked(0, 8), c=8, out=5, opset=21)
+tokens("DequantizeLinear", "blocks of 2 bits", blocked(0, 2, dtype="uint2"), c=8, out=5, opset=25)
+layer("DequantizeLinear", "convolution in blocks", blocked_conv, c=8, out=5, opset=21)
+
+# -- the same operators under another name ----------------------------------------------------
+
+DOMAIN = "com.microsoft"
+
+
+def fused_domain(count: int, dtype: str, **how: Any) -> Body:
+    """Quantise and dequantise with the operators that take types which the standard ones lacked."""
+    return there_and_back(count, dtype, domain=DOMAIN, **how)
+
+
+for _op in ("QuantizeLinear", "DequantizeLinear"):
+    layer(f"{DOMAIN}::{_op}", "16 bits", fused_domain(0, "uint16"))
+    layer(f"{DOMAIN}::{_op}", "each channel", fused_domain(4, "int8", axis=1))

@@ -11,7 +11,7 @@ import numpy as np
 from sabotages import CORRECT, SABOTAGES, Sabotage, sabotage, without
 
 from onnxprune.op import Op
-from onnxprune.rules import recurrent
+from onnxprune.rules import quantization, recurrent
 from onnxprune.rules.contrib import DOMAIN
 
 for _op, _word, _caught in (
@@ -261,3 +261,12 @@ def forgets_that_a_vector_is_summed_over(op: Op) -> None:
     matrices = all(len(op.shape(i)) > 1 for i in (0, 1))
     with nullcontext() if matrices else mock.patch.object(op, "sum_over"):
         CORRECT["MatMul"](op)
+
+
+@sabotage("DequantizeLinear", "mask permutation")
+def takes_blocks_for_strides(op: Op) -> None:
+    def strides(labels: np.ndarray, block: int, size: int) -> np.ndarray:
+        return np.tile(labels, block)[:size]
+
+    with mock.patch.object(quantization, "_neighbours", strides):
+        CORRECT["DequantizeLinear"](op)

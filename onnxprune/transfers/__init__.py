@@ -6,8 +6,9 @@ follows for the outputs. To add an operator: one function here, and a case in
 """
 
 from onnxprune.transfers import elementwise, layers, maps
-from onnxprune.transfers.layers import PRODUCTS, by_channel, is_padded, matrix_form
+from onnxprune.transfers.layers import by_channel, is_padded, matrix_form
 from onnxprune.transfers.registry import TRANSFERS
+from onnxprune.unfold import PRODUCTS
 
 __all__ = [
     "PRODUCTS",

@@ -12,13 +12,10 @@ from onnxprune.graph import node_id
 from onnxprune.labels import F64, Array
 from onnxprune.structure import Weight
 from onnxprune.transfers.registry import transfer
-from onnxprune.unfold import MatrixForm
+from onnxprune.unfold import PRODUCTS, MatrixForm
 
 if TYPE_CHECKING:
     from onnxprune.relations import Relations
-
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators that :class:`~onnxprune.unfold.MatrixForm` knows."""
 
 
 def matrix_form(node: gs.Node, weight: Weight, shape: tuple[int, ...]) -> MatrixForm:
@@ -53,7 +50,7 @@ def _layer(r: Relations, node: gs.Node) -> None:
     """Rows of weights that are multiples of each other make multiples of one function."""
     weight = r.weights.get(node_id(node))
     values = r.values.get(node.inputs[weight.input].name) if weight else None
-    if weight is None or weight.output_axis is None or values is None:
+    if weight is None or weight.output_axis is None or weight.packed or values is None:
         return
     form = matrix_form(node, weight, values.shape)
     bias = _bias(r, node, form.groups * form.outputs)
