@@ -305,6 +305,15 @@ def test_a_folded_weight_keeps_what_is_said(tmp_path: Path) -> None:
     assert {t.name: t.doc_string for t in result.model.graph.initializer}["wt"] == "about wt"
 
 
+def test_training_graphs_leave_with_a_warning(tmp_path: Path) -> None:
+    model = net([node("Relu", "q", "m")])
+    model.training_info.add().algorithm.name = "step"
+    onnx.save(model, tmp_path / "m.onnx")
+    result = onnxprune.prune(tmp_path / "m.onnx", sparsity=0.3, mode="channels", **RANDOM)
+    assert not result.model.training_info
+    assert any("graphs to train the model" in text for text in result.report.warnings)
+
+
 # -- sparse constants ------------------------------------------------------------------------
 
 
