@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.graph import captured_names
 from onnxprune.labels import F64, Array
 from onnxprune.structure import Weight
 
@@ -50,6 +51,7 @@ def bias_name(graph: gs.Graph, weight: Weight, replaced: gs.Tensor | None = None
     """
     free = replaced if replaced is not None and len(replaced.outputs) == 1 else None
     taken = {str(t.name) for node in graph.nodes for t in node.inputs if t is not free}
+    taken.update(*map(captured_names, graph.nodes))
     name, count = f"{weight.node}/bias", 1
     while name in taken:
         count += 1

@@ -135,6 +135,10 @@ class Op:
         shapes = self._trace.shapes
         return bool(shapes.stuck) or str(self.node.outputs[0].name) in shapes.loose
 
+    def varies(self, i: int, axis: int) -> bool:
+        """Whether the size of an axis of input ``i`` depends on the batch or a dynamic axis."""
+        return not self.is_constant(i) and self._trace.shapes.is_dynamic(self.tensor(i), axis)
+
     def second_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of input 0 and output 0 in the second observation (other dynamic sizes)."""
         shapes, first = self._trace.shapes, self.node.inputs[0]

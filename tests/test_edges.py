@@ -340,3 +340,16 @@ def test_the_oracles_notice_a_state_that_was_not_zero(monkeypatch: pytest.Monkey
     monkeypatch.setattr(zero_states, "_is_zero", lambda _: True)
     with pytest.raises(AssertionError, match="an empty plan changed an output"):
         oracle.identity(oracle.traced(case.build()))
+
+
+def test_a_constant_begins_nothing_beside_an_axis_that_is_one_by_chance() -> None:
+    """With another length, the input's axis would not be repeated but meet the constant's."""
+    n = Net()
+    x, times = n.input(BATCH, 3), n.input(BATCH, "T")
+    scales = n.op("Mul", times, n.weight(2))
+    proto = n.model(n.gemm(n.op("Mul", n.gemm(x, 3, 2), scales), 2, 3), rank=2)
+    whole = normalise(proto)
+    first = {"x0": np.ones((2, 3), np.float32), "x1": np.ones((2, 1), np.float32)}
+    shapes = observe(whole, first, threads=1)
+    assert shapes.is_dynamic("x1", 1)
+    assert not trace(fold(whole, shapes), shapes).groups

@@ -53,6 +53,7 @@ def join(op: Op, axis: int, out: tuple[int, ...], inputs: list[int]) -> I64 | No
     """
     met: list[I64 | None] = []
     constants: list[tuple[int, int]] = []
+    repeated = True
     for i in inputs:
         own = axis - (len(out) - len(op.shape(i))) if op.has(i) else -1
         if own < 0:
@@ -60,6 +61,7 @@ def join(op: Op, axis: int, out: tuple[int, ...], inputs: list[int]) -> I64 | No
         labels = op.take(i, own)
         if op.shape(i)[own] != out[axis]:
             op.freeze(labels, "is spread over another axis by broadcasting")
+            repeated &= not op.varies(i, own)
         elif op.is_parameter(i):
             constants.append((i, own))
         elif out[axis] != 1:
@@ -67,7 +69,7 @@ def join(op: Op, axis: int, out: tuple[int, ...], inputs: list[int]) -> I64 | No
         else:
             op.freeze(labels, "has size 1")
     first = met[0] if met else None
-    if not met and constants and out[axis] > 1:
+    if not met and repeated and constants and out[axis] > 1:
         first = op.fresh(out[axis])
     for labels in met[1:]:
         first = op.tie(first, labels)
