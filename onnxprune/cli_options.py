@@ -142,7 +142,7 @@ reading = _together(
         "--output",
         default="",
         metavar="NAME",
-        help="Output with the class scores [the first].",
+        help="Output with the class scores [the first that can hold some].",
     ),
     _batches,
 )

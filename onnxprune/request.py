@@ -73,7 +73,7 @@ class Request:
             then normalised over the kept channels.
         random_inputs: there are no samples; made-up inputs serve for shapes and verification.
         dims: sizes of dynamic axes of made-up inputs, by name or by input and axis (``x:1``).
-        output: name of the output with the class scores; empty for the first.
+        output: name of the output with the class scores; empty for the first that can hold some.
         provider: onnxruntime's execution provider for measuring latency.
         latency_batch: samples of a run whose latency is measured, where the model leaves it open.
         seed: of everything that is drawn.

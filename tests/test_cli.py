@@ -643,11 +643,13 @@ def test_output_picks_the_class_scores(tmp_path: Path, data: Path, mode: str) ->
     net.outputs = {"act1": (8, 3, 3), "logits": (3,)}
     model, out = save(net, tmp_path / "two.onnx"), tmp_path / "out.onnx"
     common = [model, "--calib", data, "--sparsity", 0.3, "--mode", mode, "-o", out]
-    refused = run(*common)
+    refused = run(*common, "--output", "act1")
     assert refused.exit_code == 1
     assert "--output" in refused.stderr
     assert not out.exists()
     report = report_of(*common, "--output", "logits", "--eval", data)
+    found = report_of(*common, "--eval", data, "--force")
+    assert found["before"] == report["before"]  # the feature map is passed over
     arrays = tiny_arrays()
     assert report["before"]["accuracy"] == pytest.approx(top1(Counted(model), arrays, "logits"))
     assert report["after"]["accuracy"] == pytest.approx(top1(Counted(out), arrays, "logits"))
