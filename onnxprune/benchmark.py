@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,6 +203,7 @@ def bench(
     seconds: float = 20.0,
     rounds: int | None = None,
     int8: bool = True,
+    dims: Mapping[str, int] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Benchmark:
@@ -216,6 +217,7 @@ def bench(
         seconds: to take at most for the latency, once every model was run a few times.
         rounds: to take exactly, rather than until the ratios are known within 1 %.
         int8: measure the first model with dynamically quantised weights as well.
+        dims: sizes of dynamic axes, by name or by input and axis (``x:1``).
         seed: of the inputs and the order of the runs.
         progress: see :data:`~onnxprune.holdout.Progress`.
 
@@ -231,7 +233,10 @@ def bench(
     for path, model in zip(paths, loaded, strict=True):
         _check_inputs(paths[0], loaded[0].inputs, path, model.inputs)
     strictest = min(loaded, key=lambda m: sum(map(_free_sizes, m.inputs)))
-    feeds, shapes = observe_inputs(strictest, None, seed=seed, threads=threads, batch=batch_size)
+    shapes = observe_inputs(
+        strictest, None, seed=seed, threads=threads, batch=batch_size, dims=dims
+    )
+    feeds = shapes.feeds[0]
     candidates = [
         _try(str(path), model, feeds, threads, provider)
         for path, model in zip(paths, loaded, strict=True)

@@ -27,7 +27,7 @@ from onnxprune.relations import Relations, States
 from onnxprune.rewrite import rewrite
 from onnxprune.session import Feeds
 from onnxprune.trace import trace
-from onnxprune.verify import Verification, compare
+from onnxprune.verify import Verification, compare, refuse_random
 
 LIMIT = 1e-5
 """Relative error from which a step counts as not exact."""
@@ -104,7 +104,7 @@ def clean_up(
 
     Args:
         model: the model.
-        feeds: inputs on which the result is compared with it.
+        feeds: inputs on which the result is compared with it, beside others of other sizes.
         exclude: globs over node and initializer names that are left alone.
         states: what its Relu nodes did on samples, by their first output, to be taken for what
             they always do.
@@ -118,6 +118,7 @@ def clean_up(
     channels, nodes, branches, merged = Counter[str](), Counter[str](), 0, 0
     dropped: list[str] = []
     seen = _seen(model, feeds, threads)
+    inputs = seen[1].feeds
     for _ in range(MOST_ROUNDS):
         found = False
         for name, step in (("nodes", _nodes), ("channels", _channels), ("layers", _layers)):
@@ -126,8 +127,9 @@ def clean_up(
             candidate, went = step(*seen, exclude, states or {}, align)
             if not went:
                 continue
-            result = compare(model, candidate, feeds, threads=threads)
+            result = compare(model, candidate, inputs, threads=threads)
             if not result.max_rel_error <= LIMIT:
+                refuse_random(model, inputs, threads=threads)
                 dropped.append(name)
                 continue
             current, proof, found = candidate, result, True

@@ -179,6 +179,7 @@ def apply(
 )
 @options.exclude
 @options.inexact
+@options.dims
 @options.looking
 @options.as_json
 def inspect(model: Path, as_json: bool, **settings: Any) -> None:
@@ -319,6 +320,7 @@ def sweep(
     default=True,
     help="Leave out the first model with dynamically quantised weights.",
 )
+@options.dims
 @options.seed
 @options.as_json
 @options.quiet

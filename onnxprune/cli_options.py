@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,17 @@ def _align(_: click.Context, __: click.Parameter, value: str) -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"'{value}' is neither 'auto' nor a whole number of at least 1")
     return int(value)
+
+
+def _dims(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, int]:
+    """Read sizes by name, such as sequence=128."""
+    sizes = {}
+    for value in values:
+        name, size = value.rpartition("=")[::2]
+        if not name or not size.isdecimal() or int(size) < 1:
+            raise click.BadParameter(f"'{value}' is not NAME=SIZE, such as sequence=128")
+        sizes[name] = int(size)
+    return sizes
 
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9,
@@ -94,6 +105,14 @@ provider = click.option(
 seed = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
 )
+dims = click.option(
+    "--dim",
+    "dims",
+    multiple=True,
+    callback=_dims,
+    metavar="NAME=SIZE",
+    help="Size of a dynamic axis of made-up inputs, by its name or as INPUT:AXIS=SIZE. Repeatable.",
+)
 _scaling = _together(
     click.option("--mean", callback=numbers, metavar="R,G,B", help="Image means, on 0..1."),
     click.option("--std", callback=numbers, metavar="R,G,B", help="Image deviations, on 0..1."),
@@ -154,6 +173,7 @@ deciding = _together(
         is_flag=True,
         help="Work without samples: with --metric magnitude (or random) and --recover none.",
     ),
+    dims,
     _ratio("--sparsity", "Fraction of the weights that leaves, between 0 and 1.", "S"),
     _ratio("--params", "Instead: parameters of the pruned model, as a fraction of MODEL's."),
     _ratio("--macs", "Instead: its operations, as a fraction of MODEL's."),

@@ -219,7 +219,7 @@ def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
     with study.log.stage("clean up"):
         return clean_up(
             model,
-            study.feeds,
+            study.feeds[0],
             exclude=request.exclude,
             states=states,
             align=width,

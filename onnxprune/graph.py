@@ -82,7 +82,9 @@ class Shapes:
 
     ``batch`` and ``other_batch`` are the numbers of samples of the two observations (equal
     where the model fixes it). ``constants`` holds values that both agree on although nodes
-    compute them.
+    compute them. ``feeds`` are the inputs of the first, and others of the second one's sizes.
+    ``loose`` tensors may have still other sizes, which depend on the data; ``stuck`` says which
+    dynamic axes work with one size only.
     """
 
     first: Mapping[str, tuple[int, ...]]
@@ -90,6 +92,9 @@ class Shapes:
     batch: int
     other_batch: int
     constants: Mapping[str, Array] = field(default_factory=dict)
+    feeds: tuple[Mapping[str, Array], ...] = ()
+    loose: frozenset[str] = frozenset()
+    stuck: tuple[str, ...] = ()
 
     def has(self, tensor: str) -> bool:
         """Whether the tensor was observed with one rank."""
@@ -103,6 +108,11 @@ class Shapes:
         """Whether the size of an axis is in proportion to the number of samples."""
         first, second = self.first[tensor][axis], self.second[tensor][axis]
         return first % self.batch == 0 and first * self.other_batch == second * self.batch
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two tensors have one shape whatever the inputs are, as far as was observed."""
+        known = self.has(a) and self.has(b) and not {a, b} & self.loose
+        return known and all(view[a] == view[b] for view in (self.first, self.second))
 
     def is_dynamic(self, tensor: str, axis: int) -> bool:
         """Whether an axis differs between the observations."""
@@ -118,8 +128,10 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.elem_type:
         raise ModelError(f"'{value.name}' is not a tensor: only tensor inputs and outputs work")
+    # A negative size means a dynamic one to some exporters, and to onnxruntime.
     dims: list[int | str] = [
-        d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param
+        for d in tensor.shape.dim
     ]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     return TensorSpec(value.name, dtype, tuple(dims))

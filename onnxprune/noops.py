@@ -34,11 +34,7 @@ class _Facts:
 
     def same_shape(self, node: gs.Node, i: int = 0) -> bool:
         """Whether input ``i`` and output 0 had one shape in both observations."""
-        source, target = node.inputs[i].name, node.outputs[0].name
-        if not (self.shapes.has(source) and self.shapes.has(target)):
-            return False
-        views = (self.shapes.first, self.shapes.second)
-        return all(shapes[source] == shapes[target] for shapes in views)
+        return self.shapes.same(node.inputs[i].name, node.outputs[0].name)
 
     def same_type(self, node: gs.Node) -> bool:
         """Whether input 0 and output 0 are known to hold one type of numbers."""
@@ -235,11 +231,9 @@ def fold_constant_branches(model: Model, relations: Relations, shapes: Shapes) -
             if found is None or isinstance(operand, gs.Constant) or not found.constant.all():
                 continue
             kind = types.get(operand.name)
-            if kind is None or not shapes.has(other.name) or isinstance(other, gs.Constant):
+            if kind is None or isinstance(other, gs.Constant):
                 continue
-            if not all(
-                s[other.name] == s[node.outputs[0].name] for s in (shapes.first, shapes.second)
-            ):
+            if not shapes.same(other.name, node.outputs[0].name):
                 continue
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
             rank = len(shapes.sizes(operand.name))

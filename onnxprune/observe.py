@@ -1,15 +1,30 @@
-"""Observe the shape of every tensor by running the model at two sizes of its dynamic axes."""
+"""Observe the shape of every tensor by running the model twice.
+
+The second run has other data and other sizes along every dynamic axis, and what counts in the
+data gives another count. Only what is equal in both is taken to be fixed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.counters import recounted
+from onnxprune.dynamic_axes import (
+    DynamicAxis,
+    Sizes,
+    all_resized,
+    drawn,
+    dynamic_axes,
+    other_sizes,
+    rearranged,
+)
 from onnxprune.errors import ModelError
-from onnxprune.folding import SMALL, computed_constants
+from onnxprune.folding import SMALL, Computed, computed_constants
 from onnxprune.graph import Model, Shapes, tensor_types
 from onnxprune.labels import Array
 from onnxprune.session import Feeds, Session
@@ -17,9 +32,20 @@ from onnxprune.storage import draft, nbytes
 
 _PREFIX = "onnxprune/shape/"
 
+DRAWS = 4
+"""Draws of inputs to compare models on, until no output is empty."""
+
+Observed = tuple[dict[str, tuple[int, ...]], dict[str, Array]]
+"""Shapes of tensors, and values of computed constants."""
+
+Run = Callable[[Feeds], Observed]
+
+Draw = Callable[[Feeds, Sizes, int], dict[str, Array]]
+"""Makes inputs of other sizes from given ones; the number tells draws apart."""
+
 
 def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
-    """Run the model on ``feeds`` and on a second set with every dynamic axis changed.
+    """Run the model on ``feeds``, and on other data with every dynamic axis changed.
 
     Args:
         model: the model.
@@ -27,81 +53,156 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
         threads: onnxruntime threads.
 
     Returns:
-        Both shapes of every tensor, and the values of computed constants on which both runs
-        agree. Where the model does not run with other spatial sizes, only the batch differs.
+        Both shapes of every tensor, the values of computed constants on which both runs agree,
+        and inputs of the other sizes to compare models on. Where a dynamic axis works with one
+        size only, nothing that depends on shapes is taken to be constant.
+
+    Raises:
+        ModelError: if the model does not run on ``feeds``, or not with another batch size
+            although it declares that dynamic.
     """
-    candidates = computed_constants(model.proto)
+    known = computed_constants(model.proto)
     proto, held = draft(model.proto)
-    tensors = _add_shape_outputs(proto, set(candidates))
+    tensors = _add_shape_outputs(proto, set(known.sources))
+
+    def run_with(session: Session) -> Run:
+        names = [_PREFIX + name for name in tensors] + list(known.sources)
+
+        def run(inputs: Feeds) -> Observed:
+            values = session.run(inputs, names)
+            shapes = {n: tuple(int(k) for k in v) for n, v in zip(tensors, values, strict=False)}
+            constants = dict(zip(known.sources, values[len(tensors) :], strict=True))
+            shapes |= {n: tuple(v.shape) for n, v in constants.items()}
+            return shapes | {n: tuple(v.shape) for n, v in inputs.items()}, constants
+
+        return run
+
     session = Session(proto, threads=threads, optimize=False, held=held)
-    shape_names = [_PREFIX + name for name in tensors]
-    outputs = shape_names + list(candidates)
-
-    def run(inputs: Feeds) -> Observed:
-        values = session.run(inputs, outputs)
-        shapes = {n: tuple(int(k) for k in v) for n, v in zip(tensors, values, strict=False)}
-        constants = dict(zip(candidates, values[len(tensors) :], strict=True))
-        shapes |= {n: tuple(v.shape) for n, v in constants.items()}
-        shapes |= {n: tuple(v.shape) for n, v in inputs.items()}
-        return shapes, constants
-
-    first, constants = run(feeds)
-    second, other = _second_run(model, feeds, run)
-    # A large constant stays computed if folding it would make the file larger.
-    graph = model.proto.graph
-    others = [n for n in graph.node if not all(o in candidates for o in n.output)]
-    staying = {name for node in others for name in node.input}
-    sizes = {t.name: 0 if t.name in staying else nbytes(t) for t in graph.initializer}
-    agreed = {
-        name: value
-        for name, value in constants.items()
-        if value.shape == other[name].shape
-        and np.array_equal(value, other[name])
-        and value.nbytes <= max(SMALL, sum(sizes[s] for s in candidates[name]))
-    }
-    batch, other_batch = (
-        max((shapes[name][0] for name in feeds if shapes[name]), default=1)
-        for shapes in (first, second)
+    runs = [run_with(session)]
+    first, constants = runs[0](feeds)
+    if (other := recounted(proto, model.opset, first)) is not None:
+        runs.insert(0, run_with(Session(other, threads=threads, optimize=False, held=held)))
+    axes = dynamic_axes(model, feeds)
+    second = _second_run(axes, feeds, runs)
+    return Shapes(
+        first,
+        second.shapes,
+        _batch(axes, feeds, first),
+        _batch(axes, feeds, second.shapes),
+        _agreed(model.proto, known, constants, second),
+        feeds=(feeds, _proof_feeds(session, [v.name for v in model.outputs], feeds, second)),
+        loose=known.loosely if len(runs) == 1 or second.recounted else known.data_sized,
+        stuck=tuple(map(str, second.stuck)),
     )
-    return Shapes(first, second, batch, other_batch, agreed)
 
 
-Observed = tuple[dict[str, tuple[int, ...]], dict[str, Array]]
+@dataclass(frozen=True)
+class _Second:
+    """A second run: what it gave, how its inputs were made, and which axes kept their size."""
+
+    shapes: dict[str, tuple[int, ...]]
+    constants: dict[str, Array]
+    draw: Draw
+    sizes: Sizes
+    recounted: bool
+    stuck: tuple[DynamicAxis, ...] = ()
 
 
-def _second_run(model: Model, feeds: Feeds, run: Callable[[Feeds], Observed]) -> Observed:
-    dynamic = {
-        spec.name: [k for k, n in enumerate(spec.shape) if not isinstance(n, int)]
-        for spec in model.inputs
-    }
-    batch_only = {name: [k for k in axes if k == 0] for name, axes in dynamic.items()}
-    for change in (dynamic, batch_only):
-        if not any(change.values()):
-            return run(feeds)
-        try:
-            return run({n: _grown(v, change.get(n, [])) for n, v in feeds.items()})
-        except ModelError:
+def _second_run(axes: Sequence[DynamicAxis], feeds: Feeds, runs: Sequence[Run]) -> _Second:
+    """Run on other data and sizes; where not all axes change at once, one after the other."""
+
+    def attempt(sizes: Sizes, run: Run, stuck: Sequence[DynamicAxis] = ()) -> _Second | None:
+        for draw in (drawn, rearranged):
+            try:
+                observed = run(draw(feeds, sizes, 1))
+            except ModelError:
+                continue
+            return _Second(*observed, draw, sizes, run is not runs[-1], tuple(stuck))
+        return None
+
+    for run in runs:
+        for sizes in all_resized(axes, feeds):
+            if found := attempt(sizes, run):
+                return found
+    for run in runs:
+        chosen: dict[tuple[str, int], int] = {}
+        stuck = []
+        for axis in axes:
+            trials = (
+                chosen | dict.fromkeys(axis.places, size) for size in other_sizes(axis, feeds)
+            )
+            works = next((sizes for sizes in trials if attempt(sizes, run)), None)
+            if works is None:
+                stuck.append(axis)
+            else:
+                chosen = works
+        if any(axis.holds_samples for axis in stuck):
             continue
+        if found := attempt(chosen, run, stuck):
+            return found
     raise ModelError(
         "the model runs with one batch size only although it declares a dynamic one; "
         "export it with a fixed batch size"
     )
 
 
-def _grown(value: Array, axes: list[int]) -> Array:
-    """Add one sample on axis 0, and double the other axes."""
+def _batch(axes: Sequence[DynamicAxis], feeds: Feeds, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Return the number of samples of a run."""
     for axis in axes:
-        extra = value.take([0], axis=axis) if axis == 0 else value
-        value = np.concatenate([value, extra], axis=axis)
-    return value
+        if axis.holds_samples:
+            name, k = axis.places[0]
+            return shapes[name][k]
+    return max((shapes[name][0] for name in feeds if shapes[name]), default=1)
+
+
+def _agreed(
+    proto: onnx.ModelProto, known: Computed, constants: dict[str, Array], second: _Second
+) -> dict[str, Array]:
+    """Return the values of computed constants that both runs agree on.
+
+    A large one stays computed if folding it would make the file larger.
+    """
+    others = [n for n in proto.graph.node if not all(o in known.sources for o in n.output)]
+    staying = {name for node in others for name in node.input}
+    sizes = {t.name: 0 if t.name in staying else nbytes(t) for t in proto.graph.initializer}
+    return {
+        name: value
+        for name, value in constants.items()
+        if not (second.stuck and name in known.from_shapes)
+        and value.shape == second.constants[name].shape
+        and np.array_equal(value, second.constants[name])
+        and value.nbytes <= max(SMALL, sum(sizes[s] for s in known.sources[name]))
+    }
+
+
+def _proof_feeds(
+    session: Session, outputs: Sequence[str], feeds: Feeds, second: _Second
+) -> dict[str, Array]:
+    """Make inputs to compare models on: other data than was observed, at the second sizes.
+
+    The outputs are finite on them, and not empty unless no draw gave any.
+    """
+    made = [second.draw(feeds, second.sizes, 2 + k) for k in range(DRAWS)]
+    made.append(rearranged(feeds, second.sizes, 1))
+    finite = []
+    for inputs in made:
+        try:
+            values = session.run(inputs, outputs)
+        except ModelError:
+            continue
+        numbers = [v for v in values if v.dtype.kind in "fc"]
+        if all(np.isfinite(v).all() for v in numbers):
+            finite.append(inputs)
+            if all(v.size for v in values):
+                return inputs
+    return finite[0] if finite else rearranged(feeds, {}, 1)
 
 
 def _add_shape_outputs(proto: onnx.ModelProto, values: set[str]) -> list[str]:
-    """Let a model return these values, and the shapes of all other computed tensors."""
+    """Let a model return these values, and the shapes of all other computed tensors, too."""
     graph = proto.graph
     kinds = tensor_types(proto)
     tensors: list[str] = []
-    del graph.output[:]
     for node in list(graph.node):
         for name in node.output:
             if not name or (name in kinds and not kinds[name].HasField("tensor_type")):

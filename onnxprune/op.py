@@ -130,6 +130,11 @@ class Op:
         """Whether the size of an output axis depends on the batch or a dynamic input axis."""
         return self._trace.shapes.is_dynamic(self.node.outputs[o].name, axis)
 
+    def loose(self) -> bool:
+        """Whether output 0 may have sizes that were not tried, of a dynamic axis or by the data."""
+        shapes = self._trace.shapes
+        return bool(shapes.stuck) or str(self.node.outputs[0].name) in shapes.loose
+
     def second_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of input 0 and output 0 in the second observation (other dynamic sizes)."""
         shapes, first = self._trace.shapes, self.node.inputs[0]
@@ -333,8 +338,11 @@ class Op:
         else:
             size = self.shape(place)[0]
             values = np.asarray(self.out_shape()[-size:], dtype=np.int64)
-            rank = len(self.out_shape())
-            dynamic = [self.dynamic(0, k) for k in range(rank - size, rank)]
+            first = len(self.out_shape()) - size
+            dynamic = [
+                k not in counted and (self.loose() or self.dynamic(0, first + k))
+                for k in range(size)
+            ]
             if self.opset < WHERE_SINCE and not (self.type == "Reshape" and sum(dynamic) <= 1):
                 for labels in counted.values():
                     self.freeze(labels, f"needs opset {WHERE_SINCE} to change a computed size")

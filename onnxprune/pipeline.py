@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def prune(
     batch_size: int = 32,
     allow_inexact: bool = False,
     random_inputs: bool = False,
+    dims: Mapping[str, int] | None = None,
     lossless: bool = False,
     empirical: bool = False,
     provider: str = PROVIDER,
@@ -114,6 +115,7 @@ def prune(
         batch_size: samples per run.
         allow_inexact: let channels leave across which something is normalised.
         random_inputs: work without samples.
+        dims: sizes of dynamic axes of made-up inputs, by name or by input and axis (``x:1``).
         lossless: remove only what does not change the outputs; needs no samples.
         empirical: with ``lossless``, take what rectifiers always do on ``data`` for certain.
         provider: onnxruntime's execution provider that latency is measured with.
@@ -142,6 +144,7 @@ def prune(
         exclude=tuple(exclude),
         allow_inexact=allow_inexact,
         random_inputs=random_inputs,
+        dims=dict(dims or {}),
         output=output,
         seed=seed,
         threads=threads,
@@ -372,6 +375,7 @@ def inspect(
     std: Sequence[float] | None = None,
     exclude: Sequence[str] = (),
     allow_inexact: bool = False,
+    dims: Mapping[str, int] | None = None,
     threads: int = 0,
     batch_size: int = 32,
     progress: Progress = silent,
@@ -385,7 +389,7 @@ def inspect(
     """
     original = _load(model)
     if data is None:
-        _, shapes = observe_inputs(original, None, seed=0, threads=threads)
+        shapes = observe_inputs(original, None, seed=0, threads=threads, dims=dims)
         folded = fold(original, shapes)
         structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
         macs = cost.node_macs(folded, shapes)

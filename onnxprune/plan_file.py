@@ -42,6 +42,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "int | None": (int, NoneType),
     "float | None": (float, int, NoneType),
     "tuple[str, ...]": (list,),
+    "Mapping[str, int]": (dict,),
 }
 """What JSON may hold for the type of a setting."""
 
@@ -280,6 +281,9 @@ def _request(value: Any) -> Request:
                 f"request: {name} is {_short(setting)}, expected "
                 f"{' or '.join('null' if t is NoneType else t.__name__ for t in kinds[name])}"
             )
+    sizes = given.get("dims", {})
+    if not all(_whole(size) for size in sizes.values()):
+        raise PlanError(f"request: dims is {_short(sizes)}, expected whole numbers by name")
     if "exclude" in given:
         given["exclude"] = _strings(given["exclude"], "request: exclude")
     return Request(**given)

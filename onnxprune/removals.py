@@ -115,7 +115,7 @@ def _branch(
     for result, source in (tuple(node.input), tuple(node.input)[::-1]):
         if result == source or not (graph.computed(result) and graph.computed(source)):
             continue
-        if not _same_shape(shapes, source, total):
+        if not shapes.same(source, total):
             continue
         nodes, inputs = graph.region(result, {total})
         layers = tuple(n for n in nodes if n in weights)
@@ -190,11 +190,6 @@ def _without(sizes: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 def _channels(shapes: Shapes, tensor: str, weight: Weight) -> int:
     return shapes.sizes(tensor)[weight.data_axis]
-
-
-def _same_shape(shapes: Shapes, a: str, b: str) -> bool:
-    known = shapes.has(a) and shapes.has(b)
-    return known and all(view[a] == view[b] for view in (shapes.first, shapes.second))
 
 
 class _Graph:

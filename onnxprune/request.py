@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from onnxprune.budget import Budget
@@ -67,6 +68,7 @@ class Request:
         allow_inexact: let channels leave across which something is normalised; what remains is
             then normalised over the kept channels.
         random_inputs: there are no samples; made-up inputs serve for shapes and verification.
+        dims: sizes of dynamic axes of made-up inputs, by name or by input and axis (``x:1``).
         output: name of the output with the class scores; empty for the first.
         provider: onnxruntime's execution provider for measuring latency.
         seed: of everything that is drawn.
@@ -96,6 +98,7 @@ class Request:
     exclude: tuple[str, ...] = ()
     allow_inexact: bool = False
     random_inputs: bool = False
+    dims: Mapping[str, int] = field(default_factory=dict)
     output: str = ""
     provider: str = "CPUExecutionProvider"
     seed: int = 0
@@ -154,6 +157,9 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise OnnxpruneError(f"{name} must be at least {least}; got {value}")
+        for name, size in self.dims.items():
+            if size < 1:
+                raise OnnxpruneError(f"dims: '{name}' must be at least 1; got {size}")
 
     def _check_budget(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]

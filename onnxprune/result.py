@@ -52,7 +52,9 @@ def measured(
     location = data_target(default_target(Path(path))).name if external else None
     final = replace(outcome.model, file_bytes=storage.pack(outcome.model.proto, location).size)
     with log.stage("check"):
-        after_cost = cost.measure(final, observe(final, study.feeds, threads=study.request.threads))
+        after_cost = cost.measure(
+            final, observe(final, study.feeds[0], threads=study.request.threads)
+        )
     after = study.accuracy(final, study.samples.report)
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
     whole = 1 - after_cost.weights / max(given.cost.weights, 1)

@@ -14,6 +14,10 @@ from onnxprune.pruning_plan import PruningPlan
 from onnxprune.structure import OriginalShape, Renumber, Sizes, Structure
 
 
+INFERRED = -1
+"""What stands in a shape for the size that is left."""
+
+
 def rewrite(model: Model, structure: Structure, plan: PruningPlan) -> Model:
     """Return the model without what the plan removes.
 
@@ -66,11 +70,15 @@ def _slice_constants(nodes: dict[str, gs.Node], structure: Structure, kept: Bool
 
 
 def _recount(graph: gs.Graph, node: gs.Node, sizes: Sizes, kept: Bool) -> None:
+    """Write the sizes that changed; a -1 or 0 that a shape holds elsewhere keeps its meaning."""
     values = sizes.values.copy()
     changed = np.zeros(len(values), dtype=np.bool_)
     for position, labels in sizes.counted.items():
-        values[position] = int(kept[labels].sum())
-        changed[position] = len(labels) != values[position]
+        count = int(kept[labels].sum())
+        if count != len(labels):
+            changed[position] = True
+            if node.op != "Reshape" or values[position] != INFERRED:
+                values[position] = count
     if not changed.any():
         return
     if isinstance(sizes.place, str):

@@ -32,7 +32,8 @@ class Sizes:
 
     ``values`` is the whole vector as observed (``int64 [k]``); position ``i`` of it becomes the
     number of ``counted[i]`` that stay. It lives in an input (``place`` is its index) or an
-    attribute (its name). ``dynamic`` marks positions that depend on the batch.
+    attribute (its name). ``dynamic`` marks positions that may have other values on other inputs:
+    they stay as the model holds them.
     """
 
     node: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +66,7 @@ class Study:
         cache: whether measurements are kept for, and taken from, other runs.
 
     Attributes:
-        feeds: samples to verify on.
+        feeds: inputs to verify on: samples, and other data of other sizes.
         given: the model as it was read, traced.
         subject: the model that channels and weights are chosen from, traced: the same, or what
             is left of it once whole parts are gone.
@@ -92,10 +92,19 @@ class Study:
         self.output = class_output(original, request.output)
         log.warnings += samples.warnings
         with log.stage("observe"):
-            self.feeds: Feeds
-            self.feeds, shapes = observe_inputs(
-                original, samples, seed=request.seed, threads=request.threads
+            shapes = observe_inputs(
+                original,
+                samples,
+                seed=request.seed,
+                threads=request.threads,
+                dims=dict(request.dims),
             )
+        self.feeds: Sequence[Feeds] = shapes.feeds
+        log.warnings += [
+            f"{axis} is declared dynamic, but the model ran with one size of it only: nothing "
+            "that depends on sizes was folded, and the result was not tried with other sizes of it"
+            for axis in shapes.stuck
+        ]
         with log.stage("trace"):
             self.given: Subject = trace_subject(original, shapes, request)
         self.subject = self.given
@@ -206,8 +215,8 @@ class Study:
     def timing_feeds(self) -> Feeds:
         """What latency is measured on: few samples, or all of a fixed batch or made-up inputs."""
         if self.given.original.fixed_batch or not len(self.samples.fit):
-            return self.feeds
-        return {name: value[:TIMED_SAMPLES] for name, value in self.feeds.items()}
+            return self.feeds[0]
+        return {name: value[:TIMED_SAMPLES] for name, value in self.feeds[0].items()}
 
     @cached_property
     def node_seconds(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
@@ -266,7 +275,7 @@ class Study:
         for measured in stale:
             other.__dict__.pop(measured, None)
         with self.log.stage("trace"):
-            shapes = observe(model, self.feeds, threads=self.request.threads)
+            shapes = observe(model, self.feeds[0], threads=self.request.threads)
             other.subject = trace_subject(model, shapes, self.request)
         return other
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnxprune.observe import observe
 from onnxprune.request import Request
 from onnxprune.session import Feeds
 from onnxprune.structure import Structure
-from onnxprune.synthetic import SIZES, has_free_sizes, synthetic_feeds
+from onnxprune.synthetic import SIZES, free_names, has_free_sizes, synthetic_feeds
 from onnxprune.trace import trace
 
 VERIFY_SAMPLES = 32
@@ -39,19 +40,41 @@ class Subject:
 
 
 def observe_inputs(
-    model: Model, samples: Holdout | None, *, seed: int, threads: int, batch: int = 2
-) -> tuple[Feeds, Shapes]:
-    """Observe the shapes on real samples, else on the first ``batch`` synthetic ones that work."""
+    model: Model,
+    samples: Holdout | None,
+    *,
+    seed: int,
+    threads: int,
+    batch: int = 2,
+    dims: Mapping[str, int] | None = None,
+) -> Shapes:
+    """Observe the shapes on real samples, else on the first ``batch`` synthetic ones that work.
+
+    Args:
+        model: the model.
+        samples: its samples; None, or none to fit on, for synthetic inputs.
+        seed: of synthetic inputs.
+        threads: onnxruntime threads.
+        batch: number of synthetic samples.
+        dims: sizes of dynamic axes of synthetic inputs by name.
+
+    Raises:
+        ModelError: if the model cannot be run.
+    """
     if samples is not None and len(samples.fit):
-        feeds = _verification_feeds(model, samples.fit)
-        return feeds, observe(model, feeds, threads=threads)
+        return observe(model, _verification_feeds(model, samples.fit), threads=threads)
     failure = ModelError("no size of its dynamic axes was tried")
-    for size in SIZES if has_free_sizes(model) else SIZES[:1]:
-        feeds = synthetic_feeds(model, batch=batch, size=size, seed=seed)
+    for size in SIZES if has_free_sizes(model, dims or {}) else SIZES[:1]:
+        feeds = synthetic_feeds(model, batch=batch, size=size, dims=dims, seed=seed)
         try:
-            return feeds, observe(model, feeds, threads=threads)
+            return observe(model, feeds, threads=threads)
         except ModelError as error:
             failure = error
+    if names := free_names(model, dims or {}):
+        raise ModelError(
+            f"{failure}; if the model needs certain sizes of {', '.join(names)}, give them with "
+            "--dim NAME=SIZE"
+        )
     raise failure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from onnx import NodeProto
@@ -20,24 +21,44 @@ _CARRIERS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "F
 
 
 def synthetic_feeds(
-    model: Model, *, batch: int = 2, size: int = SIZES[0], seed: int = 0
+    model: Model,
+    *,
+    batch: int = 2,
+    size: int = SIZES[0],
+    dims: Mapping[str, int] | None = None,
+    seed: int = 0,
 ) -> dict[str, Array]:
     """Make inputs for a model: normal floats, valid indices, ones for masks.
 
     Args:
         model: the model to feed.
-        batch: size of a dynamic axis 0.
+        batch: size of a dynamic axis 0, and of every other axis of that name.
         size: size of other dynamic axes.
+        dims: sizes of dynamic axes by name, or by input and axis (``x:1``).
         seed: of the draws.
 
     Raises:
-        ModelError: if an input declares a size that no machine could feed.
+        ModelError: if an input declares a size that no machine could feed, or if ``dims`` names
+            an axis that no input has.
     """
+    wanted = dict(dims or {})
+    known = {name for spec in model.inputs for k in _free(spec) for name in _names(spec, k)}
+    if unknown := sorted(set(wanted) - known):
+        raise ModelError(
+            f"no input has a dynamic axis '{unknown[0]}' (--dim); expected one of "
+            f"{', '.join(sorted(known)) or 'none: all sizes are fixed'}"
+        )
+    samples = {spec.shape[0] for spec in model.inputs if 0 in _free(spec)} - {""}
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for spec in model.inputs:
         shape = [
-            n if isinstance(n, int) and n > 0 else size if k else batch
+            n
+            if isinstance(n, int) and k not in _free(spec)
+            else next(
+                (wanted[name] for name in _names(spec, k) if name in wanted),
+                size if k and n not in samples else batch,
+            )
             for k, n in enumerate(spec.shape)
         ]
         if math.prod(shape) > MOST_ELEMENTS:
@@ -56,9 +77,32 @@ def synthetic_feeds(
     return feeds
 
 
-def has_free_sizes(model: Model) -> bool:
-    """Whether an axis other than the batch is dynamic."""
-    return any(not isinstance(n, int) or n <= 0 for s in model.inputs for n in s.shape[1:])
+def has_free_sizes(model: Model, dims: Mapping[str, int] | None = None) -> bool:
+    """Whether an axis other than the batch is dynamic, and no size is given for it."""
+    return bool(free_names(model, dims or {}, start=1))
+
+
+def free_names(model: Model, dims: Mapping[str, int], start: int = 0) -> list[str]:
+    """Name the dynamic axes, from axis ``start`` on, that no size is given for."""
+    names = [
+        _names(spec, k)
+        for spec in model.inputs
+        for k in _free(spec)
+        if k >= start and not dims.keys() & set(_names(spec, k))
+    ]
+    return list(dict.fromkeys(own[0] for own in names))
+
+
+def _free(spec: TensorSpec) -> list[int]:
+    """Return the dynamic axes of an input; a declared size of 0 says nothing."""
+    return [k for k, n in enumerate(spec.shape) if not isinstance(n, int) or n <= 0]
+
+
+def _names(spec: TensorSpec, axis: int) -> list[str]:
+    """Return what a dynamic axis is called."""
+    own = spec.shape[axis]
+    place = f"{spec.name}:{axis}"
+    return [own, place] if isinstance(own, str) and own else [place]
 
 
 def _table_rows(model: Model, spec: TensorSpec) -> int | None:

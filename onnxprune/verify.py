@@ -9,16 +9,19 @@ user allows inexact normalisation, the reference normalises over the kept channe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from onnxprune.counters import recounted
 from onnxprune.errors import InternalError, ModelError
-from onnxprune.graph import UNPACKS, Model, edit, node_id, rebuild, tensor_types
+from onnxprune.folding import RANDOM
+from onnxprune.graph import UNPACKS, Model, captured, edit, node_id, rebuild, tensor_types
 from onnxprune.labels import Array, Bool
+from onnxprune.observe import observe
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.session import Feeds, Session
 from onnxprune.structure import Inexact, Structure
@@ -31,7 +34,8 @@ LIMIT_HALF = 1e-2
 class Verification:
     """How far a model is from its reference, over all outputs.
 
-    ``max_rel_error`` is ``max_abs_error`` divided by the largest absolute reference value.
+    ``max_rel_error`` is ``max_abs_error`` divided by the largest absolute reference value;
+    ``samples`` are those of all sets of inputs that were compared.
     """
 
     max_abs_error: float
@@ -129,31 +133,90 @@ def _types(model: Model) -> dict[str, np.dtype[np.generic]]:
     }
 
 
-def compare(reference: Model, candidate: Model, feeds: Feeds, *, threads: int = 0) -> Verification:
-    """Run two models on the same inputs and compare all their outputs.
+def compare(
+    reference: Model, candidate: Model, feeds: Sequence[Feeds], *, threads: int = 0
+) -> Verification:
+    """Run two models on the same inputs, one set after the other, and compare all their outputs.
+
+    Where an output is empty on all of them, because nothing was found in the data, both models
+    are compared once more with what counts in the data made to find something.
 
     Raises:
-        ModelError: if an output of the reference is not finite: that cannot be compared.
+        ModelError: if an output of the reference is not finite, or empty all the same: that
+            cannot be compared.
     """
-    samples = max((len(v) for v in feeds.values() if v.ndim), default=1)
+    result, empty = _compare_outputs(reference, candidate, feeds, threads)
+    if not empty:
+        return result
+    pair = [_counting(model, feeds, threads) for model in (reference, candidate)]
+    if pair[0] and pair[1]:
+        again, empty = _compare_outputs(pair[0], pair[1], feeds, threads)
+        result = max(result, again, key=lambda v: v.max_rel_error)
+    if empty:
+        raise ModelError(
+            f"output '{sorted(empty)[0]}' is empty on all {len(feeds)} sets of inputs that were "
+            "tried, so nothing is known of it and a rewrite cannot be verified; give samples "
+            "(--calib) on which it is not"
+        )
+    return result
+
+
+def _counting(model: Model, feeds: Sequence[Feeds], threads: int) -> Model | None:
+    """Return a model whose counters find something; None if it has none."""
+    shapes = observe(model, feeds[0], threads=threads)
+    proto = recounted(model.proto, model.opset, shapes.first)
+    return replace(model, proto=proto) if proto else None
+
+
+def _compare_outputs(
+    reference: Model, candidate: Model, feeds: Sequence[Feeds], threads: int
+) -> tuple[Verification, set[str]]:
+    """Compare two models; return the outputs that are empty on all inputs, too."""
     # Masks keep onnxruntime from fusing quantised operators, whose rounding then differs.
     quantised = ("QuantizeLinear", "DequantizeLinear")
     optimize = not any(n.op_type in quantised for n in reference.proto.graph.node)
-    values = [
-        Session(m.proto, threads=threads, optimize=optimize).run(feeds)
-        for m in (reference, candidate)
+    sessions = [
+        Session(m.proto, threads=threads, optimize=optimize) for m in (reference, candidate)
     ]
-    absolute, relative = 0.0, 0.0
-    for spec, expected, got in zip(reference.outputs, *values, strict=True):
-        if not np.isfinite(expected.astype(np.float64)).all():
+    names = [spec.name for spec in reference.outputs]
+    absolute, relative, samples, empty = 0.0, 0.0, 0, set(names)
+    for inputs in feeds:
+        samples += max((len(v) for v in inputs.values() if v.ndim), default=1)
+        values = [session.run(inputs) for session in sessions]
+        for name, expected, got in zip(names, *values, strict=True):
+            if not np.isfinite(expected.astype(np.float64)).all():
+                raise ModelError(
+                    f"output '{name}' is NaN or infinite on the samples, with or without "
+                    "pruning, so a rewrite cannot be verified; check the model and the data"
+                )
+            error, scale = _difference(expected, got)
+            absolute = max(absolute, error)
+            relative = max(relative, error / scale if error else 0.0)
+            if expected.size:
+                empty.discard(name)
+    return Verification(absolute, relative, samples), empty
+
+
+def refuse_random(model: Model, feeds: Sequence[Feeds], *, threads: int = 0) -> None:
+    """Refuse a model whose outputs differ from run to run, if it does.
+
+    Raises:
+        ModelError: naming the operator that draws.
+    """
+    drawing = [n for n in model.proto.graph.node if n.op_type in RANDOM or captured(n)]
+    if not drawing:
+        return
+    session = Session(model.proto, threads=threads, optimize=False)
+    values = [session.run(feeds[0]) for _ in range(2)]
+    for spec, one, other in zip(model.outputs, *values, strict=True):
+        if one.shape != other.shape or not np.array_equal(one, other):
+            node = next((n for n in drawing if n.op_type in RANDOM), drawing[0])
             raise ModelError(
-                f"output '{spec.name}' is NaN or infinite on the samples, with or without "
-                "pruning, so a rewrite cannot be verified; check the model and the data"
+                f"output '{spec.name}' of the model differs from run to run on the same inputs "
+                f"(node '{node.name or node.output[0]}' {node.op_type} draws at random), so a "
+                "rewrite cannot be verified; export the model without it, or with a constant in "
+                "its place"
             )
-        error, scale = _difference(expected, got)
-        absolute = max(absolute, error)
-        relative = max(relative, error / scale if error else 0.0)
-    return Verification(absolute, relative, samples)
 
 
 def _difference(expected: Array, got: Array) -> tuple[float, float]:
@@ -169,18 +232,20 @@ def _difference(expected: Array, got: Array) -> tuple[float, float]:
 
 
 def verify(
-    reference: Model, candidate: Model, feeds: Feeds, what: str, *, threads: int = 0
+    reference: Model, candidate: Model, feeds: Sequence[Feeds], what: str, *, threads: int = 0
 ) -> Verification:
     """Like :func:`compare`, but refuse a model that differs.
 
     Raises:
         InternalError: if the relative error exceeds the limit (1e-3, float16 models 1e-2) or
             an output is not finite.
+        ModelError: if the reference differs from itself, or cannot be compared.
     """
     result = compare(reference, candidate, feeds, threads=threads)
     half = _has_half(reference.proto.graph.initializer)
     limit = LIMIT_HALF if half else LIMIT
     if not result.max_rel_error <= limit:
+        refuse_random(reference, feeds, threads=threads)
         raise InternalError(
             f"the {what} differs from its reference: relative error "
             f"{result.max_rel_error:.3g}, limit {limit:g}, on {result.samples} samples; "

@@ -46,6 +46,15 @@ def reshape(op: Op) -> None:
         pieces: list[I64 | None] = []
         for axis, dims in _take_factors(op.shape(0), inner, factors):
             pieces += op.factor(op.take(0, axis), *dims)
+        computed = op.type == "Reshape" and op.value(1) is None  # else the size is the model's own
+        if (
+            computed
+            and op.loose()
+            and any(p is None and n > 1 for p, n in zip(pieces, factors, strict=True))
+        ):
+            for piece in pieces:
+                op.freeze(piece, "meets an axis of which other sizes could not be tried")
+            continue
         for axis, dims in _take_factors(op.out_shape(), outer, factors):
             own = [pieces.pop(0) for _ in dims]
             merged = op.merge(own, dims)
