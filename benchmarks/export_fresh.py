@@ -36,17 +36,21 @@ SECONDS = 120
 
 TIMM = (
     "bat_resnext26ts cs3darknet_s darknet53 eca_botnext26ts_256 efficientnet_lite0 "
-    "efficientnetv2_rw_t mixnet_s fbnetc_100 fbnetv3_b hardcorenas_a lcnet_050 mobilenet_edgetpu_v2_xs "
+    "efficientnetv2_rw_t mixnet_s fbnetc_100 fbnetv3_b hardcorenas_a lcnet_050 "
+    "mobilenet_edgetpu_v2_xs "
     "gcresnext26ts gcvit_xxtiny inception_v4 legacy_seresnet18 seresnext26d_32x4d nf_resnet26 "
-    "nf_regnet_b0 regnetz_b16 regnetv_040 repghostnet_050 resnet10t resnetblur18 resnetv2_18 rdnet_tiny "
+    "nf_regnet_b0 regnetz_b16 regnetv_040 repghostnet_050 resnet10t resnetblur18 resnetv2_18 "
+    "rdnet_tiny "
     "shvit_s1 swiftformer_xs tiny_vit_5m_224 tresnet_m vgg11_bn vit_relpos_small_patch16_224 "
-    "vitamin_small_224 vovnet39a efficientvit_l1 fasternet_t0 ghostnetv2_100 ghostnetv3_100 hgnet_tiny "
+    "vitamin_small_224 vovnet39a efficientvit_l1 fasternet_t0 ghostnetv2_100 ghostnetv3_100 "
+    "hgnet_tiny "
     "mobilenetv1_100 caformer_s18 convformer_s18 eca_resnet33ts haloregnetz_b sebotnet33ts_256 "
     "spnasnet_100 wide_resnet50_2 xcit_tiny_12_p8_224 crossvit_tiny_240 sehalonet33ts"
 ).split()
 FLEXIBLE = frozenset(
     "cs3darknet_s darknet53 efficientnet_lite0 mixnet_s fbnetc_100 lcnet_050 legacy_seresnet18 "
-    "nf_resnet26 regnetz_b16 resnet10t resnetblur18 resnetv2_18 vovnet39a mobilenetv1_100 hgnet_tiny "
+    "nf_resnet26 regnetz_b16 resnet10t resnetblur18 resnetv2_18 vovnet39a mobilenetv1_100 "
+    "hgnet_tiny "
     "fasternet_t0 repghostnet_050".split()
 )
 """Those that take images of any size."""
@@ -57,16 +61,22 @@ Builder = Callable[[], nn.Module]
 Net = tuple[Builder, Sequence[str]]
 
 
-def example(spec: str) -> tuple[Tensor, dict[int, str]]:
-    """Make an input of a text such as "ids N L=12": its kind and its axes, names being dynamic."""
+def example(spec: str, other: bool = False) -> tuple[Tensor, dict[int, str]]:
+    """Make an input of a text such as "ids N L=12": its kind and its axes, names being dynamic.
+
+    With ``other`` the batch is one larger and other dynamic sizes are twice as large.
+    """
     kind, *dims = spec.split()
     usual = {"N": 2, "L": 12, "H": 64, "W": 64, "T": 4000, "E": 30, "V": 10}
     shape, names = [], {}
     for k, dim in enumerate(dims):
         name, _, size = dim.partition("=")
-        shape.append(int(name) if name.isdigit() else int(size or usual[name]))
-        if not name.isdigit():
-            names[k] = name
+        if name.isdigit():
+            shape.append(int(name))
+            continue
+        n = int(size or usual[name])
+        shape.append((n + 1 if name == "N" else 2 * n) if other else n)
+        names[k] = name
     if kind == "float":
         return torch.randn(shape), names
     if kind == "ones":
@@ -110,7 +120,10 @@ def smp_nets() -> dict[str, Net]:
     make = lambda name: getattr(smp, name)("resnet18", encoder_weights=None, classes=3)  # noqa: E731
     fixed = ("PAN", "PSPNet", "UPerNet")
     return {
-        f"smp_{n.lower()}": (partial(make, n), [f"float N 3 {'96 96' if n in fixed else 'H=64 W=96'}"])
+        f"smp_{n.lower()}": (
+            partial(make, n),
+            [f"float N 3 {'96 96' if n in fixed else 'H=64 W=96'}"],
+        )
         for n in SMP
     }
 
@@ -162,7 +175,7 @@ def export(model: nn.Module, specs: Sequence[str], out: Path, dynamo: bool, whic
     inputs = [f"x{i}" for i in range(len(args))]
     axes = [shaped(names, which) for _, names in made]
     if dynamo:
-        dims = tuple({k: torch.export.Dim.DYNAMIC for k in a} for a in axes)
+        dims = tuple(dict.fromkeys(a, torch.export.Dim.DYNAMIC) for a in axes)
         shapes = (dims,) if takes_any(model) else dims
         torch.onnx.export(model, args, out, input_names=inputs, dynamo=True, opset_version=18,
                           dynamic_shapes=shapes if any(dims) else None, external_data=False,
@@ -174,7 +187,7 @@ def export(model: nn.Module, specs: Sequence[str], out: Path, dynamo: bool, whic
 
 
 def runs(out: Path, specs: Sequence[str]) -> None:
-    """Run an export once.
+    """Run an export, with two sizes of the axes that it declares dynamic.
 
     Raises:
         Exception: if onnxruntime refuses it or its first output is not finite.
@@ -183,11 +196,23 @@ def runs(out: Path, specs: Sequence[str]) -> None:
     import onnxruntime as ort
 
     session = ort.InferenceSession(out, providers=["CPUExecutionProvider"])
-    values = [example(s)[0].numpy() for s in specs]
-    feeds = {i.name: v for i, v in zip(session.get_inputs(), values, strict=False)}
-    (first, *_) = session.run(None, feeds)
-    if not np.isfinite(first).all():
-        raise ValueError("not finite")
+    inputs = {i.name: i.shape for i in session.get_inputs()}
+    for other in (False, True):
+        feeds = {}
+        for k, spec in enumerate(specs):
+            if (name := f"x{k}") in inputs:
+                (small, large), shape = (
+                    (example(spec, o)[0].numpy() for o in (False, True)),
+                    inputs[name],
+                )
+                sizes = [
+                    n if isinstance(n, int) else m
+                    for n, m in zip(shape, (large if other else small).shape, strict=True)
+                ]
+                feeds[name] = np.resize(small, sizes)
+        (first, *_) = session.run(None, feeds)
+        if not np.isfinite(first).all():
+            raise ValueError("not finite")
 
 
 def out_of_time(*_: object) -> None:
@@ -259,10 +284,13 @@ def static(source: Path, out: Path, per_channel: bool = True) -> None:
 
         def get_next(self) -> Any:
             self.left -= 1
-            sizes = [[n if isinstance(n, int) else (64, 2)[k == 0] for k, n in enumerate(i.shape)]
-                     for i in inputs]  # fmt: skip
-            feeds = {i.name: torch.randn(s).numpy() if "float" in i.type
-                     else torch.randint(50, s).numpy() for i, s in zip(inputs, sizes, strict=True)}  # fmt: skip
+            feeds = {}
+            for i in inputs:
+                shape = [
+                    n if isinstance(n, int) else 2 if k == 0 else 64 for k, n in enumerate(i.shape)
+                ]
+                drawn = torch.randn(shape) if "float" in i.type else torch.randint(50, shape)
+                feeds[i.name] = drawn.numpy()
             return feeds if self.left >= 0 else None
 
     quantize_static(source, out, Reader(), per_channel=per_channel, weight_type=QuantType.QInt8)
@@ -274,10 +302,12 @@ VARIANTS: dict[str, Callable[[Path, Path], None]] = {
 }  # fmt: skip
 
 VARIED = {
-    "fp16": "own_edsr timm_resnet10t own_tcn hf_electra hf_opt own_dlrm smp_linknet own_crnn hf_swin",
+    "fp16": "own_edsr timm_resnet10t own_tcn hf_electra hf_opt own_dlrm smp_linknet "
+    "own_crnn hf_swin",
     "ortfp16": "hf_albert hf_electra hf_mpnet hf_gpt_neo",
     "int8dynamic": "hf_electra own_sasrec own_crnn own_ncf hf_wav2vec2 hf_mistral",
-    "qdq": "own_edsr timm_resnet10t timm_mobilenetv1_100 own_dqn smp_linknet own_tcn timm_lcnet_050",
+    "qdq": "own_edsr timm_resnet10t timm_mobilenetv1_100 own_dqn smp_linknet own_tcn "
+    "timm_lcnet_050",
     "qdqtensor": "timm_vovnet39a own_yolov3 own_hifigan own_espcn timm_legacy_seresnet18",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,14 +26,16 @@ def net(*specs: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
 def mlp(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers with activations between them."""
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), act()]
     return nn.Sequential(*layers[:-1])
 
 
 def conv(a: int, b: int, k: int = 3, s: int = 1, **how: Any) -> nn.Sequential:
     """Convolution, normalisation, activation."""
-    return nn.Sequential(nn.Conv2d(a, b, k, s, k // 2, bias=False, **how), nn.BatchNorm2d(b), nn.LeakyReLU(0.1))
+    return nn.Sequential(
+        nn.Conv2d(a, b, k, s, k // 2, bias=False, **how), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)
+    )
 
 
 # -- recommenders and tables -------------------------------------------------------------------
@@ -66,7 +69,9 @@ class NCF(nn.Module):
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         deep = self.body(torch.cat([self.mu(user), self.mi(item)], -1)).relu()
-        return torch.sigmoid(self.head(torch.cat([self.u(user) * self.i(item), deep], -1))).squeeze(-1)
+        return torch.sigmoid(self.head(torch.cat([self.u(user) * self.i(item), deep], -1))).squeeze(
+            -1
+        )
 
 
 @net("ids50 N 6")
@@ -75,7 +80,11 @@ class DeepFM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.table, self.deep = nn.Embedding(50, 1), nn.Embedding(50, 16), mlp(96, 64, 64, 1)
+        self.first, self.table, self.deep = (
+            nn.Embedding(50, 1),
+            nn.Embedding(50, 16),
+            mlp(96, 64, 64, 1),
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         e = self.table(ids)
@@ -89,7 +98,11 @@ class XDeepFM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.c1, self.c2 = nn.Embedding(50, 16), nn.Conv1d(36, 24, 1), nn.Conv1d(72, 24, 1)
+        self.table, self.c1, self.c2 = (
+            nn.Embedding(50, 16),
+            nn.Conv1d(36, 24, 1),
+            nn.Conv1d(72, 24, 1),
+        )
         self.deep, self.head = mlp(96, 64, 32), nn.Linear(24 + 12 + 32, 1)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -107,7 +120,9 @@ class SASRec(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.items, self.places = nn.Embedding(50, 32), nn.Embedding(64, 32)
-        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(32, 4, 64, batch_first=True) for _ in range(2)
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         n = ids.shape[1]
@@ -126,7 +141,9 @@ class FTTransformer(nn.Module):
         super().__init__()
         self.w, self.b = nn.Parameter(torch.randn(10, 32)), nn.Parameter(torch.randn(10, 32))
         self.cls = nn.Parameter(torch.randn(1, 1, 32))
-        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True, activation="gelu")
+        layer = nn.TransformerEncoderLayer(
+            32, 4, 64, batch_first=True, norm_first=True, activation="gelu"
+        )
         self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.head = nn.Sequential(nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 1))
 
@@ -167,7 +184,11 @@ class ActorCritic(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.policy, self.value = mlp(16, 64, 64, act=nn.Tanh), nn.Linear(64, 6), mlp(64, 32, 1)
+        self.body, self.policy, self.value = (
+            mlp(16, 64, 64, act=nn.Tanh),
+            nn.Linear(64, 6),
+            mlp(64, 32, 1),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.body(x).tanh()
@@ -180,8 +201,15 @@ class DQN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(4, 16, 8, 4), nn.ReLU(), nn.Conv2d(16, 32, 4, 2), nn.ReLU(),
-                                  nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten())  # fmt: skip
+        self.body = nn.Sequential(
+            nn.Conv2d(4, 16, 8, 4),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
         self.value, self.gain = mlp(32 * 49, 64, 1), mlp(32 * 49, 64, 6)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,7 +225,9 @@ class AlphaZero(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv(2, 32)
-        self.tower = nn.ModuleList(nn.Sequential(conv(32, 32), nn.Conv2d(32, 32, 3, padding=1)) for _ in range(3))
+        self.tower = nn.ModuleList(
+            nn.Sequential(conv(32, 32), nn.Conv2d(32, 32, 3, padding=1)) for _ in range(3)
+        )
         self.p, self.v = conv(32, 2, 1), conv(32, 1, 1)
         self.policy, self.value = nn.Linear(162, 82), mlp(81, 32, 1)
 
@@ -262,8 +292,17 @@ class PointNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.t = nn.Sequential(nn.Conv1d(3, 32, 1), nn.BatchNorm1d(32), nn.ReLU())
-        self.turn, self.body = mlp(32, 32, 9), nn.Sequential(nn.Conv1d(3, 32, 1), nn.BatchNorm1d(32),
-            nn.ReLU(), nn.Conv1d(32, 64, 1), nn.BatchNorm1d(64), nn.ReLU())  # fmt: skip
+        self.turn, self.body = (
+            mlp(32, 32, 9),
+            nn.Sequential(
+                nn.Conv1d(3, 32, 1),
+                nn.BatchNorm1d(32),
+                nn.ReLU(),
+                nn.Conv1d(32, 64, 1),
+                nn.BatchNorm1d(64),
+                nn.ReLU(),
+            ),
+        )
         self.head = mlp(64, 32, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -297,11 +336,23 @@ class ConvTasNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enc, self.dec = nn.Conv1d(1, 32, 16, 8, bias=False), nn.ConvTranspose1d(32, 1, 16, 8, bias=False)
+        self.enc, self.dec = (
+            nn.Conv1d(1, 32, 16, 8, bias=False),
+            nn.ConvTranspose1d(32, 1, 16, 8, bias=False),
+        )
         self.narrow, self.masks = nn.Conv1d(32, 16, 1), nn.Conv1d(16, 64, 1)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv1d(16, 32, 1), nn.PReLU(), nn.GroupNorm(1, 32),
-            nn.Conv1d(32, 32, 3, padding=d, dilation=d, groups=32), nn.PReLU(), nn.BatchNorm1d(32),
-            nn.Conv1d(32, 16, 1)) for d in (1, 2, 4))  # fmt: skip
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv1d(16, 32, 1),
+                nn.PReLU(),
+                nn.GroupNorm(1, 32),
+                nn.Conv1d(32, 32, 3, padding=d, dilation=d, groups=32),
+                nn.PReLU(),
+                nn.BatchNorm1d(32),
+                nn.Conv1d(32, 16, 1),
+            )
+            for d in (1, 2, 4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.enc(x).relu()
@@ -320,8 +371,13 @@ class HifiGAN(nn.Module):
         super().__init__()
         self.pre, self.post = nn.Conv1d(20, 64, 7, padding=3), nn.Conv1d(16, 1, 7, padding=3)
         self.ups = nn.ModuleList(nn.ConvTranspose1d(64 >> i, 32 >> i, 8, 4, 2) for i in range(2))
-        self.res = nn.ModuleList(nn.ModuleList(nn.Conv1d(32 >> i, 32 >> i, k, padding=d * (k - 1) // 2, dilation=d)
-            for k, d in ((3, 1), (3, 3), (7, 1))) for i in range(2))  # fmt: skip
+        self.res = nn.ModuleList(
+            nn.ModuleList(
+                nn.Conv1d(32 >> i, 32 >> i, k, padding=d * (k - 1) // 2, dilation=d)
+                for k, d in ((3, 1), (3, 3), (7, 1))
+            )
+            for i in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pre(x)
@@ -337,7 +393,10 @@ class WaveNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.head = nn.Conv1d(1, 24, 1), nn.Sequential(nn.ReLU(), nn.Conv1d(32, 32, 1), nn.ReLU(), nn.Conv1d(32, 10, 1))
+        self.stem, self.head = (
+            nn.Conv1d(1, 24, 1),
+            nn.Sequential(nn.ReLU(), nn.Conv1d(32, 32, 1), nn.ReLU(), nn.Conv1d(32, 10, 1)),
+        )
         self.gates = nn.ModuleList(nn.Conv1d(24, 48, 2, dilation=d) for d in (1, 2, 4))
         self.outs = nn.ModuleList(nn.Conv1d(24, 24 + 32, 1) for _ in range(3))
 
@@ -356,7 +415,9 @@ class TCN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a = nn.ModuleList(nn.Conv1d(8 if i == 0 else 32, 32, 3, dilation=2**i) for i in range(3))
+        self.a = nn.ModuleList(
+            nn.Conv1d(8 if i == 0 else 32, 32, 3, dilation=2**i) for i in range(3)
+        )
         self.b = nn.ModuleList(nn.Conv1d(32, 32, 3, dilation=2**i) for i in range(3))
         self.skip, self.head = nn.Conv1d(8, 32, 1), nn.Linear(32, 5)
 
@@ -379,8 +440,14 @@ class Tacotron(nn.Module):
         self.convs = nn.Sequential(nn.Conv1d(32, 32, 5, padding=2), nn.BatchNorm1d(32), nn.ReLU())
         self.enc, self.pre = nn.LSTM(32, 16, batch_first=True, bidirectional=True), mlp(16, 32, 32)
         self.q, self.k, self.v = nn.Linear(32, 24), nn.Linear(32, 24), nn.Linear(24, 1)
-        self.dec, self.mel, self.stop = nn.LSTM(64, 32, batch_first=True), nn.Linear(32, 16), nn.Linear(32, 1)
-        self.post = nn.Sequential(nn.Conv1d(16, 32, 5, padding=2), nn.Tanh(), nn.Conv1d(32, 16, 5, padding=2))
+        self.dec, self.mel, self.stop = (
+            nn.LSTM(64, 32, batch_first=True),
+            nn.Linear(32, 16),
+            nn.Linear(32, 1),
+        )
+        self.post = nn.Sequential(
+            nn.Conv1d(16, 32, 5, padding=2), nn.Tanh(), nn.Conv1d(32, 16, 5, padding=2)
+        )
 
     def forward(self, ids: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         memory, _ = self.enc(self.convs(self.table(ids).transpose(1, 2)).transpose(1, 2))
@@ -397,8 +464,14 @@ class CRNN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv(1, 16), nn.MaxPool2d(2), conv(16, 32), nn.MaxPool2d((2, 1)),
-                                  conv(32, 32), nn.MaxPool2d((8, 1)))  # fmt: skip
+        self.body = nn.Sequential(
+            conv(1, 16),
+            nn.MaxPool2d(2),
+            conv(16, 32),
+            nn.MaxPool2d((2, 1)),
+            conv(32, 32),
+            nn.MaxPool2d((8, 1)),
+        )
         self.rnn, self.head = nn.LSTM(32, 24, 2, bidirectional=True), nn.Linear(48, 37)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -411,7 +484,11 @@ class Streaming(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.rnn, self.head = mlp(6, 48, 16), nn.LSTM(16, 24, batch_first=True), mlp(24, 32, 1)
+        self.inner, self.rnn, self.head = (
+            mlp(6, 48, 16),
+            nn.LSTM(16, 24, batch_first=True),
+            mlp(24, 32, 1),
+        )
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y, (h, c) = self.rnn(self.inner(x).relu(), (h, c))
@@ -428,9 +505,15 @@ class EDSR(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 3, padding=1)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
-                                                  nn.Conv2d(32, 32, 3, padding=1)) for _ in range(3))  # fmt: skip
-        self.tail = nn.Sequential(nn.Conv2d(32, 128, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(32, 3, 3, padding=1))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)
+            )
+            for _ in range(3)
+        )
+        self.tail = nn.Sequential(
+            nn.Conv2d(32, 128, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(32, 3, 3, padding=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = y = self.stem(x)
@@ -444,10 +527,20 @@ class RCAN(nn.Module):
     """Channel attention inside residual groups."""
 
     class Block(nn.Module):
+        """A residual block with a gate."""
+
         def __init__(self) -> None:
             super().__init__()
-            self.body = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))
-            self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 32, 1), nn.Sigmoid())
+            self.body = nn.Sequential(
+                nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)
+            )
+            self.gate = nn.Sequential(
+                nn.AdaptiveAvgPool2d(1),
+                nn.Conv2d(32, 8, 1),
+                nn.ReLU(),
+                nn.Conv2d(8, 32, 1),
+                nn.Sigmoid(),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.body(x)
@@ -455,8 +548,13 @@ class RCAN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.blocks = nn.Conv2d(3, 32, 3, padding=1), nn.Sequential(self.Block(), self.Block())
-        self.tail = nn.Sequential(nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.PReLU(16), nn.Conv2d(16, 3, 3, padding=1))
+        self.stem, self.blocks = (
+            nn.Conv2d(3, 32, 3, padding=1),
+            nn.Sequential(self.Block(), self.Block()),
+        )
+        self.tail = nn.Sequential(
+            nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.PReLU(16), nn.Conv2d(16, 3, 3, padding=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.tail(self.blocks(self.stem(x)))
@@ -469,8 +567,14 @@ class ESPCN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 64, 5, padding=2), nn.Tanh(), nn.Conv2d(64, 32, 3, padding=1), nn.Tanh(),
-                                  nn.Conv2d(32, 9, 3, padding=1), nn.PixelShuffle(3))  # fmt: skip
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 64, 5, padding=2),
+            nn.Tanh(),
+            nn.Conv2d(64, 32, 3, padding=1),
+            nn.Tanh(),
+            nn.Conv2d(32, 9, 3, padding=1),
+            nn.PixelShuffle(3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -483,7 +587,9 @@ class RRDB(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.tail = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 3, 3, padding=1)
-        self.dense = nn.ModuleList(nn.Conv2d(24 + 12 * i, 12 if i < 3 else 24, 3, padding=1) for i in range(4))
+        self.dense = nn.ModuleList(
+            nn.Conv2d(24 + 12 * i, 12 if i < 3 else 24, 3, padding=1) for i in range(4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -501,8 +607,15 @@ class YOLOv3(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two, self.three = conv(3, 16, s=2), conv(16, 32, s=2), conv(32, 64, s=2)
-        self.r2, self.r3 = nn.Sequential(conv(32, 16, 1), conv(16, 32)), nn.Sequential(conv(64, 32, 1), conv(32, 64))
-        self.far, self.lift, self.near = nn.Conv2d(64, 3 * 7, 1), conv(64, 16, 1), nn.Conv2d(48, 3 * 7, 1)
+        self.r2, self.r3 = (
+            nn.Sequential(conv(32, 16, 1), conv(16, 32)),
+            nn.Sequential(conv(64, 32, 1), conv(32, 64)),
+        )
+        self.far, self.lift, self.near = (
+            nn.Conv2d(64, 3 * 7, 1),
+            conv(64, 16, 1),
+            nn.Conv2d(48, 3 * 7, 1),
+        )
 
     def decode(self, y: Tensor) -> Tensor:
         n, _, h, w = y.shape
@@ -522,7 +635,7 @@ class YOLOv3(nn.Module):
 
 @net("float N 3 H=64 W=64")
 class PartialConv(nn.Module):
-    """Faster blocks: a convolution on a quarter of the channels, the rest passes by; Ghost and GSConv."""
+    """A convolution on a quarter of the channels, the rest passes by; ghost features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -551,7 +664,9 @@ class CenterNet(nn.Module):
         self.l = nn.ModuleList([nn.Conv2d(16, 24, 1), nn.Conv2d(32, 24, 1), nn.Conv2d(48, 24, 1)])
         self.w = nn.Parameter(torch.rand(2, 2) + 0.5)
         self.mix = nn.ModuleList([conv(24, 24, groups=24), conv(24, 24, 1)])
-        self.heads = nn.ModuleList(nn.Sequential(conv(24, 16), nn.Conv2d(16, k, 1)) for k in (4, 2, 1))
+        self.heads = nn.ModuleList(
+            nn.Sequential(conv(24, 16), nn.Conv2d(16, k, 1)) for k in (4, 2, 1)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         levels = []
@@ -573,9 +688,13 @@ class VAE(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enc = nn.Sequential(nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU())
+        self.enc = nn.Sequential(
+            nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()
+        )
         self.mu, self.var = nn.Conv2d(32, 8, 1), nn.Conv2d(32, 8, 1)
-        self.dec = nn.Sequential(nn.ConvTranspose2d(8, 32, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1))
+        self.dec = nn.Sequential(
+            nn.ConvTranspose2d(8, 32, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = self.enc(x)
@@ -607,11 +726,20 @@ class Diffusion(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.time = mlp(16, 64, 64, act=nn.SiLU)
-        self.stem, self.down, self.out = nn.Conv2d(4, 32, 3, padding=1), nn.Conv2d(32, 32, 3, 2, 1), nn.Conv2d(32, 4, 3, padding=1)
+        self.stem, self.down, self.out = (
+            nn.Conv2d(4, 32, 3, padding=1),
+            nn.Conv2d(32, 32, 3, 2, 1),
+            nn.Conv2d(32, 4, 3, padding=1),
+        )
         self.norms = nn.ModuleList(nn.GroupNorm(4, 32) for _ in range(3))
         self.convs = nn.ModuleList(nn.Conv2d(32, 32, 3, padding=1) for _ in range(2))
         self.shift, self.qkv = nn.Linear(64, 64), nn.Linear(32, 96)
-        self.q, self.kv, self.o, self.p = nn.Linear(32, 32), nn.Linear(24, 64), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.q, self.kv, self.o, self.p = (
+            nn.Linear(32, 32),
+            nn.Linear(24, 64),
+            nn.Linear(32, 32),
+            nn.Linear(32, 32),
+        )
         self.up = nn.Conv2d(64, 32, 3, padding=1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -620,7 +748,9 @@ class Diffusion(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         angles = t[:, None] * torch.exp(-torch.arange(8) / 2.0)
-        scale, shift = self.shift(self.time(torch.cat([angles.sin(), angles.cos()], 1)))[:, :, None, None].chunk(2, 1)
+        scale, shift = self.shift(self.time(torch.cat([angles.sin(), angles.cos()], 1)))[
+            :, :, None, None
+        ].chunk(2, 1)
         x = self.stem(x)
         y = self.convs[0](F.silu(self.norms[0](x)))
         y = x + self.convs[1](F.silu(self.norms[1](y) * (1 + scale) + shift))
@@ -640,13 +770,25 @@ class DiT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inp, self.cond = nn.Linear(24, 32), nn.Sequential(nn.SiLU(), nn.Linear(24, 6 * 32))
-        self.n1, self.n2 = nn.LayerNorm(32, elementwise_affine=False), nn.LayerNorm(32, elementwise_affine=False)
-        self.qkv, self.o, self.ff, self.out = nn.Linear(32, 96), nn.Linear(32, 32), mlp(32, 128, 32, act=nn.GELU), nn.Linear(32, 24)
+        self.n1, self.n2 = (
+            nn.LayerNorm(32, elementwise_affine=False),
+            nn.LayerNorm(32, elementwise_affine=False),
+        )
+        self.qkv, self.o, self.ff, self.out = (
+            nn.Linear(32, 96),
+            nn.Linear(32, 32),
+            mlp(32, 128, 32, act=nn.GELU),
+            nn.Linear(32, 24),
+        )
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         x = self.inp(x)
         a, b, g, d, e, h = self.cond(c).unsqueeze(1).chunk(6, 2)
-        q, k, v = self.qkv(self.n1(x) * (1 + a) + b).reshape(x.shape[0], 16, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(self.n1(x) * (1 + a) + b)
+            .reshape(x.shape[0], 16, 3, 4, 8)
+            .permute(2, 0, 3, 1, 4)
+        )
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape[0], 16, 32)
         x = x + g * self.o(y)
         return self.out(x + h * self.ff(self.n2(x) * (1 + d) + e))
@@ -659,7 +801,10 @@ class Experts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.router, self.head = nn.Linear(32, 4), nn.Linear(32, 5)
-        self.up, self.down = nn.Parameter(torch.randn(4, 32, 64) / 6), nn.Parameter(torch.randn(4, 64, 32) / 8)
+        self.up, self.down = (
+            nn.Parameter(torch.randn(4, 32, 64) / 6),
+            nn.Parameter(torch.randn(4, 64, 32) / 8),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         gates = self.router(x).softmax(-1)
@@ -675,8 +820,19 @@ class MobileOneLike(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.dw, self.pw = conv(3, 24, s=2), conv(72, 72, groups=72), conv(24, 72, 1)
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(72, 16, 1), nn.ReLU(), nn.Conv2d(16, 72, 1), nn.Hardsigmoid())
-        self.out, self.b1, self.b2, self.head = nn.Conv2d(72, 24, 1), nn.Conv2d(24, 24, 3, padding=1), nn.Conv2d(24, 24, 1), nn.Linear(24, 5)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(72, 16, 1),
+            nn.ReLU(),
+            nn.Conv2d(16, 72, 1),
+            nn.Hardsigmoid(),
+        )
+        self.out, self.b1, self.b2, self.head = (
+            nn.Conv2d(72, 24, 1),
+            nn.Conv2d(24, 24, 3, padding=1),
+            nn.Conv2d(24, 24, 1),
+            nn.Linear(24, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -691,7 +847,11 @@ class ConvLSTM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gates, self.enc, self.head = nn.Conv2d(32, 64, 3, padding=1), nn.Conv2d(4, 16, 3, padding=1), nn.Conv2d(16, 2, 1)
+        self.gates, self.enc, self.head = (
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.Conv2d(4, 16, 3, padding=1),
+            nn.Conv2d(16, 2, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = c = self.enc(x[:, 0]).tanh()
@@ -708,8 +868,17 @@ class UNet3d(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        block = lambda a, b: nn.Sequential(nn.Conv3d(a, b, 3, padding=1), nn.InstanceNorm3d(b, affine=True), nn.LeakyReLU(0.01))  # noqa: E731
-        self.a, self.b, self.c, self.up = block(1, 8), block(8, 16), block(24, 8), nn.ConvTranspose3d(16, 16, 2, 2)
+
+        def block(a: int, b: int) -> nn.Sequential:
+            norm = nn.InstanceNorm3d(b, affine=True)
+            return nn.Sequential(nn.Conv3d(a, b, 3, padding=1), norm, nn.LeakyReLU(0.01))
+
+        self.a, self.b, self.c, self.up = (
+            block(1, 8),
+            block(8, 16),
+            block(24, 8),
+            nn.ConvTranspose3d(16, 16, 2, 2),
+        )
         self.head = nn.Conv3d(8, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -723,7 +892,11 @@ class Siamese(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enc, self.rnn, self.w = mlp(8, 48, 24), nn.GRU(24, 24, batch_first=True), nn.Linear(24, 24, bias=False)
+        self.enc, self.rnn, self.w = (
+            mlp(8, 48, 24),
+            nn.GRU(24, 24, batch_first=True),
+            nn.Linear(24, 24, bias=False),
+        )
 
     def code(self, x: Tensor) -> Tensor:
         return F.normalize(self.rnn(self.enc(x).relu())[0].mean(1), dim=-1)
@@ -740,7 +913,10 @@ class NBeats(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.bodies = nn.ModuleList(mlp(96, 64, 64) for _ in range(3))
-        self.back, self.fore = nn.ModuleList(nn.Linear(64, 96) for _ in range(3)), nn.ModuleList(nn.Linear(64, 8) for _ in range(3))
+        self.back, self.fore = (
+            nn.ModuleList(nn.Linear(64, 96) for _ in range(3)),
+            nn.ModuleList(nn.Linear(64, 8) for _ in range(3)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x, y = x.reshape(x.shape[0], 96), 0
@@ -757,8 +933,13 @@ class HourGlass(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv(3, 24, s=2)
-        self.down, self.low, self.skip = (nn.ModuleList(conv(24, 24) for _ in range(2)) for _ in range(3))
-        self.maps, self.back, self.feat = (nn.ModuleList(nn.Conv2d(a, b, 1) for _ in range(2)) for a, b in ((24, 5), (5, 24), (24, 24)))
+        self.down, self.low, self.skip = (
+            nn.ModuleList(conv(24, 24) for _ in range(2)) for _ in range(3)
+        )
+        self.maps, self.back, self.feat = (
+            nn.ModuleList(nn.Conv2d(a, b, 1) for _ in range(2))
+            for a, b in ((24, 5), (5, 24), (24, 24))
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x, outs = self.stem(x), []

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+
 class Tuples(nn.Module):
     """A model whose output is a tuple of the first tensors that it returns."""
 
@@ -279,6 +280,9 @@ def transformers_nets() -> dict[str, Net]:
 
     t.logging.set_verbosity_error()
     return {
-        f"hf_{name.removeprefix('hf_')}": (partial(made, cls, config, settings, names, outputs), specs)
+        f"hf_{name.removeprefix('hf_')}": (
+            partial(made, cls, config, settings, names, outputs),
+            specs,
+        )
         for name, (cls, config, settings, (specs, names), outputs) in FAMILIES.items()
     }

@@ -4,9 +4,10 @@ Usage: python benchmarks/sweep.py FOLDER [FOLDER ...] [--sparsity 0.3 0.5] [--ma
        [--allow-inexact]
 
 Each model is planned and pruned with `--random-inputs --metric magnitude --recover none --mode
-channels`. A row says whether the result is valid (written and verified), the verified error,
-what was achieved, and the seconds of each stage; where it fell short, how much of the weights sits in
-prunable channels. Where a request cannot be reached, the best achievable is pruned instead, and counted as short.
+channels`. A row says whether the result is valid (written and verified), the verified error, what
+was achieved, and the seconds of each stage; where it fell short, how much of the weights sits in
+prunable channels. Where a request cannot be reached, the best achievable is pruned instead, and
+counted as short.
 
 What the product says is not taken for granted: each result runs on other data, with another batch
 and with other sizes of every dynamic axis, wherever the original does, and must equal the original
@@ -123,7 +124,7 @@ def check(row: Row, path: Path, decided: PruningPlan, result: ModelProto) -> Non
     reference = original
     exact = not (decided.request and decided.request.allow_inexact)
     if exact:
-        seen, _ = observe_inputs(graph.load(path), None, seed=0, threads=1)
+        seen = observe_inputs(graph.load(path), None, seed=0, threads=1)
         t = oracle.traced(original, seen)
         if set(decided.keep) != {g.name for g in t.structure.groups}:
             raise AssertionError("the plan is about other groups")
@@ -189,8 +190,8 @@ def draw(proto: ModelProto, batch: int, size: int, highest: int, seed: int) -> F
         shape = []
         for k, dim in axes(value):
             wanted = size if k else batch
-            shape.append(dim.dim_value if known(dim) else
-                         named.setdefault(dim.dim_param, wanted) if dim.dim_param else wanted)  # fmt: skip
+            free = named.setdefault(dim.dim_param, wanted) if dim.dim_param else wanted
+            shape.append(dim.dim_value if known(dim) else free)
         dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         whole = dtype.kind in "iub"
         values = rng.integers(0, highest, shape) if whole else rng.standard_normal(shape)
