@@ -21,8 +21,8 @@ def add_bias(
         delta: ``float64 [outputs]``, as many as the node has now.
         dtype: the type of the weights.
     """
-    name = f"{weight.node}/bias"
     addend = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    name = bias_name(graph, weight, addend)
     if node.op in ("Conv", "ConvTranspose"):
         old = 0.0 if addend is None else _value(addend)
         if old is not None:
@@ -38,6 +38,23 @@ def add_bias(
             _set_input(node, 2, gs.Constant(name, _cast(old + delta / scale, dtype)))
             return
     _append_add(graph, node, weight, _cast(delta, dtype))
+
+
+def bias_name(graph: gs.Graph, weight: Weight, replaced: gs.Tensor | None = None) -> str:
+    """Return a name for a bias of a node with weights that no other constant bears.
+
+    Args:
+        graph: the graph that is edited.
+        weight: the node's weight.
+        replaced: the tensor whose place it takes; its name is free if nothing else reads it.
+    """
+    free = replaced if replaced is not None and len(replaced.outputs) == 1 else None
+    taken = {str(t.name) for node in graph.nodes for t in node.inputs if t is not free}
+    name, count = f"{weight.node}/bias", 1
+    while name in taken:
+        count += 1
+        name = f"{weight.node}/bias/{count}"
+    return name
 
 
 def _value(tensor: gs.Tensor) -> Array | None:
@@ -61,7 +78,7 @@ def _set_input(node: gs.Node, i: int, tensor: gs.Tensor) -> None:
 
 def _append_add(graph: gs.Graph, node: gs.Node, weight: Weight, delta: Array) -> None:
     """Put an addition behind a node, or into the constant addition that is there already."""
-    output, name = node.outputs[0], f"{weight.node}/bias"
+    output = node.outputs[0]
     assert weight.output_axis is not None
     trailing = -weight.output_axis - 1
     readers = list(output.outputs)
@@ -70,11 +87,12 @@ def _append_add(graph: gs.Graph, node: gs.Node, weight: Weight, delta: Array) ->
         old = _value(readers[0].inputs[other])
         if old is not None and _is_bias(old, trailing, len(delta)):
             values = _cast(old + delta.reshape(old.shape), delta.dtype)
+            name = bias_name(graph, weight, readers[0].inputs[other])
             readers[0].inputs[other] = gs.Constant(name, values)
             return
     inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
     node.outputs[0] = inner
-    bias = gs.Constant(name, delta.reshape(-1, *[1] * trailing))
+    bias = gs.Constant(bias_name(graph, weight), delta.reshape(-1, *[1] * trailing))
     graph.nodes.append(
         gs.Node("Add", f"{weight.node}/add_bias", inputs=[inner, bias], outputs=[output])
     )

@@ -25,6 +25,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnxprune import storage
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.labels import Array
+from onnxprune.zero_states import without_zero_states
 
 
 @dataclass(frozen=True)
@@ -201,11 +202,14 @@ def _problem(proto: onnx.ModelProto) -> str:
 
 
 def normalise(proto: onnx.ModelProto) -> Model:
-    """Inline local functions, turn ``Constant`` nodes into initializers, give each one name."""
+    """Inline local functions, turn ``Constant`` nodes into initializers, give each one name.
+
+    Initial states of recurrent nodes that are zero, as they are by default, are left out.
+    """
     if proto.functions:
         light, held = storage.split(proto)
         proto = storage.join(onnx.inliner.inline_local_functions(light), held)
-    return Model(_without_aliases(_constants_to_initializers(proto)))
+    return Model(without_zero_states(_without_aliases(_constants_to_initializers(proto))))
 
 
 def require_fixed_channels(model: Model) -> None:

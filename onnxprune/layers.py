@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.biases import bias_name
 from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
 from onnxprune.labels import I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
@@ -125,7 +126,7 @@ def _layer(
         _plain(node.attrs),
         weight.data_axis,
         weight.output_axis,
-        outputs_first=weight.output_of.shape[0] > 1 or weight.shape[0] == 1 == weight.shape[1],
+        outputs_first=weight.outputs_first,
     )
     outputs = form.outputs * form.groups
     bias, output = _own_bias(graph, node, weight, outputs, values.dtype)
@@ -175,10 +176,10 @@ def _own_bias(
     graph: gs.Graph, node: gs.Node, weight: Weight, outputs: int, dtype: np.dtype[Any]
 ) -> tuple[gs.Constant, gs.Tensor]:
     """Give a node a bias constant that nothing else uses; return it and the biased output."""
-    name = f"{weight.node}/bias"
     zeros = np.zeros(outputs, dtype=dtype)
     addend = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
     constant = addend is None or isinstance(addend, gs.Constant)
+    name = bias_name(graph, weight, addend)
     if node.op in ("Conv", "ConvTranspose") and constant:
         bias = gs.Constant(name, zeros if addend is None else np.array(addend.values))
         _set_input(node, 2, bias)
@@ -200,7 +201,7 @@ def _added_bias(
 ) -> tuple[gs.Constant, gs.Tensor]:
     """Use the constant addition that follows a node, or put one there."""
     assert weight.output_axis is not None
-    output, name = node.outputs[0], f"{weight.node}/bias"
+    output = node.outputs[0]
     trailing = -weight.output_axis - 1
     readers = list(output.outputs)
     if len(readers) == 1 and readers[0].op == "Add" and not _is_output(graph, output):
@@ -209,12 +210,12 @@ def _added_bias(
         if isinstance(addend, gs.Constant) and addend.values.ndim > trailing:
             old = np.asarray(addend.values)
             if old.size == len(zeros) == old.shape[-1 - trailing]:
-                bias = gs.Constant(name, old.copy())
+                bias = gs.Constant(bias_name(graph, weight, addend), old.copy())
                 readers[0].inputs[i] = bias
                 return bias, readers[0].outputs[0]
     inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
     node.outputs[0] = inner
-    bias = gs.Constant(name, zeros.reshape(-1, *[1] * trailing))
+    bias = gs.Constant(bias_name(graph, weight), zeros.reshape(-1, *[1] * trailing))
     graph.nodes.append(
         gs.Node("Add", f"{weight.node}/add_bias", inputs=[inner, bias], outputs=[output])
     )

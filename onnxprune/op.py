@@ -164,6 +164,8 @@ class Op:
         """Put labels on an output axis; they are frozen if its size is not fixed."""
         if labels is None or o >= len(self.node.outputs) or self.node.outputs[o].is_empty():
             return
+        if not len(labels):  # an axis of size 0 holds no channel
+            return
         if self.dynamic(o, axis):
             self.freeze(labels, "runs along an axis of dynamic size")
             return
@@ -185,10 +187,10 @@ class Op:
     def origin(self, axis: int, labels: I64 | None = None) -> I64 | None:
         """Begin new labels (or the given ones) on an axis of output 0, as weights do.
 
-        An axis of size 1 cannot shrink and carries none.
+        An axis of size 1 or 0 cannot shrink and carries none.
         """
         size = self.out_shape()[axis]
-        if size == 1:
+        if size <= 1:
             return None
         labels = self.fresh(size) if labels is None else labels
         self.begin(axis, labels)
@@ -404,6 +406,8 @@ class Op:
             output_of: see :class:`Weight`.
             output_axis: axis of output 0; None if the node has no place for an intercept.
         """
+        if not all(self.shape(i)):
+            return  # it has no elements
         if not self.is_constant(i) or self.node.domain not in ("", "ai.onnx", None):
             output_axis = None  # what is quantised is left as it is; fused operators have no place
         rank = len(self.out_shape()) if output_axis is not None else 0

@@ -96,6 +96,8 @@ def find_rectifiers(model: Model, shapes: Shapes, structure: Structure) -> list[
             source = _single(node, values) or ""
         if not source or not shapes.has(source) or not shapes.sizes(source):
             continue
+        if not all(shapes.sizes(source)):  # it holds nothing
+            continue
         if node.op_type in ("Relu", "Clip"):
             source = output
         axis = axes.get(source, -1 if len(shapes.sizes(source)) == 3 else 1)

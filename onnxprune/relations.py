@@ -100,13 +100,15 @@ class Relations:
         return self.shapes.sizes(tensor) if value is None else value.shape
 
     def _of_constant(self, value: Array, axis: int) -> Channels:
+        if not value.size:
+            count = value.shape[axis]
+            return channels(axis, self.roots.fresh(count), np.ones(1), np.zeros(1))
         rows = np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)
         rows = rows.astype(np.float64)
         flat = (rows == rows[:, :1]).all(axis=1)
         same = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
         root = self.roots.fresh(int(same.max(initial=-1)) + 1)[same]
-        first = rows[:, 0] if rows.shape[1] else np.zeros(len(rows))
-        return channels(axis, root, np.where(flat, 0.0, 1.0), np.where(flat, first, 0.0))
+        return channels(axis, root, np.where(flat, 0.0, 1.0), np.where(flat, rows[:, 0], 0.0))
 
     # -- what transfer functions use -----------------------------------------------------------
 

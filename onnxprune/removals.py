@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx
 
 from onnxprune.graph import Model, Shapes, captured
@@ -67,7 +66,7 @@ def find_removals(
             found += _branch(node, graph, shapes, weights, macs)
     for start in weights.values():
         found += _layer(start, graph, shapes, weights, macs)
-    order = {n.output[0]: k for k, n in enumerate(model.proto.graph.node)}
+    order = {_first(n): k for k, n in enumerate(model.proto.graph.node)}
     usable = [r for r in found if fixed.isdisjoint(r.layers)]
     return sorted(usable, key=lambda r: max(order[n] for n in r.nodes))
 
@@ -181,7 +180,11 @@ def input_axis(weight: Weight) -> int:
     """Return the axis of a weight tensor along which its input channels lie."""
     if weight.op_type in ("Conv", "ConvTranspose"):
         return 1 if weight.op_type == "Conv" else 0
-    return int(np.argmax(weight.channel_of.shape))
+    return 1 if weight.outputs_first else 0
+
+
+def _first(node: onnx.NodeProto) -> str:
+    return next((o for o in node.output if o), "")
 
 
 def _without(sizes: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -197,7 +200,7 @@ class _Graph:
 
     def __init__(self, model: Model) -> None:
         graph = model.proto.graph
-        self._nodes = {n.output[0]: n for n in graph.node}
+        self._nodes = {_first(n): n for n in graph.node}
         self._order = {name: k for k, name in enumerate(self._nodes)}
         self._makers = {o: name for name, n in self._nodes.items() for o in n.output if o}
         self._outputs = {v.name for v in graph.output}

@@ -13,7 +13,6 @@ from onnxprune.labels import Array, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.structure import OriginalShape, Renumber, Sizes, Structure
 
-
 INFERRED = -1
 """What stands in a shape for the size that is left."""
 

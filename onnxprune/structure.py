@@ -115,6 +115,11 @@ class Weight:
     axes: Mapping[int, I64]
 
     @property
+    def outputs_first(self) -> bool:
+        """Of a matrix: whether it is stored ``[outputs, inputs]``, whichever of them is 1."""
+        return bool(self.channel_of.shape[0] == 1 and self.output_of.shape[-1] == 1)
+
+    @property
     def point(self) -> tuple[str, int]:
         """The tensor and axis whose statistics belong to the weight's input channels."""
         return self.data_tensor, self.data_axis

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.graph import Model, captured
+from onnxprune.graph import Model, captured, tensor_types
 from onnxprune.labels import F64, Array
 from onnxprune.session import Feeds, Session
 
@@ -33,6 +33,7 @@ class Walk:
         self._constants = {t.name: t for t in model.proto.graph.initializer}
         self._producer = {o: k for k, n in enumerate(model.proto.graph.node) for o in n.output if o}
         self._inputs = [_read(node) for node in model.proto.graph.node]
+        self._sequences = _sequences(model.proto)
         self._live: list[dict[str, Array]] = [dict(feeds) for feeds in chunks]
         self._whole: tuple[str, Session, list[str]] | None = None
 
@@ -130,13 +131,25 @@ class Walk:
         later = list(later)
         behind = [k for k in self._frontier(later)[1] if k >= node]
         read = {n for k in behind for n in self._inputs[k]}
-        self.step(sorted(n for n in read if self._producer.get(n, node) < node), [*later, *read])
+        before = self._tensors(n for n in read if self._producer.get(n, node) < node)
+        self.step(sorted(before), [*later, *read])
 
     def depends_on(self, name: str, producers: set[str]) -> bool:
         """Whether a tensor has any of these tensors among its not yet computed ancestors."""
         _, nodes = self._frontier([name])
         outputs = {o for k in nodes for o in self._proto.graph.node[k].output}
         return bool(outputs & producers)
+
+    def _tensors(self, names: Iterable[str]) -> set[str]:
+        """Return the computed tensors that hold these values: sequences are never kept."""
+        found, stack = set[str](), list(names)
+        while stack:
+            name = stack.pop()
+            if name in self._sequences:
+                stack += self._inputs[self._producer[name]]
+            elif name in self._producer:
+                found.add(name)
+        return found
 
     def _frontier(self, names: Iterable[str]) -> tuple[set[str], set[int]]:
         """Find the live tensors that ``names`` are computed from, and the nodes in between."""
@@ -154,9 +167,9 @@ class Walk:
 
     def _session(self, wanted: Sequence[str]) -> tuple[Session, list[str]]:
         found, numbers = self._frontier(wanted)
-        nodes = [self._proto.graph.node[k] for k in sorted(numbers)]
         read = {name for k in numbers for name in self._inputs[k]}
         inputs = sorted(found & read)
+        nodes = [_apart(self._proto.graph.node[k], found) for k in sorted(numbers)]
         graph = helper.make_graph(
             nodes,
             "step",
@@ -172,6 +185,25 @@ class Walk:
 
 def _read(node: onnx.NodeProto) -> list[str]:
     return [name for name in [*node.input, *captured(node)] if name]
+
+
+def _sequences(proto: onnx.ModelProto) -> set[str]:
+    """Return what a model computes that are no tensors."""
+    if not any("Sequence" in n.op_type or "Optional" in n.op_type for n in proto.graph.node):
+        return set()
+    made = {o for node in proto.graph.node for o in node.output}
+    kinds = tensor_types(proto)
+    return {n for n in made & kinds.keys() if not kinds[n].HasField("tensor_type")}
+
+
+def _apart(node: onnx.NodeProto, held: Set[str]) -> onnx.NodeProto:
+    """Rename those outputs of a node that are held already: another of them is computed."""
+    if held.isdisjoint(node.output):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.output[:] = [f"{name}/again" if name in held else name for name in node.output]
+    return copy
 
 
 def _declared(name: str, value: Array) -> onnx.ValueInfoProto:

@@ -10,6 +10,7 @@ from typing import Any
 
 import cases_attention
 import cases_contrib
+import cases_edges
 import cases_indexing
 import cases_normalization
 import cases_quantization
@@ -41,6 +42,7 @@ __all__ = [
     "Case",
     "cases_attention",
     "cases_contrib",
+    "cases_edges",
     "cases_indexing",
     "cases_normalization",
     "cases_quantization",
@@ -201,6 +203,33 @@ def batch_norm(n: Net, x: str) -> str:
 layer("BatchNormalization", "maps", batch_norm)
 layer("BatchNormalization", "3d", batch_norm, size=(2, 3, 2))
 rows("BatchNormalization", "rows", chain(gemm(4), batch_norm))
+
+
+def batch_statistics(n: Net, x: str, *used: int) -> str:
+    """Normalise in training mode, and use some of the statistics too."""
+    operands = [n.weight(4), n.weight(4), n.weight(4), n.const(n.positive(4))]
+    attributes = {"training_mode": 1} if n.opset >= 14 else {}
+    y, *others = n.ops("BatchNormalization", 3 if n.opset >= 14 else 5, x, *operands, **attributes)
+    for k in used:
+        mixed = n.dense(n.op("Reshape", others[k], n.const([1, -1])), 4, 4)
+        y = n.op("Add", y, n.op("Reshape", mixed, n.const([1, -1, 1, 1])))
+    return y
+
+
+def computed_parameters(n: Net, x: str) -> str:
+    """The scale and the variance come from other layers."""
+    scale, variance = (
+        n.op("ReduceMax", n.conv("x0", 2, 4), axes=[0, 2, 3], keepdims=0) for _ in range(2)
+    )
+    variance = n.op("Add", n.op("Abs", variance), n.const(0.5))
+    return n.op("BatchNormalization", x, scale, n.weight(4), n.weight(4), variance)
+
+
+layer("BatchNormalization", "batch statistics", batch_statistics, opset=15)
+layer("BatchNormalization", "batch statistics, five outputs", batch_statistics, opset=9)
+layer("BatchNormalization", "running mean", lambda n, x: batch_statistics(n, x, 0), opset=15)
+layer("BatchNormalization", "running variance", lambda n, x: batch_statistics(n, x, 1), opset=15)
+layer("BatchNormalization", "computed parameters", computed_parameters)
 for _op in ("Softmax", "LogSoftmax", "Hardmax"):
     layer(_op, "over a map axis", apply(_op, axis=2))
     layer(_op, "over the rest", apply(_op, axis=2), opset=11)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -19,6 +20,36 @@ def batch_of(n: Net, x: str) -> str:
     return n.op("Unsqueeze", n.op("Gather", n.op("Shape", x), n.const(0)), n.const([0]))
 
 
+def tiled_state(n: Net, x: str, directions: int, hidden: int, value: float = 0.0) -> str:
+    """One number, repeated for all layers, of which a slice is taken."""
+    repeats = n.op("Concat", batch_of(n, x), n.const([2 * directions]), n.const([hidden]), axis=0)
+    state = n.op("Transpose", n.op("Tile", n.const([[[value]]]), repeats), perm=[1, 0, 2])
+    return n.op("Slice", state, n.const([directions]), n.const([2**31]), n.const([0]))
+
+
+def product_state(n: Net, _: str, directions: int, hidden: int) -> str:
+    """What is left of the input when it is multiplied by zero, as Keras writes it."""
+    none = n.op("ReduceSum", n.op("Mul", "x0", n.const(0.0)), n.const([1, 2]), keepdims=0)
+    column = n.op("Unsqueeze", none, n.const([0, 2]))
+    return n.op("Tile", column, n.const([directions, 1, hidden]))
+
+
+def chosen_state(n: Net, x: str, directions: int, hidden: int) -> str:
+    """Zeros whatever is chosen."""
+    shape = n.op("Concat", n.const([directions]), batch_of(n, x), n.const([hidden]), axis=0)
+    zeros = n.op("ConstantOfShape", shape)
+    picks = n.op("Greater", n.op("ReduceMax", "x0", keepdims=0), n.const(0.0))
+    return n.op("Concat", n.op("Where", picks, zeros, n.op("Neg", zeros)), axis=0)
+
+
+ZEROS = {
+    "tiled zeros": tiled_state,
+    "tiled number": partial(tiled_state, value=0.3),
+    "product": product_state,
+    "choice": chosen_state,
+}
+
+
 def initial_state(n: Net, x: str, how: str, directions: int, hidden: int) -> str:
     """An initial state ``[directions, batch, hidden]`` for time-last rows ``x``."""
     if how == "":
@@ -34,6 +65,8 @@ def initial_state(n: Net, x: str, how: str, directions: int, hidden: int) -> str
     shape = n.op("Concat", ends[0], batch_of(n, x), ends[1], axis=0)
     if how == "zeros":
         return n.op("ConstantOfShape", shape)
+    if how in ZEROS:
+        return ZEROS[how](n, x, directions, hidden)
     value = n.const(0.7) if how == "one number" else n.weight(directions, 1, hidden)
     return n.op("Expand", value, shape)
 
@@ -117,6 +150,8 @@ for _op in GATES:
                 _op, f"{_direction}, initial {_initial}", direction=_direction,
                 initial=_initial, fixed=_initial == "constant",
             )  # fmt: skip
+    for _initial in ZEROS:
+        case(_op, f"initial {_initial}", direction="bidirectional", initial=_initial)
     for _given in ("Y_h", "Y+Y_h"):
         case(_op, f"forward, {_given}", given=_given)
         case(_op, f"bidirectional, {_given}", given=_given, direction="bidirectional")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -36,6 +37,9 @@ for _op, _word, _caught in (
     ("ScatterND", "tie", "mask permutation"),
     ("ScatterND", "site", "mask permutation"),
     ("ConstantOfShape", "sizes", "mask"),
+    ("Tile", "sizes", "mask"),
+    ("Tile", "site", "mask permutation"),
+    ("BatchNormalization", "site", "mask permutation"),
     ("Expand", "site", "mask permutation"),
     (f"{DOMAIN}FusedConv", "tie", "mask permutation"),
     (f"{DOMAIN}FusedGemm", "sink", "mask"),
@@ -193,3 +197,35 @@ def slices_the_scale_but_not_the_zero_point(op: Op) -> None:
 
     with mock.patch.object(op, "site", scale_only):
         CORRECT["DequantizeLinear"](op)
+
+
+@sabotage("BatchNormalization", "mask permutation")
+def takes_statistics_for_something_else(op: Op) -> None:
+    give = op.give
+
+    def apart(axis: int, labels: np.ndarray | None, o: int = 0) -> None:
+        give(axis, labels if labels is None or o == 0 else op.fresh(len(labels)), o)
+
+    with mock.patch.object(op, "give", apart):
+        CORRECT["BatchNormalization"](op)
+
+
+@sabotage("Mul", "mask permutation")
+@sabotage("Where", "mask permutation")
+def slices_a_spread_constant_backwards(op: Op) -> None:
+    site, rank = op.site, len(op.out_shape())
+
+    def other_way(i: int, axis: int, labels: np.ndarray | None) -> None:
+        place = axis - len(op.shape(i))
+        spread = -place <= len(op.shape(0)) and op.shape(0)[place] == 1 and rank == 4
+        site(i, axis, labels if labels is None or not spread else labels[::-1])
+
+    with mock.patch.object(op, "site", other_way):
+        CORRECT[op.type](op)
+
+
+@sabotage("MatMul", "mask")
+def forgets_that_a_vector_is_summed_over(op: Op) -> None:
+    matrices = all(len(op.shape(i)) > 1 for i in (0, 1))
+    with nullcontext() if matrices else mock.patch.object(op, "sum_over"):
+        CORRECT["MatMul"](op)

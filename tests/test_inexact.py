@@ -22,11 +22,12 @@ from onnx.shape_inference import InferenceError
 from oracle import Traced, error, feeds, identity, mask, permutation, run
 from reference import attributes, reduced_axes
 from sabotages import without
-from strategies import Net, apply, both, chain
+from strategies import Body, Net, apply, both, chain
 
 from onnxprune import verify
 from onnxprune.errors import InternalError
 from onnxprune.labels import Bool
+from onnxprune.op import MEETS_FIXED
 from onnxprune.pruning_plan import plan_from_units
 from onnxprune.rules import RULES
 
@@ -164,6 +165,37 @@ def written_out(n: Net, x: str) -> str:
     return n.op("Mul", n.op("Mul", x, inverse), n.weight(4))
 
 
+def rearranged(
+    *, centred: bool = False, fast: bool = False, expanded: bool = False, axis: int = 2
+) -> Body:
+    """Layer normalisation that multiplies the inverse deviation by the scale first.
+
+    The mean is subtracted before that (``centred``), or what it comes to behind it; the variance
+    may be that of Flax (``fast``); statistics may be repeated for each channel (``expanded``).
+    """
+    width = (4,) if axis == 2 else (4, 1, 1)
+
+    def body(n: Net, x: str) -> str:
+        def mean(y: str) -> str:
+            made = n.op("ReduceMean", y, axes=[axis])
+            return n.op("Expand", made, n.op("Shape", x)) if expanded else made
+
+        first = mean(x)
+        gap = n.op("Sub", x, first)
+        variance = mean(n.op("Mul", gap, gap))
+        if fast:
+            squares = n.op("Sub", mean(n.op("Mul", x, x)), n.op("Mul", first, first))
+            variance = n.op("Max", n.const(0.0), squares)
+        inverse = n.op("Reciprocal", n.op("Sqrt", n.op("Add", variance, n.const(1e-3))))
+        scale, offset = n.op("Mul", inverse, n.weight(*width)), n.weight(*width)
+        if centred:
+            return n.op("Add", n.op("Mul", gap, scale), offset)
+        offset = n.op("Sub", offset, n.op("Mul", first, scale))
+        return n.op("Add", n.op("Mul", x, scale), offset)
+
+    return body
+
+
 def block(n: Net, x: str) -> str:
     """A pre-norm transformer block: the stream itself shrinks."""
     normal = scaled("LayerNormalization", (4,), (4,))(n, x)
@@ -176,6 +208,11 @@ KNOWN = [case for op_type in FAMILIES for case in CASES[op_type]]
 tokens("Inexact", "layer norm", decomposed(-1))
 tokens("Inexact", "layer norm of tokens and channels", decomposed(1, 2))
 tokens("Inexact", "root mean square", written_out)
+tokens("Inexact", "scale first, centred", rearranged(centred=True))
+tokens("Inexact", "scale first", rearranged())
+tokens("Inexact", "scale first, fast variance", rearranged(fast=True))
+tokens("Inexact", "scale first, repeated", rearranged(centred=True, expanded=True))
+layer("Inexact", "scale first, maps", rearranged(axis=1))
 tokens("Inexact", "block", block)
 tokens("Inexact", "mean", both("Sub", chain(dense(4, 4)), apply("ReduceMean", axes=[2])))
 tokens("Inexact", "two of them", chain(decomposed(2), dense(4, 4), decomposed(2)))
@@ -256,6 +293,14 @@ def test_the_product_verifies_against_the_same(case: Case) -> None:
         theirs = verify.masked(t.model, t.structure, plan).proto
         ours = renormalised(t, t.structure.units.keep(kept))[0]
         assert error(run(ours, inputs), run(theirs, inputs)) < 1e-5
+
+
+@pytest.mark.parametrize("case", [c for c in MADE if "first" in c.name], ids=lambda c: c.name)
+def test_the_reason_without_the_flag_is_the_normalisation(case: Case) -> None:
+    structure = oracle.traced(case.build()).structure
+    reasons = {f.reason for f in structure.frozen if "model output" not in f.reason}
+    assert any("normalises across it (see --allow-inexact)" in reason for reason in reasons)
+    assert not any(reason == MEETS_FIXED for reason in reasons)
 
 
 # -- the oracle's own test ---------------------------------------------------------------------

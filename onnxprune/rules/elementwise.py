@@ -46,7 +46,11 @@ def broadcast(op: Op) -> None:
 
 
 def join(op: Op, axis: int, out: tuple[int, ...], inputs: list[int]) -> I64 | None:
-    """Tie output axis ``axis`` over all ``inputs`` (numpy broadcasting) and return its labels."""
+    """Tie output axis ``axis`` over all ``inputs`` (numpy broadcasting) and return its labels.
+
+    Where constants alone have its size, all else being repeated along it, they begin labels: the
+    scale of a normalisation is multiplied by the inverse deviation before it meets the channels.
+    """
     met: list[I64 | None] = []
     constants: list[tuple[int, int]] = []
     for i in inputs:
@@ -62,11 +66,9 @@ def join(op: Op, axis: int, out: tuple[int, ...], inputs: list[int]) -> I64 | No
             met.append(labels)
         else:
             op.freeze(labels, "has size 1")
-    if not any(labels is not None for labels in met):
-        for i, own in constants:
-            op.site(i, own, None)
-        return None
-    first = met[0]
+    first = met[0] if met else None
+    if not met and constants and out[axis] > 1:
+        first = op.fresh(out[axis])
     for labels in met[1:]:
         first = op.tie(first, labels)
     for i, own in constants:

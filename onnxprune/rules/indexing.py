@@ -185,10 +185,8 @@ def expand(op: Op) -> None:
     for k in range(len(out)):
         labels = join(op, k, out, [0])
         repeated = k < behind or op.shape(0)[k - behind] != out[k]
-        if (repeated or op.is_constant(0)) and out[k] > 1 and not op.dynamic(0, k):
+        if repeated and out[k] > 1 and not op.dynamic(0, k):
             labels = op.fresh(out[k])
-            if not repeated:
-                op.site(0, k - behind, labels)
         op.give(k, labels)
         if labels is not None:
             counted[k] = labels
@@ -198,13 +196,14 @@ def expand(op: Op) -> None:
 
 @rule("Tile")
 def tile(op: Op) -> None:
-    """Labels repeat as the values do; an axis of size 1 can be repeated less often."""
-    repeats = op.ints(1, "")
-    if repeats is None:
-        return
+    """Labels repeat as the values do; an axis of size 1 can be repeated less often.
+
+    How often is observed, so it may be computed; a constant can shrink with what it meets.
+    """
     counted: dict[int, I64] = {}
-    for k, times in enumerate(repeats):
-        labels = op.take(0, k)
+    for k, (size, length) in enumerate(zip(op.shape(0), op.out_shape(), strict=True)):
+        times = length // max(size, 1)
+        labels = join(op, k, op.shape(0), [0]) if op.is_parameter(0) else op.take(0, k)
         if op.shape(0)[k] == 1 and times > 1 and not op.dynamic(0, k):
             labels = counted[k] = op.fresh(times)
         elif labels is not None and times > 1:

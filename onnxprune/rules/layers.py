@@ -165,7 +165,7 @@ def multiply(op: Op, transposed_a: int, transposed_b: int) -> None:
     """Multiply stacks of matrices, either of them stored transposed in its last two axes."""
     out, ranks = op.out_shape(), [len(op.shape(i)) for i in (0, 1)]
     if min(ranks) < 2:
-        return
+        return _multiply_vector(op, ranks.index(1), transposed_a, transposed_b)
     inner = (ranks[0] - 1 - transposed_a, ranks[1] - 2 + transposed_b)
     outer = (ranks[0] - 2 + transposed_a, ranks[1] - 1 - transposed_b)
     _contract(op, (0, inner[0]), (1, inner[1]))
@@ -184,3 +184,24 @@ def multiply(op: Op, transposed_a: int, transposed_b: int) -> None:
             )
         else:
             op.give(axis, op.take(i, outer[i]))
+    return None
+
+
+def _multiply_vector(op: Op, vector: int, transposed_a: int, transposed_b: int) -> None:
+    """Multiply matrices by one vector on either side: the axis that is summed over vanishes."""
+    other = 1 - vector
+    rank = len(op.shape(other))
+    if op.is_parameter(other):
+        return
+    inner = rank - 2 + transposed_b if vector == 0 else rank - 1 - transposed_a
+    inner = max(inner, 0)
+    _contract(op, (vector, 0), (other, inner))
+    for axis, own in enumerate(k for k in range(rank) if k != inner):
+        op.give(axis, op.take(other, own))
+    if op.is_parameter(vector):
+        op.weight(
+            vector,
+            data=(op.tensor(other), inner, op.labelled(other).get(inner)),
+            channel_of=np.arange(op.shape(vector)[0], dtype=np.int64),
+            output_of=np.zeros(1, dtype=np.int64),
+        )

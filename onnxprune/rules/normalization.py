@@ -9,17 +9,14 @@ from onnxprune.rules.registry import rule
 
 @rule("BatchNormalization")
 def batch_normalization(op: Op) -> None:
-    """Each channel has its own four parameters."""
+    """Each channel has its own four parameters, and in training mode statistics of its own."""
     labels = op.take(0, 1)
-    if len(op.node.outputs) > 1 and not op.node.outputs[1].is_empty():
-        op.freeze(labels, "is normalised in training mode")
     for i in range(1, 5):
-        if op.is_constant(i):
-            op.site(i, 0, labels)
-        else:
-            op.freeze(labels, "is normalised with computed parameters")
+        op.site(i, 0, labels)
     for axis in range(len(op.shape(0))):
         op.give(axis, op.take(0, axis) if axis != 1 else labels)
+    for o in range(1, len(op.node.outputs)):
+        op.give(0, labels, o)
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")

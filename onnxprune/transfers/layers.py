@@ -30,7 +30,7 @@ def matrix_form(node: gs.Node, weight: Weight, shape: tuple[int, ...]) -> Matrix
         {k: v.decode() if isinstance(v, bytes) else v for k, v in node.attrs.items()},
         weight.data_axis,
         weight.output_axis,
-        outputs_first=weight.output_of.shape[0] > 1 or weight.shape[0] == 1 == weight.shape[1],
+        outputs_first=weight.outputs_first,
     )
 
 
