@@ -314,6 +314,8 @@ VARIED = {
 
 def variants(folder: Path) -> None:
     """Make the quantised and float16 variants of the exports that are there."""
+    import onnxruntime
+
     for kind, names in VARIED.items():
         for name in names.split():
             source = next(iter(sorted(folder.glob(f"{name}_script_*.onnx"))), None) or next(
@@ -323,6 +325,7 @@ def variants(folder: Path) -> None:
                 continue
             try:
                 VARIANTS[kind](source, out)
+                onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
                 print(f"ok {out.stem}", flush=True)
             except Exception as error:
                 out.unlink(missing_ok=True)

@@ -160,6 +160,10 @@ def fold(model: Model, shapes: Shapes) -> Model:
     proto.graph.initializer.extend(numpy_helper.from_array(constants[n], n) for n in folded)
     for tensor in proto.graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
+    taken = set(names.values())  # what was said of an initializer is not true of its successor
+    said = [v for v in proto.graph.value_info if v.name not in taken]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(said)
     return replace(model, proto=proto)
 
 
