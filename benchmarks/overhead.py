@@ -62,10 +62,10 @@ def stages(model_path: Path, data: Path, rounds: int) -> None:
             plain.run(batch.feeds)
 
     def gather() -> None:
-        calibrate(watched, known, [*points, *states], batches, classes=classes, threads=1)
+        calibrate(watched, known, [*points, *states], lambda: batches, classes=classes, threads=1)
 
     def gather_less() -> None:
-        calibrate(folded, shapes, points, batches, classes=classes, threads=1)
+        calibrate(folded, shapes, points, lambda: batches, classes=classes, threads=1)
 
     gather(), gather_less(), forward()
     works = (gather, gather_less, forward)

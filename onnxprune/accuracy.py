@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from onnxprune.class_scores import class_scores
 from onnxprune.data import Batch
-from onnxprune.errors import CalibrationError, ModelError
+from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
 from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.session import Session
@@ -110,6 +111,7 @@ def measure_accuracy(
     *,
     output: str = "",
     threads: int = 0,
+    folders: Sequence[str] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> Accuracy:
     """Measure top-1 accuracy and cross-entropy.
@@ -117,8 +119,9 @@ def measure_accuracy(
     Args:
         model: a classifier.
         batches: labelled samples.
-        output: name of the output that holds the class scores ``[N, K]`` (default: the first).
+        output: name of the output that holds the class scores (default: the first that can).
         threads: onnxruntime threads.
+        folders: names of the class folders, by label, for messages.
         progress: called with the number of samples done after each batch.
 
     Raises:
@@ -126,15 +129,16 @@ def measure_accuracy(
         CalibrationError: if a label is outside the model's classes, or scores are NaN.
     """
     session = Session(model.proto, threads=threads)
-    name = class_output(model, output)
+    found = class_scores(model, output)
+    name = found.name
     losses: list[F64] = []
     hits: list[Array] = []
     margins: list[F64] = []
     labels: list[I64] = []
     for batch in batches:
         raw = session.run_rows(batch.feeds, len(batch), model.fixed_batch, [name])[0]
-        scores = _class_scores(raw, name, len(batch))
-        _check(scores, batch.labels, name)
+        scores = found.read(raw, len(batch))
+        _check(scores, batch.labels, name, folders)
         logs = _log_probabilities(scores)
         losses.append(-_of_labels(logs, batch.labels))
         margins.append(_margins(logs, batch.labels))
@@ -150,53 +154,44 @@ def measure_accuracy(
         standard_error=float(np.sqrt(value * (1 - value) / count)),
         loss=float(np.concatenate(losses).mean()),
         samples=count,
-        per_class=tuple(
-            float(hit[label == k].mean()) if (label == k).any() else float("nan")
-            for k in range(scores.shape[1])
-        ),
+        per_class=tuple(_per_class(hit, label, scores.shape[1]).tolist()),
         hits=hit,
         margins=np.concatenate(margins),
     )
 
 
-def class_output(model: Model, output: str = "") -> str:
-    """Return the name of the output with the class scores.
-
-    Raises:
-        ModelError: if there is no output of that name.
-    """
-    names = [spec.name for spec in model.outputs]
-    if output and output not in names:
-        raise ModelError(f"the model has no output '{output}'; it has {', '.join(names)}")
-    return output or names[0]
+def _per_class(hit: Bool, labels: I64, classes: int) -> F64:
+    """Return the share of hits of each class, NaN where it has no samples."""
+    right, count = (np.bincount(labels, w, classes) for w in (hit, None))
+    with np.errstate(invalid="ignore"):
+        result: F64 = right / count
+    return result
 
 
-def _class_scores(raw: Array, name: str, samples: int) -> F64:
-    """Return scores as ``float64 [N, K]``; trailing axes of size 1 are dropped."""
-    if raw.ndim < 2 or raw.shape[0] != samples or raw.size != samples * raw.shape[1]:
-        raise ModelError(
-            f"output '{name}' has shape {list(raw.shape)} for {samples} samples, expected "
-            "[samples, classes]; pick the class scores with --output NAME"
-        )
-    if not np.issubdtype(raw.dtype, np.floating):
-        raise ModelError(
-            f"output '{name}' is {raw.dtype}, expected float class scores; pick them with "
-            "--output NAME"
-        )
-    return raw.reshape(samples, -1).astype(np.float64)
-
-
-def _check(scores: F64, labels: I64, name: str) -> None:
+def _check(scores: F64, labels: I64, name: str, folders: Sequence[str]) -> None:
     if not np.isfinite(scores).all():
         raise CalibrationError(
             f"output '{name}' is NaN or infinite on the samples; check the preprocessing "
             "and the model"
         )
     if labels.max() >= scores.shape[1]:
-        raise CalibrationError(
-            f"label {int(labels.max())} is outside the model's classes: output '{name}' has "
-            f"{scores.shape[1]}; check the class folders or y"
-        )
+        raise CalibrationError(outside(int(labels.max()), name, scores.shape[1], folders))
+
+
+def outside(label: int, output: str, classes: int, folders: Sequence[str] = ()) -> str:
+    """Say that a label is not one of the model's classes, and which folder it comes from."""
+    where = f" (folder '{folders[label]}')" if label < len(folders) else ""
+    return (
+        f"label {label}{where} is outside the model's classes: output '{output}' has {classes}; "
+        f"check the class folders or y{listed(folders)}"
+    )
+
+
+def listed(folders: Sequence[str], most: int = 10) -> str:
+    """Return which label each class folder has, for the end of a message; nothing without any."""
+    shown = [f"'{name}' is {k}" for k, name in enumerate(folders[:most])]
+    more = ["..."] if len(folders) > most else []
+    return f": {', '.join(shown + more)}" if folders else ""
 
 
 def _log_probabilities(scores: F64) -> F64:

@@ -29,6 +29,9 @@ Point = tuple[str, int]
 ROWS = 256
 """Samples that are reduced to statistics at once; fewer make many small steps."""
 
+MEMORY = 1 << 30
+"""Bytes that the means of all classes may take at once, roughly."""
+
 SAME = 1e-5
 """Relative deviation below which values are the same but for rounding."""
 
@@ -50,7 +53,7 @@ def calibrate(
     model: Model,
     shapes: Shapes,
     points: Iterable[Point],
-    batches: Iterable[Batch],
+    read: Callable[[], Iterable[Batch]],
     *,
     classes: int,
     squares: bool = False,
@@ -63,11 +66,12 @@ def calibrate(
         model: the model.
         shapes: its observed shapes.
         points: tensors and channel axes; those without a batch axis are left out.
-        batches: the labelled samples, each batch padded if the model's batch is fixed.
-        classes: number of classes K.
+        read: streams the labelled samples, each batch padded if the model's batch is fixed;
+            more than once where the classes are too many for :data:`MEMORY`.
+        classes: number of classes that occur.
         squares: also gather mean squares (see :attr:`ActivationStats.square`).
         threads: onnxruntime threads.
-        progress: called with the number of samples done after each batch.
+        progress: called with the number of samples done after each batch, the first time.
 
     Returns:
         Statistics by point.
@@ -77,45 +81,66 @@ def calibrate(
             samples are the same.
     """
     reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
-    if not reductions:
-        return {}
-    fixed = model.fixed_batch
+    found: dict[Point, ActivationStats] = {}
+    for some in _passes(reductions, max(classes, 1)):
+        total = _gather(model, some, read(), squares, threads, progress)
+        if not len(total.count):
+            raise CalibrationError("there are no calibration samples")
+        bounds = np.cumsum([0, *(r.channels for r in some)])
+        for r, (a, b) in zip(some, itertools.pairwise(bounds), strict=True):
+            found[r.point] = total.columns(int(a), int(b))
+        progress = lambda _: None  # noqa: E731
+    _check_variation(list(found.values()))
+    return found
+
+
+def _passes(reductions: Sequence[_Reduction], classes: int) -> list[list[_Reduction]]:
+    """Divide what is gathered so that the means of a pass, twice, fit into the memory."""
+    most = MEMORY // (2 * 8 * classes)
+    passes: list[list[_Reduction]] = []
+    for reduction in reductions:
+        if passes and sum(r.channels for r in [*passes[-1], reduction]) <= most:
+            passes[-1].append(reduction)
+        else:
+            passes.append([reduction])
+    return passes
+
+
+def _gather(
+    model: Model,
+    reductions: Sequence[_Reduction],
+    batches: Iterable[Batch],
+    squares: bool,
+    threads: int,
+    progress: Callable[[int], None],
+) -> ActivationStats:
+    """Return the statistics of all channels of some points, side by side."""
     proto, held = draft(model.proto)
     _add_reductions(proto, model, reductions, squares)
     session = Session(proto, threads=threads, held=held)
     kinds = [_PREFIX, _SQUARE] if squares else [_PREFIX]
     outputs = [kind + _key(r.point) for kind in kinds for r in reductions]
-    total = ActivationStats.empty(classes, sum(r.channels for r in reductions), squares)
+    total = ActivationStats.empty(sum(r.channels for r in reductions), squares)
     pending: list[tuple[F64, F64 | None, I64]] = []
     for batch in batches:
-        values = session.run_rows(batch.feeds, len(batch), fixed, outputs)
+        values = session.run_rows(batch.feeds, len(batch), model.fixed_batch, outputs)
         columns = [np.empty((len(batch), 0)), *(_per_sample(v, len(batch)) for v in values)]
         means = np.concatenate(columns[: len(reductions) + 1], axis=1)
         _check_finite(means, reductions)
         square = np.concatenate(columns[len(reductions) + 1 :], axis=1) if squares else None
         pending.append((means, square, batch.labels))
         if sum(len(labels) for _, _, labels in pending) >= ROWS:
-            total = total.merge(_stats(pending, classes))
+            total = total.merge(_stats(pending))
             pending = []
         progress(len(batch))
-    if pending:
-        total = total.merge(_stats(pending, classes))
-    if not total.count.any():
-        raise CalibrationError("there are no calibration samples")
-    bounds = np.cumsum([0, *(r.channels for r in reductions)])
-    _check_variation(total, bounds)
-    return {
-        r.point: total.columns(int(a), int(b))
-        for r, a, b in zip(reductions, bounds[:-1], bounds[1:], strict=True)
-    }
+    return total.merge(_stats(pending)) if pending else total
 
 
-def _stats(parts: Sequence[tuple[F64, F64 | None, I64]], classes: int) -> ActivationStats:
+def _stats(parts: Sequence[tuple[F64, F64 | None, I64]]) -> ActivationStats:
     squares = [square for _, square, _ in parts if square is not None]
     return ActivationStats.of(
         np.concatenate([means for means, _, _ in parts]),
         np.concatenate([labels for _, _, labels in parts]),
-        classes,
         np.concatenate(squares) if squares else None,
     )
 
@@ -208,19 +233,17 @@ def _check_finite(means: F64, reductions: Sequence[_Reduction]) -> None:
         )
 
 
-def _check_variation(stats: ActivationStats, bounds: I64) -> None:
+def _check_variation(found: Sequence[ActivationStats]) -> None:
     """Refuse samples that the model cannot tell apart: nothing can be learned from them."""
-    samples = int(stats.count.sum())
-    if samples < 2 or not stats.mean.size:
+    samples = int(found[0].count.sum()) if found else 0
+    if samples < 2 or not any(stats.mean.size for stats in found):
         return
-    centred = stats.mean - stats.overall_mean()
-    deviation = np.sqrt((stats.m2.sum(axis=0) + stats.count @ centred**2) / samples)
-    sizes = np.abs(stats.overall_mean())
-    if not any(
-        deviation[a:b].max(initial=0.0) > SAME * sizes[a:b].max(initial=0.0)
-        for a, b in itertools.pairwise(bounds)
-    ):
-        raise CalibrationError(
-            f"all {samples} calibration samples are the same to the model: no activation differs "
-            "between them, so nothing can be learned from them; check how they were made"
-        )
+    for stats in found:
+        mean = stats.overall_mean()
+        deviation = np.sqrt((stats.m2 + stats.count @ (stats.mean - mean) ** 2) / samples)
+        if deviation.max(initial=0.0) > SAME * np.abs(mean).max(initial=0.0):
+            return
+    raise CalibrationError(
+        f"all {samples} calibration samples are the same to the model: no activation differs "
+        "between them, so nothing can be learned from them; check how they were made"
+    )

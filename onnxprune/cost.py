@@ -8,14 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnxprune.equation import parse
 from onnxprune.graph import UNPACKS, Model, Shapes, captured, weight_values
 from onnxprune.labels import F64, Bool
 from onnxprune.structure import Structure, Weight
 
 WEIGHT_INPUTS = {
+    "Attention": (1,),
     "Conv": (1,),
     "ConvInteger": (1,),
     "ConvTranspose": (1,),
+    "DeformConv": (1,),
+    "Einsum": tuple(range(16)),
     "Gemm": (0, 1),
     "MatMul": (0, 1),
     "MatMulInteger": (0, 1),
@@ -25,11 +29,15 @@ WEIGHT_INPUTS = {
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
+    "TransposeMatMul": (0, 1),
 }
 """The operands that count as weights where they are constant: what a sparsity refers to."""
 
-OTHER_PRODUCTS = ("Attention", "DeformConv", "Einsum")
-"""Further operators whose operations count."""
+PAST = {"MultiHeadAttention": 6, "GroupQueryAttention": 3}
+"""Products of two activations whose operations count, and where the keys seen before are."""
+
+MATRICES = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger")
+"""Products of two matrices, or stacks of them."""
 
 FLOATS = {
     onnx.TensorProto.FLOAT,
@@ -153,12 +161,15 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(constants[name].dims) if name in constants else shapes.first[name]
 
-    if node.op_type not in (*WEIGHT_INPUTS, *OTHER_PRODUCTS):
+    if node.op_type not in WEIGHT_INPUTS and node.op_type not in PAST:
         return 0
     if not all(shapes.has(o) for o in node.output if o):
         return 0
     if node.op_type == "Einsum":
         return _letters(node, [shape(name) for name in node.input])
+    if node.op_type in PAST:
+        operands = [shape(name) if name else () for name in node.input]
+        return _scores(PAST[node.op_type], operands, shape(node.output[0]))
     first, second = shape(node.input[0]), shape(node.input[1])
     out = shape(next(o for o in node.output if o))
     elements = int(np.prod(out, dtype=np.int64))
@@ -171,24 +182,41 @@ def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: 
         return first[0] * first[1] * int(np.prod(second)) + 2 * elements * first[1]
     if node.op_type == "Attention":
         return (int(np.prod(first, dtype=np.int64)) + elements) * second[-2]
-    if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger"):
+    if node.op_type in MATRICES:
         return elements * first[-2 if transposed else -1]
     recurrent = shape(node.input[2])
     return first[0] * first[1] * int(np.prod(second) + np.prod(recurrent))
 
 
+def _scores(past: int, shapes: Sequence[tuple[int, ...]], out: tuple[int, ...]) -> int:
+    """Count the operations of queries with keys and of scores with values.
+
+    Args:
+        past: the input with the keys that were seen before.
+        shapes: of all inputs, empty where one is not given.
+        out: shape of the output.
+    """
+    apart = len(shapes) > 1 and len(shapes[1]) == 3  # else one tensor holds all three
+    keys = shapes[int(apart)][1] + (shapes[past][2] if len(shapes) > past and shapes[past] else 0)
+    return out[0] * out[1] * keys * ((shapes[0][2] if apart else out[2]) + out[2])
+
+
 def _letters(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> int:
-    """Multiply the sizes of all letters of an Einsum; 0 where some axes have none."""
-    equation = node.attribute[0].s.decode().replace(" ", "")
-    terms = equation.partition("->")[0].split(",")
-    if "." in equation:
-        return 0
-    sizes = {
-        c: n
-        for term, own in zip(terms, shapes, strict=True)
-        for c, n in zip(term, own, strict=True)
-    }
-    return int(np.prod(list(sizes.values()), dtype=np.int64))
+    """Count the operations of an Einsum, whose operands are multiplied one after the other.
+
+    Each takes the product of the sizes of all letters of two operands.
+    """
+    equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
+    terms, right = parse(equation, [len(own) for own in shapes])
+    sizes: dict[str, int] = {}
+    for term, own in zip(terms, shapes, strict=True):
+        sizes |= {c: max(sizes.get(c, 1), n) for c, n in zip(term, own, strict=True)}
+    total, seen = 0, set(terms[0])
+    for k, term in enumerate(terms[1:], 1):
+        seen |= set(term)
+        total += int(np.prod([sizes[c] for c in seen], dtype=np.int64))
+        seen &= set(right).union(*terms[k + 1 :])
+    return total
 
 
 def weights_kept(weight: Weight, kept: Bool) -> int:

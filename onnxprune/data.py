@@ -22,6 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from onnxprune.errors import CalibrationError
+from onnxprune.folders import class_folders, images_under
 from onnxprune.graph import TensorSpec
 from onnxprune.labels import F64, I64, Array
 
@@ -31,7 +32,6 @@ MAX_UNREADABLE = 0.1
 MAX_CLASSES = 1_000_000  # what is larger in ``y`` is something else than labels
 CHUNK = 1 << 20  # bytes read at once while rows of an npz are passed over
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
 # What zipfile and zlib raise on damaged, encrypted or unknown content.
 _DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, struct.error, EOFError)
@@ -214,7 +214,7 @@ class _Images(Dataset):
 
 
 def _images(path: Path, form: _Form) -> Dataset:
-    classes = {folder.name: _images_under(folder) for folder in _class_folders(path)}
+    classes = {folder.name: images_under(folder) for folder in class_folders(path)}
     files = list(itertools.chain.from_iterable(classes.values()))
     if not files:
         raise CalibrationError("empty; expected a folder of images for each class")
@@ -226,28 +226,6 @@ def _images(path: Path, form: _Form) -> Dataset:
     _, first = next(images.pixels(np.arange(len(files))))
     height, width = first.shape[:2]
     return replace(images, form=replace(form, height=height, width=width))
-
-
-def _visible(folder: Path) -> list[Path]:
-    return [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-
-
-def _class_folders(root: Path) -> list[Path]:
-    folders = [entry for entry in _visible(root) if entry.is_dir()]
-    if not folders and _images_under(root):
-        raise CalibrationError("no class folders; put each class in its own folder")
-    numeric = all(f.name.isascii() and f.name.isdigit() for f in folders)
-    return sorted(folders, key=lambda folder: int(folder.name)) if numeric else folders
-
-
-def _images_under(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for entry in _visible(folder):
-        if entry.suffix.lower() in _SUFFIXES:
-            found.append(entry)
-        elif entry.is_dir():
-            found += _images_under(entry)
-    return found
 
 
 def _form(
@@ -426,16 +404,20 @@ def _check_fit(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], spec: Te
 
 def _labels(archive: zipfile.ZipFile, y: _Member) -> I64:
     if y.dtype.kind not in "biuf" or y.shape[1:] not in ((), (1,)):
+        how = "one-hot labels into class numbers with argmax"
+        if y.dtype.kind in "USO":
+            how = "names into class numbers, in the order of the model's classes"
         raise CalibrationError(
-            f"array 'y' is {y.dtype} {list(y.shape)}, expected integers [N]; "
-            "turn one-hot labels into class numbers with argmax"
+            f"array 'y' is {y.dtype} {list(y.shape)}, expected integers [N]; turn {how}"
         )
     values = next(y.stream(archive, [np.arange(y.shape[0])])).reshape(-1)
     wrong = (values != np.floor(values)) | (values < 0) | (values >= MAX_CLASSES)
     if wrong.any():
+        signs = set(np.unique(values).tolist()) == {-1, 1}
         raise CalibrationError(
             f"array 'y' has label {values[wrong.argmax()]} in row {wrong.argmax()}, "
             f"expected class numbers from 0 to {MAX_CLASSES - 1}"
+            f"{'; turn -1 and 1 into 0 and 1' if signs else ''}"
         )
     return values.astype(np.int64)
 

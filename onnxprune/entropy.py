@@ -160,5 +160,5 @@ def relu_states(found: Sequence[Activity]) -> dict[str, States]:
 def _deviation(stats: ActivationStats) -> F64:
     """Return the sum of squared deviations from the overall mean, ``float64 [neurons]``."""
     between = stats.count @ (stats.mean - stats.overall_mean()) ** 2
-    result: F64 = stats.m2.sum(axis=0) + between
+    result: F64 = stats.m2 + between
     return result

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune import storage
 from onnxprune.errors import InternalError, ModelError
@@ -32,12 +33,14 @@ from onnxprune.zero_states import without_zero_states
 class TensorSpec:
     """Name, element type and declared shape of a model input or output.
 
-    ``shape`` holds ints, and names (possibly empty) for dynamic sizes.
+    ``shape`` holds ints, and names (possibly empty) for dynamic sizes. ``kind`` of an output may
+    also be ``sequence``, ``map`` or ``optional``; such a one has no shape and objects for elements.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]
+    kind: str = "tensor"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Model:
     @property
     def outputs(self) -> list[TensorSpec]:
         """The declared outputs."""
-        return [_spec(v) for v in self.proto.graph.output]
+        return [_output_spec(v) for v in self.proto.graph.output]
 
     @property
     def fixed_batch(self) -> int | None:
@@ -125,10 +128,20 @@ def node_id(node: gs.Node) -> str:
     return next((str(t.name) for t in node.outputs if t.name), str(node.name))
 
 
+def _output_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = str(value.type.WhichOneof("value")).removesuffix("_type")
+    if kind in ("sequence", "map", "optional"):
+        return TensorSpec(value.name, np.dtype(object), (), kind)
+    return _spec(value)
+
+
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.elem_type:
-        raise ModelError(f"'{value.name}' is not a tensor: only tensor inputs and outputs work")
+        raise ModelError(
+            f"'{value.name}' is not a tensor: inputs have to be tensors, outputs tensors, "
+            "sequences, maps or optional ones; export the model without it"
+        )
     # A negative size means a dynamic one to some exporters, and to onnxruntime.
     dims: list[int | str] = [
         d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param
@@ -210,32 +223,6 @@ def normalise(proto: onnx.ModelProto) -> Model:
         light, held = storage.split(proto)
         proto = storage.join(onnx.inliner.inline_local_functions(light), held)
     return Model(without_zero_states(_without_aliases(_constants_to_initializers(proto))))
-
-
-def require_fixed_channels(model: Model) -> None:
-    """Refuse float inputs whose channel axis is dynamic.
-
-    Raises:
-        ModelError: naming the input and the axis.
-    """
-    convolved = {
-        name
-        for node in model.proto.graph.node
-        if node.op_type in ("Conv", "ConvTranspose")
-        for name in node.input[:1]
-    }
-    for spec in model.inputs:
-        image = len(spec.shape) in (2, 4) or spec.name in convolved
-        if not image or len(spec.shape) < 2 or not np.issubdtype(spec.dtype, np.floating):
-            continue
-        last = len(spec.shape) == 4 and spec.shape[3] in (1, 3)
-        channels_last = last and spec.name not in convolved
-        if isinstance(spec.shape[1], str) and not channels_last:
-            raise ModelError(
-                f"input '{spec.name}' has a dynamic channel dimension: axis 1 is "
-                f"'{spec.shape[1] or '?'}', expected a fixed number; export the model with it "
-                "fixed"
-            )
 
 
 def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -355,7 +342,12 @@ def captured_names(node: gs.Node) -> set[str]:
 
 def edit(model: Model) -> gs.Graph:
     """Return an onnx-graphsurgeon copy of the model to be changed."""
-    return gs.import_onnx(model.proto)
+    with G_LOGGER.suppress():  # it would print what it does not know
+        graph = gs.import_onnx(model.proto)
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and tensor.type != "tensor_type":
+            tensor.dtype = None  # it cannot export maps; the declared type is put back
+    return graph
 
 
 def values_of(tensor: gs.Constant) -> Array:
@@ -375,7 +367,8 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
             tensor.shape = None
     graph.cleanup().toposort()
     constants = _take_large_constants(graph)
-    proto = gs.export_onnx(graph, do_type_check=False)
+    with G_LOGGER.suppress():
+        proto = gs.export_onnx(graph, do_type_check=False)
     for tensor in proto.graph.initializer:
         if tensor.name in constants:
             tensor.CopyFrom(constants[tensor.name])

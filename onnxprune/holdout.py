@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.data import Batch, Dataset, NoSamples, open_dataset
 from onnxprune.errors import CalibrationError
+from onnxprune.folders import find_splits
 from onnxprune.graph import Model
 from onnxprune.labels import I64
 from onnxprune.outliers import find_outliers
@@ -111,12 +112,20 @@ class Holdout:
         return self.fit.dataset.class_names
 
     @property
+    def folder_names(self) -> Sequence[str]:
+        """The names of the calibration set's class folders; none where labels are numbers."""
+        return folder_names(self.fit.dataset)
+
+    @property
     def skipped(self) -> list[str]:
         """Unreadable samples found so far."""
         return list(dict.fromkeys([*self.fit.dataset.skipped, *self.report.dataset.skipped]))
 
-    def class_warnings(self, classes: int) -> list[str]:
-        """Say which of the model's classes have no samples to fit on, and which have few."""
+    def class_warnings(self, classes: int, rough: bool) -> list[str]:
+        """Say which of the model's classes have no samples to fit on, and which have few.
+
+        Few are said only if ``rough``: statistics of single classes are used.
+        """
         if not len(self.fit):
             return []
         counts, names = np.bincount(self.fit.labels, minlength=classes), self.class_names
@@ -124,7 +133,7 @@ class Holdout:
         for found, what in (
             (counts == 0, "no samples to fit on; what only they need may have left: add samples"),
             (
-                (counts > 0) & (counts < FEW),
+                (counts > 0) & (counts < FEW) & rough,
                 f"fewer than {FEW} samples to fit on; their rough statistics were used: "
                 "add samples",
             ),
@@ -159,7 +168,8 @@ def hold_out(
     """Open the samples of a run and split them, stratified by class and seeded.
 
     With ``eval_data``, that is the *report* part, and the calibration set is split in two.
-    Without ``data`` all parts are empty. Outliers are left out of all but the *report* part.
+    Where ``data`` holds the splits of a data set, they are taken instead of it. Without ``data``
+    all parts are empty. Outliers are left out of all but the *report* part.
 
     Raises:
         CalibrationError: if samples cannot be used.
@@ -168,23 +178,45 @@ def hold_out(
     if data is None:
         nothing = Part(NoSamples(), np.empty(0, dtype=np.int64), size)
         return Holdout(nothing, nothing, nothing)
-    dataset = open_dataset(Path(data), model.inputs, mean=mean, std=std)
+    data, eval_data, notes = _chosen_splits(Path(data), eval_data)
+    dataset = open_dataset(data, model.inputs, mean=mean, std=std)
     if eval_data is None:
         fit, select, report = split(dataset.labels, list(SHARES.values()), seed)
         held_out = Part(dataset, report, size)
     else:
-        other = open_dataset(Path(eval_data), model.inputs, mean=mean, std=std)
+        other = open_dataset(eval_data, model.inputs, mean=mean, std=std)
         share = SHARES["fit"] / (SHARES["fit"] + SHARES["select"])
         fit, select = split(dataset.labels, [share, 1 - share], seed)
         label_of = None
-        if Path(data).is_dir() and Path(eval_data).is_dir():
-            label_of = _translation(dataset.class_names, other.class_names, Path(eval_data))
+        if data.is_dir() and eval_data.is_dir():
+            label_of = _translation(dataset.class_names, other.class_names, eval_data)
         held_out = Part(other, np.arange(len(other.labels)), size, label_of)
     scaling = tuple(None if v is None else tuple(v) for v in (mean, std))
-    parts = Holdout(
-        Part(dataset, fit, size), Part(dataset, select, size), held_out, scaling=scaling
-    )
-    return parts if Path(data).is_dir() else _without_outliers(parts)  # pixels are bounded
+    parts = Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out, notes, scaling)
+    return parts if data.is_dir() else _without_outliers(parts)  # pixels are bounded
+
+
+def _chosen_splits(
+    data: Path, eval_data: str | Path | None
+) -> tuple[Path, Path | None, tuple[str, ...]]:
+    """Return what to calibrate and what to evaluate on, and what the user should know of it."""
+    found, notes = find_splits(data), []
+    if found:
+        notes.append(found.note(evaluates=eval_data is None))
+        data, eval_data = found.fit, found.report if eval_data is None else eval_data
+    if eval_data is None:
+        return data, None, tuple(notes)
+    path, note = evaluated(Path(eval_data))
+    return data, path, (*notes, *note)
+
+
+def evaluated(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return which folder to evaluate on, where one holds the splits of a data set; and say so."""
+    found = find_splits(path)
+    if found is None:
+        return path, ()
+    split = found.report or found.fit
+    return split, (f"{path} holds splits of a data set, not classes: '{split.name}' is used",)
 
 
 def _without_outliers(samples: Holdout) -> Holdout:
@@ -195,7 +227,7 @@ def _without_outliers(samples: Holdout) -> Holdout:
         replace(part, rows=np.setdiff1d(part.rows, rows[found]))
         for part in (samples.fit, samples.select)
     )
-    return replace(samples, fit=fit, select=select, warnings=tuple(warnings))
+    return replace(samples, fit=fit, select=select, warnings=(*samples.warnings, *warnings))
 
 
 def _translation(names: Sequence[str], others: Sequence[str], path: Path) -> I64 | None:
@@ -211,6 +243,11 @@ def _translation(names: Sequence[str], others: Sequence[str], path: Path) -> I64
     return np.asarray([names.index(name) for name in others], dtype=np.int64)
 
 
+def folder_names(dataset: Dataset) -> Sequence[str]:
+    """Return the names of class folders, by label; none where labels are numbers."""
+    return dataset.class_names if dataset.path.is_dir() else ()
+
+
 def skip_warnings(skipped: Sequence[str]) -> list[str]:
     """Say how many samples could not be read, and name the first."""
     if not skipped:
@@ -221,33 +258,46 @@ def skip_warnings(skipped: Sequence[str]) -> list[str]:
 def split(labels: I64, shares: Sequence[float], seed: int) -> list[I64]:
     """Divide samples ``int64 [n]`` at random into parts, every class by the same shares.
 
+    What of a class cannot be divided evenly goes where it is missing most, over all classes: so
+    the parts have the sizes that were asked for, however small the classes are. Of each class
+    the first part gets a sample before any other does, unless so many classes have so few
+    samples that the others would get less than half of theirs.
+
     Returns:
         Ascending ``int64`` sample numbers for each (positive, relative) share: disjoint, and
-        covering all. A class with at least ``len(shares)`` samples is in every part.
+        covering all.
 
     Raises:
         ValueError: if a share is not positive.
     """
     if not shares or min(shares) <= 0:
         raise ValueError(f"shares must be positive, got {list(shares)}")
-    rng = np.random.default_rng(seed)
-    parts: list[list[I64]] = [[np.empty(0, np.int64)] for _ in shares]
-    for label in np.unique(labels):
+    rng, ratios = np.random.default_rng(seed), np.array(shares) / math.fsum(shares)
+    part_of = np.full(len(labels), -1, dtype=np.int64)
+    present = np.unique(labels)
+    first = len(present) <= (1 + ratios[0]) / 2 * len(labels)
+    left: list[I64] = []
+    for label in present:
         members = rng.permutation(np.flatnonzero(labels == label))
-        ends = np.cumsum(_apportion(len(members), shares))
-        for part, rows in zip(parts, np.split(members, ends[:-1]), strict=True):
-            part.append(rows)
-    return [np.sort(np.concatenate(part)) for part in parts]
+        sizes = np.floor(len(members) * ratios + 1e-9).astype(np.int64)
+        sizes[0] = max(sizes[0], int(first))
+        whole = int(sizes.sum())
+        part_of[members[:whole]] = np.repeat(np.arange(len(ratios)), sizes)
+        left.append(members[whole:])
+    missing = ratios * len(labels) - np.bincount(part_of[part_of >= 0], minlength=len(ratios))
+    for rows in left:
+        chosen = np.argsort(-missing, kind="stable")[: len(rows)]
+        part_of[rows] = chosen
+        missing[chosen] -= 1
+    if len(labels) >= len(ratios):
+        _fill(part_of, labels, len(ratios), keep=first)
+    return [np.flatnonzero(part_of == k) for k in range(len(ratios))]
 
 
-def _apportion(count: int, shares: Sequence[float]) -> list[int]:
-    """Divide ``count`` by largest remainder, leaving no part empty if there is enough."""
-    quotas = [count * share / math.fsum(shares) for share in shares]
-    sizes = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(sizes)), key=lambda k: sizes[k] - quotas[k])
-    for k in by_remainder[: count - sum(sizes)]:
-        sizes[k] += 1
-    while count >= len(sizes) and 0 in sizes:
-        sizes[sizes.index(max(sizes))] -= 1
-        sizes[sizes.index(0)] += 1
-    return sizes
+def _fill(part_of: I64, labels: I64, parts: int, *, keep: bool) -> None:
+    """Let no part be empty; if ``keep``, only as far as no class leaves the largest for that."""
+    for part in np.setdiff1d(np.arange(parts), part_of):
+        giver = np.flatnonzero(part_of == np.bincount(part_of).argmax())
+        kinds, counts = np.unique(labels[giver], return_counts=True)
+        if counts.max() > 1 or not keep:
+            part_of[giver[labels[giver] == kinds[counts.argmax()]][-1]] = part

@@ -16,7 +16,7 @@ from onnxprune.layers import Layer, pairs
 from onnxprune.paired import Half, Sample, fit_pair
 from onnxprune.rectified import Gap
 from onnxprune.solve import CHECK_EVERY, Moments
-from onnxprune.unfold import Product, Values, channels_last
+from onnxprune.unfold import MatrixForm, Product, Values, channels_last
 from onnxprune.walk import Walk
 
 ROWS, MACS = 64_000, 5e9
@@ -89,8 +89,8 @@ class LayerPairs:
         none = np.empty(0, dtype=np.int64)
         if first is None or first.node not in self._solved:
             return none
-        data = found[0][-1], found[0][0], wanted[0][0]
-        forms = first.form, second.form
+        data = found[0][-1], found[0][0], second.staying(wanted[0][0])
+        forms = _matrix(first), _matrix(second)
         if not all(f.batched(x, y) for f, x, y in zip(forms, data[:2], data[1:], strict=True)):
             return none
         positions = [f.positions(y.shape) for f, y in zip(forms, data[1:], strict=True)]
@@ -122,7 +122,7 @@ class LayerPairs:
             passed: what passes the rectifier behind, lowest and highest.
         """
         pair = self._first_of[second.node], second
-        shapes = [v.shape for v in (found[0][-1], found[0][0], wanted[0][0])]
+        shapes = [v.shape for v in (found[0][-1], found[0][0], second.staying(wanted[0][0]))]
         one, two = (
             self._half(layer, walk, inside, outside)
             for layer, inside, outside in zip(pair, shapes[:2], shapes[1:], strict=True)
@@ -151,7 +151,7 @@ class LayerPairs:
     def _half(
         self, layer: Layer, walk: Walk, inside: Sequence[int], outside: Sequence[int]
     ) -> Half:
-        form, solved = layer.form, self._solved[layer.node]
+        form, solved = _matrix(layer), self._solved[layer.node]
         return Half(
             Product(form, inside, outside),
             form.to_matrix(walk.constant(layer.weight)) * layer.alpha,
@@ -162,18 +162,23 @@ class LayerPairs:
         )
 
 
+def _matrix(layer: Layer) -> MatrixForm:
+    assert isinstance(layer.form, MatrixForm)  # see pairs()
+    return layer.form
+
+
 def _gathered(
     pair: tuple[Layer, Layer], found: list[list[Array]], wanted: list[list[Array]], drawn: I64
 ) -> tuple[Values, Values, Values]:
     """Return what a pair reads, what it should give for that, and what is added to it."""
     first, second = pair
-    axis = second.form.output_axis
+    axis = _matrix(second).output_axis
 
     def flat(values: list[Array], axis: int) -> Values:
         taken = channels_last(_taken(values, drawn), axis)
         return taken.astype(np.promote_types(taken.dtype, np.float32), copy=False)
 
-    x = flat([v[-1] for v in found], first.form.data_axis)
+    x = flat([v[-1] for v in found], _matrix(first).data_axis)
     targets = flat([second.staying(v[0]) for v in wanted], axis)
     skip = np.zeros_like(targets[:, :, :1])
     if len(wanted[0]) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
 from onnxprune.labels import I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.structure import Structure, Weight
-from onnxprune.unfold import MatrixForm
+from onnxprune.unfold import MatrixForm, StackForm
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators that :class:`~onnxprune.unfold.MatrixForm` knows."""
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
+"""The operators that :mod:`~onnxprune.unfold` knows."""
 
 SPARSE = 0.1
 """Share of zeros from which the zeros of a weight tensor are taken to be meant."""
@@ -37,7 +37,7 @@ class Layer:
         bias: name of its bias constant there.
         bias_shape: shape of that constant.
         alpha: what the node multiplies its weights by.
-        kept: ``int64``, the original's output channels that stay.
+        kept: of each output axis that shrinks, ``int64``, the original's indices that stay.
         support: ``bool`` of the weight's shape, weights that may differ from zero, or None.
         shared: whether other nodes use the same weight, so that only the bias may change.
         cut: whether it sums over less than in the original.
@@ -47,14 +47,14 @@ class Layer:
     """
 
     node: str
-    form: MatrixForm
+    form: MatrixForm | StackForm
     data: str
     output: str
     weight: str
     bias: str
     bias_shape: tuple[int, ...]
     alpha: float
-    kept: I64
+    kept: Mapping[int, I64]
     support: Bool | None
     shared: bool
     cut: bool
@@ -62,11 +62,10 @@ class Layer:
     bounds: tuple[float, float]
 
     def staying(self, values: Array) -> Array:
-        """Take the channels that stay of what the layer gives in the original."""
-        axis = self.form.output_axis
-        if len(self.kept) == values.shape[axis]:
-            return values
-        return values.take(self.kept, axis=axis)
+        """Take what stays of what the layer gives in the original."""
+        for axis, index in self.kept.items():
+            values = values.take(index, axis=axis)
+        return values
 
 
 def prepare(
@@ -94,7 +93,7 @@ def prepare(
         if w.node in nodes
         and nodes[w.node].op == w.op_type
         and w.op_type in PRODUCTS
-        and w.output_axis is not None
+        and (w.output_axis is not None or w.letters is not None)
         and any(t.name == w.data_tensor for t in nodes[w.node].inputs)
         and w.tensor not in structure.excluded
         and shapes.has(w.node)
@@ -117,21 +116,10 @@ def _layer(
     users: Counter[int],
     shapes: Shapes,
 ) -> Layer:
-    assert weight.output_axis is not None
     tensor = node.inputs[weight.input]
     values = np.asarray(tensor.values)
-    form = MatrixForm(
-        node.op,
-        tuple(values.shape),
-        _plain(node.attrs),
-        weight.data_axis,
-        weight.output_axis,
-        outputs_first=weight.outputs_first,
-    )
-    outputs = form.outputs * form.groups
-    bias, output = _own_bias(graph, node, weight, outputs, values.dtype)
-    labels = weight.output_labels
-    size = shapes.sizes(weight.node)[weight.output_axis]
+    form = _form(node, weight, tuple(values.shape))
+    bias, output = _own_bias(graph, node, weight, form, values.dtype)
     skip = _skip(graph, output, shapes)
     support = _sliced(plan.masks.get(weight.tensor), weight, kept)
     if support is None and SPARSE < np.mean(values == 0) < 1:  # all zeros: to be fitted
@@ -145,12 +133,28 @@ def _layer(
         bias=bias.name,
         bias_shape=tuple(bias.values.shape),
         alpha=float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0,
-        kept=np.flatnonzero(kept[labels]) if labels is not None else np.arange(size),
+        kept={
+            k: np.flatnonzero(kept[v]) for k, v in weight.output_axes.items() if not kept[v].all()
+        },
         support=support,
         shared=users[id(tensor)] > 1,
         cut=_is_cut(weight, plan, kept),
         skip=skip,
         bounds=_bounds(graph, output.outputs[0].outputs[0] if skip else output),
+    )
+
+
+def _form(node: gs.Node, weight: Weight, shape: tuple[int, ...]) -> MatrixForm | StackForm:
+    if weight.output_axis is None:
+        assert weight.letters is not None
+        return StackForm(weight.letters, shape)
+    return MatrixForm(
+        node.op,
+        shape,
+        _plain(node.attrs),
+        weight.data_axis,
+        weight.output_axis,
+        outputs_first=weight.outputs_first,
     )
 
 
@@ -165,7 +169,11 @@ def _sliced(mask: Bool | None, weight: Weight, kept: Bool) -> Bool | None:
 
 def _is_cut(weight: Weight, plan: PruningPlan, kept: Bool) -> bool:
     masked = weight.tensor in plan.masks and not plan.masks[weight.tensor].all()
-    return masked or (weight.data_labels is not None and not kept[weight.data_labels].all())
+    summed = [weight.data_labels] if weight.data_labels is not None else []
+    if weight.letters is not None:
+        _, own, output = weight.letters
+        summed = [labels for axis, labels in weight.axes.items() if own[axis] not in output]
+    return masked or not all(kept[labels].all() for labels in summed)
 
 
 def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -173,9 +181,14 @@ def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _own_bias(
-    graph: gs.Graph, node: gs.Node, weight: Weight, outputs: int, dtype: np.dtype[Any]
+    graph: gs.Graph,
+    node: gs.Node,
+    weight: Weight,
+    form: MatrixForm | StackForm,
+    dtype: np.dtype[Any],
 ) -> tuple[gs.Constant, gs.Tensor]:
     """Give a node a bias constant that nothing else uses; return it and the biased output."""
+    outputs = form.outputs * form.groups
     zeros = np.zeros(outputs, dtype=dtype)
     addend = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
     constant = addend is None or isinstance(addend, gs.Constant)
@@ -193,29 +206,30 @@ def _own_bias(
             _set_input(node, 2, bias)
             node.attrs["beta"] = 1.0
             return bias, node.outputs[0]
-    return _added_bias(graph, node, weight, zeros)
+    if isinstance(form, StackForm):
+        return _added_bias(graph, node, weight, zeros.reshape(form.bias_shape))
+    assert weight.output_axis is not None
+    return _added_bias(graph, node, weight, zeros.reshape(-1, *[1] * (-weight.output_axis - 1)))
 
 
 def _added_bias(
     graph: gs.Graph, node: gs.Node, weight: Weight, zeros: Array
 ) -> tuple[gs.Constant, gs.Tensor]:
     """Use the constant addition that follows a node, or put one there."""
-    assert weight.output_axis is not None
     output = node.outputs[0]
-    trailing = -weight.output_axis - 1
     readers = list(output.outputs)
     if len(readers) == 1 and readers[0].op == "Add" and not _is_output(graph, output):
         i = 1 - next(k for k, t in enumerate(readers[0].inputs) if t is output)
         addend = readers[0].inputs[i]
-        if isinstance(addend, gs.Constant) and addend.values.ndim > trailing:
+        if isinstance(addend, gs.Constant) and addend.values.ndim >= zeros.ndim:
             old = np.asarray(addend.values)
-            if old.size == len(zeros) == old.shape[-1 - trailing]:
+            if old.size == zeros.size and old.shape[old.ndim - zeros.ndim :] == zeros.shape:
                 bias = gs.Constant(bias_name(graph, weight, addend), old.copy())
                 readers[0].inputs[i] = bias
                 return bias, readers[0].outputs[0]
     inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
     node.outputs[0] = inner
-    bias = gs.Constant(bias_name(graph, weight), zeros.reshape(-1, *[1] * trailing))
+    bias = gs.Constant(bias_name(graph, weight), zeros)
     graph.nodes.append(
         gs.Node("Add", f"{weight.node}/add_bias", inputs=[inner, bias], outputs=[output])
     )
@@ -289,7 +303,8 @@ def affected(model: Model, layers: Sequence[Layer], changed: Collection[str] = (
 def pairs(model: Model, layers: Sequence[Layer]) -> dict[str, Layer]:
     """Find layers that follow each other with nothing but a rectifier in between.
 
-    Nothing else reads what the first one gives, or what the rectifier lets through.
+    Nothing else reads what the first one gives, or what the rectifier lets through. Stacks of
+    matrices are not among them.
 
     Args:
         model: the prepared model.
@@ -302,11 +317,12 @@ def pairs(model: Model, layers: Sequence[Layer]) -> dict[str, Layer]:
     readers = Counter(n for node in graph.node for n in [*node.input, *captured(node)])
     readers.update(spec.name for spec in graph.output)
     rectifiers = {n.output[0]: n.input[0] for n in graph.node if n.op_type in ("Relu", "Clip")}
-    by_output = {layer.output: layer for layer in layers if np.isfinite(layer.bounds).any()}
-    found = {la.node: by_output.get(rectifiers.get(la.data, "")) for la in layers}
+    single = [layer for layer in layers if isinstance(layer.form, MatrixForm)]
+    by_output = {layer.output: layer for layer in single if np.isfinite(layer.bounds).any()}
+    found = {la.node: by_output.get(rectifiers.get(la.data, "")) for la in single}
     return {
         layer.node: first
-        for layer in layers
+        for layer in single
         if (first := found[layer.node]) is not None
         and readers[first.output] == readers[layer.data] == 1
         and not (first.shared or layer.shared)

@@ -29,6 +29,7 @@ from onnxprune.graph import Model, Shapes, tensor_types
 from onnxprune.labels import Array
 from onnxprune.session import Feeds, Session
 from onnxprune.storage import draft, nbytes
+from onnxprune.values import is_empty, is_finite
 
 _PREFIX = "onnxprune/shape/"
 
@@ -190,10 +191,9 @@ def _proof_feeds(
             values = session.run(inputs, outputs)
         except ModelError:
             continue
-        numbers = [v for v in values if v.dtype.kind in "fc"]
-        if all(np.isfinite(v).all() for v in numbers):
+        if all(map(is_finite, values)):
             finite.append(inputs)
-            if all(v.size for v in values):
+            if not any(map(is_empty, values)):
                 return inputs
     return finite[0] if finite else rearranged(feeds, {}, 1)
 

@@ -396,6 +396,7 @@ class Op:
         channel_of: I64,
         output_of: I64,
         output_axis: int | None = None,
+        letters: tuple[str, str, str] | None = None,
     ) -> None:
         """Record a weight operand (see :class:`Weight`), after its sites and output labels.
 
@@ -405,12 +406,16 @@ class Op:
             channel_of: see :class:`Weight`.
             output_of: see :class:`Weight`.
             output_axis: axis of output 0; None if the node has no place for an intercept.
+            letters: see :class:`Weight`.
         """
         if not all(self.shape(i)):
             return  # it has no elements
         if not self.is_constant(i) or self.node.domain not in ("", "ai.onnx", None):
-            output_axis = None  # what is quantised is left as it is; fused operators have no place
-        rank = len(self.out_shape()) if output_axis is not None else 0
+            output_axis = letters = (
+                None  # what is quantised is left as it is; fused operators have no place
+            )
+        known = output_axis is not None or letters is not None
+        rank = len(self.out_shape()) if known else 0
         self._trace.weights.append(
             Weight(
                 node=self.id,
@@ -426,6 +431,12 @@ class Op:
                 data_labels=data[2],
                 output_labels=None if output_axis is None else self.given(output_axis),
                 axes={s.axis: s.labels for s in self._own_sites if s.input == i},
+                output_axes={
+                    k - rank: v
+                    for k, v in self.labels_of(self.node.outputs[0].name).items()
+                    if known
+                },
+                letters=letters,
             )
         )
 

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from onnxprune import cost, graph
-from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
+from onnxprune.accuracy import Accuracy, measure_accuracy
+from onnxprune.class_scores import class_scores
 from onnxprune.data import open_dataset
 from onnxprune.errors import CalibrationError, OnnxpruneError, PlanError
 from onnxprune.execute import execute, shortened
 from onnxprune.folding import fold
 from onnxprune.graph import Model
-from onnxprune.holdout import Progress, hold_out, silent, skip_warnings
+from onnxprune.holdout import Progress, evaluated, folder_names, hold_out, silent, skip_warnings
+from onnxprune.input_channels import require_fixed_channels
 from onnxprune.inspection import Inspection
 from onnxprune.log import Log
 from onnxprune.plan_file import check_model, check_removals, check_structure, load_plan, save_plan
@@ -351,7 +353,7 @@ def _study(
     if request.empirical and data is None:
         raise CalibrationError("empirical needs calibration samples")
     check_provider(request.provider)
-    class_output(original, request.output)
+    class_scores(original, request.output)
     log = Log(progress)
     with log.stage("load"):
         samples = hold_out(
@@ -426,20 +428,22 @@ def evaluate(
         OnnxpruneError: if the model or the samples cannot be used.
     """
     loaded = _load(model)
-    class_output(loaded, output)
-    dataset = open_dataset(Path(data), loaded.inputs, mean=mean, std=std)
+    class_scores(loaded, output)
+    path, notes = evaluated(Path(data))
+    dataset = open_dataset(path, loaded.inputs, mean=mean, std=std)
     size = loaded.fixed_batch or batch_size
     accuracy = measure_accuracy(
         loaded,
         dataset.batches(None, size),
         output=output,
         threads=threads,
+        folders=folder_names(dataset),
         progress=progress("evaluate", len(dataset.labels)),
     )
-    return replace(accuracy, warnings=tuple(skip_warnings(dataset.skipped)))
+    return replace(accuracy, warnings=(*notes, *skip_warnings(dataset.skipped)))
 
 
 def _load(path: str | Path) -> Model:
     model = graph.load(path)
-    graph.require_fixed_channels(model)
+    require_fixed_channels(model)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 
@@ -21,9 +22,8 @@ def from_stats(stats: Mapping[Point, ActivationStats], points: Sequence[Point]) 
     for k, point in enumerate(points):
         if point in stats:
             own = stats[point]
-            arrays |= {f"{k}/count": own.count, f"{k}/mean": own.mean, f"{k}/m2": own.m2}
-            if own.square is not None:
-                arrays[f"{k}/square"] = own.square
+            values = {f.name: getattr(own, f.name) for f in fields(own)}
+            arrays |= {f"{k}/{name}": v for name, v in values.items() if v is not None}
     return arrays
 
 
@@ -31,6 +31,7 @@ def to_stats(arrays: Arrays, points: Sequence[Point]) -> dict[Point, ActivationS
     """Invert :func:`from_stats`."""
     return {
         point: ActivationStats(
+            arrays[f"{k}/labels"],
             arrays[f"{k}/count"],
             arrays[f"{k}/mean"],
             arrays[f"{k}/m2"],

@@ -21,6 +21,7 @@ from onnxprune.pruning_plan import PruningPlan
 from onnxprune.refit import refit_classifier
 from onnxprune.session import Feeds
 from onnxprune.structure import Structure
+from onnxprune.unfold import MatrixForm
 from onnxprune.walk import Walk, live_bytes
 
 MEMORY = 1 << 30
@@ -206,16 +207,21 @@ def recover_classifier(
     found = [
         la
         for la in layers
-        if la.output == output and not la.form.spatial and la.support is None and not la.shared
+        if la.output == output
+        and isinstance(la.form, MatrixForm)
+        and not la.form.spatial
+        and la.support is None
+        and not la.shared
     ]
     if not found or len(shapes.sizes(output)) != 2:
         return
     layer = found[0]
-    absent = layer.form.outputs - len(np.unique(part.labels))
+    classes = max(layer.form.outputs, 2)  # a single output tells two apart
+    absent = classes - len(np.unique(part.labels))
     if absent > 0:
         ladder.warnings.append(
-            f"the classifier was not refitted to the labels: {absent} of its "
-            f"{layer.form.outputs} classes have no samples to fit on"
+            f"the classifier was not refitted to the labels: {absent} of its {classes} classes "
+            "have no samples to fit on"
         )
         return
     features: list[Array] = []

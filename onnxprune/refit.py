@@ -25,13 +25,18 @@ def refit_classifier(
     Args:
         features: ``float64 [samples, width]``.
         labels: ``int64 [samples]``.
-        weights: ``float64 [classes, width]``, where to start and what to stay close to.
+        weights: ``float64 [classes, width]``, where to start and what to stay close to; a single
+            row gives the log odds of class 1.
         bias: ``float64 [classes]``, likewise.
 
     Returns:
         The new weights and bias and the ridge, or None where no ridge lowers the loss on the
         check samples.
     """
+    if len(weights) == 1:
+        two = (np.vstack([np.zeros_like(weights), weights]), np.append(0.0, bias))
+        result = refit_classifier(features, labels, *two)
+        return result and (np.diff(result[0], axis=0), np.diff(result[1]), result[2])
     deviation = features.std(axis=0)
     deviation[deviation == 0] = 1.0
     mean = features.mean(axis=0)
@@ -69,11 +74,13 @@ def _fit(features: F64, labels: I64, old: F64, ridge: float) -> F64:
     from scipy.optimize import minimize
     from scipy.special import softmax
 
-    target = np.eye(len(old))[labels]
+    rows = np.arange(len(labels))
 
     def objective(flat: F64) -> tuple[float, F64]:
         parameters = flat.reshape(old.shape)
-        gap = (softmax(_scores(features, parameters), axis=1) - target) / len(labels)
+        gap = softmax(_scores(features, parameters), axis=1)
+        gap[rows, labels] -= 1.0
+        gap /= len(labels)
         moved = parameters - old
         gradient = np.concatenate([gap.T @ features, gap.sum(axis=0)[:, None]], axis=1)
         value = _loss(features, labels, parameters) + 0.5 * ridge * float((moved**2).sum())

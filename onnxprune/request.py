@@ -207,6 +207,11 @@ class Request:
         return CRITERIA["magnitude" if self.mode == "depth" else self.metric]
 
     @property
+    def metric_without_f(self) -> str:
+        """The metric that takes the place of one that looks at F, where F is undefined."""
+        return "reconstruction" if self.recover == "full" else "magnitude"
+
+    @property
     def uses_errors(self) -> bool:
         """Whether the metric looks at the errors that are left after refitting."""
         use = self.criterion.error

@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune.errors import CalibrationError
 from onnxprune.labels import F64, Array
-from onnxprune.statistics import ActivationStats, f_statistic
+from onnxprune.statistics import ActivationStats, f_statistic, is_defined
 from onnxprune.structure import Structure
 
 Point = tuple[str, int]
@@ -254,8 +254,8 @@ class Scorer:
 
 def _require_f(point: Point, stats: ActivationStats) -> None:
     """Make sure that a point has an F statistic."""
-    samples, classes = int(stats.count.sum()), np.count_nonzero(stats.count)
-    if classes < 2 or samples <= classes:
+    samples, classes = int(stats.count.sum()), len(stats.count)
+    if not is_defined(samples, classes):
         usable = [name for name, c in CRITERIA.items() if not c.needs_labels]
         raise CalibrationError(
             f"the F statistic of '{point[0]}' is undefined: it needs samples of at least two "

@@ -21,6 +21,7 @@ from onnxprune.second_moments import InputMoments, from_rows, input_moments, to_
 from onnxprune.sensitivity import divergences, trial_chunks
 from onnxprune.session import Feeds
 from onnxprune.structure import Structure, Weight
+from onnxprune.unfold import MatrixForm, StackForm
 from onnxprune.walk import Walk
 
 TRIALS = (0.25, 0.5, 0.75)
@@ -53,7 +54,7 @@ class Measured:
         moments: of their inputs, by node, one for each group.
         weights: values of the weight tensors by name.
         chunks: inputs of some samples, for trials.
-        output: name of the tensor with the class scores.
+        output: name of the output with the class scores.
         macs: multiply-accumulates of the model for one sample.
         threads: onnxruntime threads.
     """
@@ -182,16 +183,19 @@ def _readers(
     """Yield everything that reads units, with its layer."""
     for weight in structure.weights:
         layer = by_node.get(weight.node)
-        if layer is not None and weight.data_labels is not None:
+        if layer is not None and isinstance(layer.form, StackForm):
+            yield from ((layer, r) for r in _stack_readers(structure, measured, layer, weight))
+        elif layer is not None and weight.data_labels is not None:
             yield from ((layer, r) for r in _layer_readers(structure, measured, layer, weight))
 
 
 def _layer_readers(
     structure: Structure, measured: Measured, layer: Layer, weight: Weight
 ) -> Iterator[Reader]:
+    form = layer.form
+    assert isinstance(form, MatrixForm)
     assert weight.data_labels is not None
     index, unit = structure.units.atoms(weight.data_labels)
-    form = layer.form
     per_group = form.width // (int(np.prod(form.shape[2:])) if form.spatial else 1)
     if not len(unit) or (per_group == 1 and form.groups > 1):
         return  # depthwise: an output leaves with its only input
@@ -207,4 +211,26 @@ def _layer_readers(
             columns.setdefault(int(u), []).append(offsets + i)
         energy = output_energy(values, moments.covariance)
         joined = {u: np.concatenate(parts) for u, parts in columns.items()}
+        yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+
+
+def _stack_readers(
+    structure: Structure, measured: Measured, layer: Layer, weight: Weight
+) -> Iterator[Reader]:
+    """Yield the matrices of a stack: they lose inputs, or leave as a whole."""
+    form = layer.form
+    assert isinstance(form, StackForm)
+    assert weight.letters is not None
+    data, own, _ = weight.letters
+    read = {k: v for k, v in weight.axes.items() if own[k] != "." and own[k] in data}
+    along = {axis: form.along(axis) for axis in read}
+    for g, (values, moments) in enumerate(
+        zip(measured.matrices(layer), measured.moments[layer.node], strict=True)
+    ):
+        columns: dict[int, list[Array]] = {}
+        for axis, labels in read.items():
+            for i, u in zip(*structure.units.atoms(labels), strict=True):
+                columns.setdefault(int(u), []).append(np.flatnonzero(along[axis][g] == i))
+        joined = {u: np.unique(np.concatenate(parts)) for u, parts in columns.items()}
+        energy = output_energy(values, moments.covariance)
         yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from onnxprune.class_scores import class_scores
 from onnxprune.graph import Model
 from onnxprune.labels import F64, Array
 from onnxprune.session import Feeds
@@ -35,7 +36,7 @@ def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feed
         trials: number of trials.
         macs: multiply-accumulates of the model for one sample.
     """
-    size = max((len(v) for v in chunks[0].values() if v.ndim), default=1)
+    size = _samples(chunks[0])
     samples = np.clip(WORK / max(trials * macs / 2, 1.0), *SAMPLES)
     count = max(1, min(len(chunks), int(samples / size)))
     chosen = np.unique(np.linspace(0, len(chunks) - 1, count).astype(np.int64))
@@ -57,7 +58,7 @@ def divergences(
 
     Args:
         model: the model.
-        output: the tensor with the class scores.
+        output: the output with the class scores.
         chunks: inputs of the samples.
         trials: for each, other values of some constants.
         reference: the log-probabilities that they are compared with (see :func:`outputs_of`);
@@ -66,14 +67,20 @@ def divergences(
         threads: onnxruntime threads.
         progress: called with 1 after each trial.
     """
-    walk = Walk(model, chunks, threads=threads)
+    walk, found = Walk(model, chunks, threads=threads), class_scores(model, output)
+    sizes = [_samples(feeds) for feeds in chunks]
+
+    def scores(constants: Mapping[str, Array]) -> list[Array]:
+        values = walk.peek(found.tensor, constants)
+        return [found.columns(v, size) for v, size in zip(values, sizes, strict=True)]
+
     if reference is None:
-        reference = [log_probabilities(v, temperature) for v in walk.peek(output, {})]
+        reference = [log_probabilities(v, temperature) for v in scores({})]
     result = np.zeros(len(trials))
     starts = [walk.first_user(trial.keys()) for trial in trials]
     for k in np.argsort(starts, kind="stable"):
-        walk.step_to(starts[k], [output])
-        result[k] = divergence(reference, walk.peek(output, trials[k]), temperature)
+        walk.step_to(starts[k], [found.tensor])
+        result[k] = divergence(reference, scores(trials[k]), temperature)
         progress(1)
     return result
 
@@ -99,8 +106,16 @@ def outputs_of(
     threads: int = 0,
 ) -> list[F64]:
     """Return the log-probabilities that a model gives for the samples of each chunk."""
-    found = Walk(model, chunks, threads=threads).peek(output, {})
-    return [log_probabilities(v, temperature) for v in found]
+    found = class_scores(model, output)
+    values = Walk(model, chunks, threads=threads).peek(found.tensor, {})
+    return [
+        log_probabilities(found.columns(v, _samples(feeds)), temperature)
+        for v, feeds in zip(values, chunks, strict=True)
+    ]
+
+
+def _samples(feeds: Feeds) -> int:
+    return max((len(v) for v in feeds.values() if v.ndim), default=1)
 
 
 def log_probabilities(scores: Array, temperature: float = TEMPERATURE) -> F64:

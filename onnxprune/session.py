@@ -20,6 +20,7 @@ from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.storage import Held, is_heavy, split
+from onnxprune.values import Value
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -107,11 +108,12 @@ class Session:
             )
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
-    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Value]:
         """Run the model once.
 
         Returns:
-            The named outputs (default: all), in order.
+            The named outputs (default: all), in order: tensors as arrays, sequences as lists,
+            maps as dicts.
 
         Raises:
             ModelError: if onnxruntime refuses the inputs or fails.
@@ -124,7 +126,7 @@ class Session:
             raise ModelError(
                 f"onnxruntime cannot run the model on {shapes}: {_first(error)}"
             ) from None
-        return [np.asarray(v) for v in values]
+        return [v if v is None or isinstance(v, (list, dict)) else np.asarray(v) for v in values]
 
     def run_rows(
         self,
@@ -132,7 +134,7 @@ class Session:
         rows: int,
         fixed_batch: int | None = None,
         outputs: Sequence[str] | None = None,
-    ) -> list[Array]:
+    ) -> list[Value]:
         """Run the model on ``rows`` samples, padded to a fixed batch by repeating the last.
 
         Outputs whose axis 0 holds the samples are cut back to the real ones.
@@ -145,7 +147,7 @@ class Session:
             for name, v in feeds.items()
         }
         return [
-            v[: len(v) // fixed_batch * rows] if v.ndim and len(v) % fixed_batch == 0 else v
+            v[: len(v) // fixed_batch * rows] if _rows(v) and _rows(v) % fixed_batch == 0 else v
             for v in self.run(padded, outputs)
         ]
 
@@ -225,6 +227,13 @@ def _value(tensor: onnx.TensorProto) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_numpy(array)
     raw = array.view(f"u{array.dtype.itemsize}")  # numpy has no type of its own for bfloat16
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, tensor.data_type)
+
+
+def _rows(value: Value) -> int:
+    """Return the size of axis 0, or the length of a sequence; 0 for what has neither."""
+    if isinstance(value, list):
+        return len(value)
+    return len(value) if isinstance(value, np.ndarray) and value.ndim else 0
 
 
 def _first(error: Exception) -> str:

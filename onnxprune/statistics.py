@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,70 +11,70 @@ from onnxprune.labels import F64, I64
 
 @dataclass(frozen=True)
 class ActivationStats:
-    """Moments of ``C`` channels for each of ``K`` classes, over samples.
+    """Moments of ``C`` channels for each of the ``K`` classes that occur, over samples.
 
     A channel's value for a sample is its mean over all positions, so that samples stay
     independent. ``square`` is the sum over samples of the mean squared activation, where it
-    was gathered.
+    was gathered. Classes without samples take no memory.
 
     Attributes:
-        count: ``int64 [K]``, samples of each class.
+        labels: ``int64 [K]``, the classes that occur, ascending.
+        count: ``int64 [K]``, samples of each of them, at least 1.
         mean: ``float64 [K, C]``.
-        m2: ``float64 [K, C]``, sums of squared deviations from the class mean.
+        m2: ``float64 [C]``, sums of squared deviations from the mean of a sample's own class.
         square: ``float64 [C]`` or None.
     """
 
+    labels: I64
     count: I64
     mean: F64
     m2: F64
     square: F64 | None = None
 
     @classmethod
-    def of(
-        cls, values: F64, labels: I64, classes: int, square: F64 | None = None
-    ) -> ActivationStats:
+    def of(cls, values: F64, labels: I64, square: F64 | None = None) -> ActivationStats:
         """Return the statistics of ``values [N, C]`` with ``labels [N]``."""
-        order = np.argsort(labels, kind="stable")
-        present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-        result = cls.empty(classes, values.shape[1])
-        if len(present):
-            ordered = values[order]
-            means = np.add.reduceat(ordered, starts, axis=0) / counts[:, None]
-            ordered -= np.repeat(means, counts, axis=0)
-            ordered *= ordered
-            result.count[present] = counts
-            result.mean[present] = means
-            result.m2[present] = np.add.reduceat(ordered, starts, axis=0)
         total = None if square is None else square.sum(axis=0)
-        return cls(result.count, result.mean, result.m2, total)
+        if not len(labels):
+            return replace(cls.empty(values.shape[1]), square=total)
+        order = np.argsort(labels, kind="stable")
+        present, starts, count = np.unique(labels[order], return_index=True, return_counts=True)
+        ordered = values[order]
+        means = np.add.reduceat(ordered, starts, axis=0) / count[:, None]
+        ordered -= np.repeat(means, count, axis=0)
+        ordered *= ordered
+        return cls(present, count, means, ordered.sum(axis=0), total)
 
     @classmethod
-    def empty(cls, classes: int, channels: int, squares: bool = False) -> ActivationStats:
+    def empty(cls, channels: int, squares: bool = False) -> ActivationStats:
         """Return the statistics of no samples."""
-        mean, m2 = np.zeros((2, classes, channels))
-        square = np.zeros(channels) if squares else None
-        return cls(np.zeros(classes, dtype=np.int64), mean, m2, square)
+        none, zeros = np.zeros(0, dtype=np.int64), np.zeros(channels)
+        return cls(none, none, np.zeros((0, channels)), zeros, zeros if squares else None)
 
     def merge(self, other: ActivationStats) -> ActivationStats:
         """Combine the statistics of disjoint samples; associative (Chan et al., 1979)."""
-        count = self.count + other.count
-        share = (other.count / np.maximum(count, 1))[:, None]
-        delta = other.mean - self.mean
-        weight = self.count[:, None] * share
+        labels = np.union1d(self.labels, other.labels)
+        ours, theirs = (np.searchsorted(labels, part.labels) for part in (self, other))
+        before = np.zeros(len(labels), dtype=np.int64)
+        before[ours] = self.count
+        count = before.copy()
+        count[theirs] += other.count
+        mean = np.zeros((len(labels), self.mean.shape[1]))
+        mean[ours] = self.mean
+        delta = other.mean - mean[theirs]
+        share = other.count / count[theirs]
+        mean[theirs] += delta * share[:, None]
+        m2 = self.m2 + other.m2 + (before[theirs] * share) @ delta**2
         square = None
         if self.square is not None and other.square is not None:
             square = self.square + other.square
-        return ActivationStats(
-            count,
-            self.mean + delta * share,
-            self.m2 + other.m2 + delta**2 * weight,
-            square,
-        )
+        return ActivationStats(labels, count, mean, m2, square)
 
     def columns(self, start: int, stop: int) -> ActivationStats:
         """Return the statistics of a range of channels."""
         square = None if self.square is None else self.square[start:stop]
-        return ActivationStats(self.count, self.mean[:, start:stop], self.m2[:, start:stop], square)
+        own = slice(start, stop)
+        return ActivationStats(self.labels, self.count, self.mean[:, own], self.m2[own], square)
 
     def overall_mean(self) -> F64:
         """Return the mean over all samples, ``float64 [C]``."""
@@ -93,6 +93,11 @@ class ActivationStats:
         return result
 
 
+def is_defined(samples: int, classes: int) -> bool:
+    """Whether there is an F statistic of so many samples of so many classes."""
+    return 2 <= classes < samples
+
+
 def f_statistic(stats: ActivationStats) -> F64:
     """One-way analysis of variance of each channel over the classes that are present.
 
@@ -103,14 +108,12 @@ def f_statistic(stats: ActivationStats) -> F64:
     Returns:
         ``float64 [C]``.
     """
-    present = stats.count > 0
-    count, mean = stats.count[present], stats.mean[present]
+    count, mean = stats.count, stats.mean
     classes, samples = len(count), int(count.sum())
-    if classes < 2 or samples <= classes:
-        return np.full(stats.mean.shape[1], np.nan)
-    centred = mean - count @ mean / samples
-    between = (count @ centred**2) / (classes - 1)
-    within = stats.m2[present].sum(axis=0) / (samples - classes)
+    if not is_defined(samples, classes):
+        return np.full(mean.shape[1], np.nan)
+    between = (count @ (mean - stats.overall_mean()) ** 2) / (classes - 1)
+    within = stats.m2 / (samples - classes)
     # Rounding of equal values leaves variances of the order of the square of the precision.
     scale = np.abs(mean).max(axis=0, initial=0.0) ** 2 * 1e-14
     between, within = (

@@ -7,7 +7,7 @@ names may be empty) and carries labels (see :mod:`onnxprune.labels`), one per in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -91,13 +91,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant weight operand of a Conv, ConvTranspose, Gemm, MatMul node.
+    """A constant weight operand of a node.
 
     ``channel_of`` (broadcasts to the weight's shape) is the index along axis ``data_axis`` of
     ``data_tensor`` that each weight multiplies; ``output_of`` the index along
     ``output_axis`` of the node's output that it adds to. The labels are those of these axes,
     ``axes`` those of the weight's own; None where an axis cannot shrink. ``output_axis`` is
-    negative (counted from the last axis), None where no intercept can be added.
+    negative (counted from the last axis), None where that is not one axis or no intercept can be
+    added. ``output_axes`` are the labels of all axes of the output, negative likewise. ``letters``
+    names the axes of data, weight and output, if the node is a product of stacks of matrices (see
+    :class:`~onnxprune.unfold.StackForm`).
     """
 
     node: str
@@ -113,6 +116,8 @@ class Weight:
     data_labels: I64 | None
     output_labels: I64 | None
     axes: Mapping[int, I64]
+    output_axes: Mapping[int, I64] = field(default_factory=dict)
+    letters: tuple[str, str, str] | None = None
 
     @property
     def outputs_first(self) -> bool:

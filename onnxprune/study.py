@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from onnxprune import cache as caching
 from onnxprune import cost, records
-from onnxprune.accuracy import Accuracy, class_output, measure_accuracy
+from onnxprune.accuracy import Accuracy, listed, measure_accuracy, outside
 from onnxprune.budget import Meter
 from onnxprune.cache import Arrays, Cache
 from onnxprune.calibrate import Point, calibrate
+from onnxprune.class_scores import class_scores
 from onnxprune.decide import Decider
 from onnxprune.entropy import Activity, activities, watch
 from onnxprune.errors import CalibrationError
@@ -31,7 +34,7 @@ from onnxprune.savings import measure_savings
 from onnxprune.score import Scorer, weight_points
 from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
-from onnxprune.statistics import ActivationStats
+from onnxprune.statistics import ActivationStats, is_defined
 from onnxprune.subject import Subject, observe_inputs, trace_subject
 from onnxprune.verify import Verification
 
@@ -87,10 +90,10 @@ class Study:
         *,
         cache: bool = False,
     ) -> None:
-        self.samples, self.request, self.log = samples, request, log
-        self.location, self._align = location, request.align
-        self.output = class_output(original, request.output)
         log.warnings += samples.warnings
+        self.samples, self.request, self.log = samples, _measurable(request, samples, log), log
+        self.location, self._align = location, request.align
+        self.output = class_scores(original, request.output).name
         with log.stage("observe"):
             shapes = observe_inputs(
                 original,
@@ -175,7 +178,7 @@ class Study:
         needed = needed or request.mode == "depth"
         if not (request.empirical if request.lossless else needed):
             return {}, None
-        self.log.warnings += self.samples.class_warnings(self.classes)
+        self.log.warnings += self.samples.class_warnings(self.classes, criterion.needs_labels)
         rectifiers = find_rectifiers(subject.folded, subject.shapes, subject.structure)
         model, shapes, states = watch(subject.folded, subject.shapes, rectifiers)
         points = states if request.lossless else [*weight_points(subject.structure), *states]
@@ -187,8 +190,8 @@ class Study:
                     model,
                     shapes,
                     points,
-                    self.samples.fit.batches(),
-                    classes=self.classes,
+                    self.samples.fit.batches,
+                    classes=len(np.unique(self.samples.fit.labels)),
                     squares=squares,
                     threads=request.threads,
                     progress=self.log.progress("calibrate", len(self.samples.fit)),
@@ -198,7 +201,6 @@ class Study:
         def settings() -> dict[str, Any]:
             return self._fitting() | {
                 "squares": squares,
-                "classes": self.classes,
                 "points": len(points),
             }
 
@@ -353,17 +355,30 @@ class Study:
 
     def _count_classes(self) -> int:
         """Compare the labels with the model's classes; return the number of classes."""
-        samples, name = self.samples, self.output
-        shape = self.given.shapes.first.get(name, ())
-        known = shape[1] if len(shape) >= 2 else 0
+        samples, name, names = self.samples, self.output, self.samples.class_names
+        folders = samples.folder_names
+        known = class_scores(self.given.original, name).count(self.given.shapes)
         if known and samples.labels_end > known:
-            raise CalibrationError(
-                f"label {samples.labels_end - 1} is outside the model's classes: output '{name}' "
-                f"has {known}; check the class folders or y"
-            )
-        if known and len(samples.class_names) not in (0, known):
+            raise CalibrationError(outside(samples.labels_end - 1, name, known, folders))
+        if known and len(names) not in (0, known):
             self.log.warnings.append(
-                f"the calibration set has {len(samples.class_names)} classes, the model's output "
-                f"'{name}' has {known}: check that the order of the class folders is the model's"
+                f"the calibration set has {len(names)} classes, the model's output '{name}' has "
+                f"{known}: check that the order of the class folders is the model's"
+                f"{listed(folders)}"
             )
         return max(known, samples.labels_end)
+
+
+def _measurable(request: Request, samples: Holdout, log: Log) -> Request:
+    """Return a request without F where the samples are too few for it, and warn of that."""
+    unused = request.lossless or not request.criterion.needs_labels or not len(samples.fit)
+    count, classes = len(samples.fit), len(np.unique(samples.fit.labels))
+    if unused or is_defined(count, classes):
+        return request
+    metric = request.metric_without_f
+    log.warnings.append(
+        f"the F statistic needs at least two classes and more samples than classes, but there are "
+        f"{count} samples of {classes} classes to fit on: metric {metric} is used instead of "
+        f"{request.metric}; give more samples of each class"
+    )
+    return replace(request, metric=metric)

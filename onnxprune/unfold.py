@@ -25,7 +25,7 @@ class MatrixForm:
     """How one layer reads as a matrix product.
 
     Attributes:
-        op_type: ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``.
+        op_type: ``Conv``, ``ConvTranspose``, ``Gemm``, ``MatMul`` or ``Einsum``.
         shape: shape of the weight tensor.
         attributes: the node's attributes.
         data_axis: axis of the input's channels.
@@ -198,6 +198,136 @@ class MatrixForm:
             else:
                 before.append(less if upper else total - less)
         return before
+
+
+@dataclass(frozen=True)
+class StackForm:
+    """How a node reads as a stack of matrix products, in letters.
+
+    Letters of all three operands number the matrices, letters that the output lacks are summed
+    over, letters that only the weight and the output have are outputs, and the others rows. A dot
+    is an axis of size 1. What :class:`MatrixForm` says of groups holds for the matrices.
+
+    Attributes:
+        letters: those of the axes of data, weight and output.
+        shape: shape of the weight tensor.
+    """
+
+    letters: tuple[str, str, str]
+    shape: tuple[int, ...]
+
+    spatial = False
+    offsets = 1
+
+    @property
+    def groups(self) -> int:
+        """Number of matrices."""
+        return self._count(self._stacked)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of each matrix."""
+        return self._count(self._made)
+
+    @property
+    def width(self) -> int:
+        """Number of inputs of each output."""
+        return self._count(self._summed)
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """A shape in which what the rows have in common broadcasts to the output."""
+        _, weight, output = self.letters
+        sizes = [self._sizes.get(c, 1) for c in output]
+        first = next((k for k, c in enumerate(output) if c in weight), len(sizes) - 1)
+        return tuple(sizes[first:])
+
+    def to_matrix(self, tensor: Values) -> Values:
+        """Arrange a weight tensor as ``[groups, outputs, width]``."""
+        return self._arranged(tensor, self.letters[1], self._made, self._summed)
+
+    def to_tensor(self, matrix: Values) -> Values:
+        """Invert :meth:`to_matrix`."""
+        order = self._stacked + self._made + self._summed
+        weight = self.letters[1].replace(".", "")
+        split = matrix.reshape([self._sizes[c] for c in order])
+        return split.transpose([order.index(c) for c in weight]).reshape(self.shape)
+
+    def along(self, axis: int) -> I64:
+        """Return the index along an axis of the weight that each input has.
+
+        ``int64 [groups, width]``; the axis numbers the matrices or is summed over.
+        """
+        view = [n if k == axis else 1 for k, n in enumerate(self.shape)]
+        index = np.arange(self.shape[axis], dtype=np.int64).reshape(view)
+        found: I64 = self.to_matrix(np.broadcast_to(index, self.shape))[:, 0]
+        return found
+
+    def rows(self, _: Values, y: Values, count: int, rng: np.random.Generator) -> list[I64]:
+        """Draw at most ``count`` rows for each index along the first axis of the rows.
+
+        Returns:
+            Index along that axis and flat position, each ``int64 [rows]``.
+        """
+        samples, *sizes = self._row_sizes(y.shape)
+        each = int(np.prod(sizes, dtype=np.int64))
+        drawn = np.tile(np.arange(each), (samples, 1))
+        if count < each:
+            drawn = rng.random((samples, each)).argpartition(count, axis=1)[:, :count]
+        return [np.repeat(np.arange(samples), drawn.shape[1]), drawn.ravel()]
+
+    def inputs(self, x: Values, y_shape: Sequence[int], rows: Sequence[I64]) -> Values:
+        """Return what the drawn rows of the output sum over, ``[groups, rows, width]``."""
+        return self._drawn(x, self.letters[0], self._summed, y_shape, rows)
+
+    def targets(self, y: Values, rows: Sequence[I64]) -> Values:
+        """Return the drawn rows of the output, ``[groups, rows, outputs]``."""
+        return self._drawn(y, self.letters[2], self._made, y.shape, rows)
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return dict(zip(self.letters[1], self.shape, strict=True))
+
+    @property
+    def _stacked(self) -> str:
+        data, weight, output = self.letters
+        return "".join(c for c in output if c in weight and c in data)
+
+    @property
+    def _made(self) -> str:
+        data, weight, output = self.letters
+        return "".join(c for c in output if c in weight and c not in data)
+
+    @property
+    def _summed(self) -> str:
+        _, weight, output = self.letters
+        return "".join(c for c in weight if c not in output and c != ".")
+
+    @property
+    def _rows(self) -> str:
+        return "".join(c for c in self.letters[2] if c not in self.letters[1])
+
+    def _row_sizes(self, y_shape: Sequence[int]) -> list[int]:
+        return [y_shape[self.letters[2].index(c)] for c in self._rows]
+
+    def _count(self, letters: str) -> int:
+        return int(np.prod([self._sizes[c] for c in letters], dtype=np.int64))
+
+    def _arranged(self, values: Values, own: str, middle: str, last: str) -> Values:
+        """Arrange an array as ``[groups, middle, last]``."""
+        kept = [n for c, n in zip(own, values.shape, strict=True) if c != "."]
+        named, order = own.replace(".", ""), self._stacked + middle + last
+        moved = values.reshape(kept).transpose([named.index(c) for c in order])
+        rank = len(self._stacked)
+        count = int(np.prod(moved.shape[rank : rank + len(middle)], dtype=np.int64))
+        return moved.reshape(self.groups, count, -1)
+
+    def _drawn(
+        self, values: Values, own: str, last: str, y_shape: Sequence[int], rows: Sequence[I64]
+    ) -> Values:
+        index, flat = rows
+        each = int(np.prod(self._row_sizes(y_shape)[1:], dtype=np.int64))
+        return self._arranged(values, own, self._rows, last)[:, index * each + flat]
 
 
 def channels_last(values: Values, axis: int) -> Values:

@@ -117,7 +117,8 @@ class Walk:
             self._whole = (name, *self._session([name]))
             self._live = live
         _, session, inputs = self._whole
-        return session.run({n: feeds[n] for n in inputs}, [name])[0]
+        result: Array = session.run({n: feeds[n] for n in inputs}, [name])[0]
+        return result
 
     def first_user(self, constants: Set[str]) -> int:
         """Return the number of the first node that reads one of these constants."""

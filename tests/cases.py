@@ -191,6 +191,33 @@ tokens("MatMul", "left weight", chain(left("MatMul", 4, 4), left("MatMul", 5, 4)
 tokens("MatMul", "two activations", both("MatMul", dense(4, 6), chain(dense(4, 6), swap)))
 tokens("MatMul", "stacked weight", lambda n, x: n.op("MatMul", x, n.weight(1, 4, 4)))
 
+
+def stack(*shape: int, at: int = 1) -> Body:
+    """A product with a stack of matrices."""
+    return lambda n, x: n.op("MatMul", *([x, n.weight(*shape)] if at else [n.weight(*shape), x]))
+
+
+def peak(n: Net, _: str) -> str:
+    """A vector: the largest values of all tokens of all samples."""
+    return n.op("ReduceMax", n.dense("x0", 3, 4), axes=[0, 1], keepdims=0)
+
+
+_added = chain(apply("ReduceSum", [1], keepdims=0), apply("Tanh"))
+_experts = chain(apply("Unsqueeze", [1]), stack(3, 4, 6), apply("Tanh"), stack(3, 6, 5), _added)
+tokens("MatMul", "experts", _experts, out=5)
+_added = chain(apply("ReduceSum", [0], keepdims=0), apply("Tanh"))
+_biased = chain(stack(3, 16, 6), lambda n, x: n.op("Add", x, n.weight(3, 1, 6)), apply("Relu"))
+rows("MatMul", "experts of rows", chain(flat, _biased, stack(3, 6, 5), _added), out=5)
+_split = chain(apply("Reshape", [0, 0, 2, 3]), apply("Transpose", perm=[0, 2, 1, 3]))
+_joined = chain(apply("Transpose", perm=[0, 2, 1, 3]), apply("Reshape", [0, 0, 10]))
+tokens("MatMul", "heads", chain(_split, stack(2, 3, 5), _joined), c=6, out=10)
+_left = chain(apply("Unsqueeze", [1]), stack(3, 5, 4, at=0), apply("Tanh"))
+tokens("MatMul", "stack in front", chain(_left, apply("ReduceSum", [1], keepdims=0)))
+tokens("MatMul", "vector behind", chain(stack(4), apply("Unsqueeze", [2])), out=1)
+tokens("MatMul", "vector in front", chain(stack(4, at=0), apply("Unsqueeze", [1])))
+tokens("MatMul", "vector of activations", chain(both("MatMul", same, peak),
+                                                 apply("Unsqueeze", [2])), out=1)  # fmt: skip
+
 # -- normalisation and reductions ------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,58 @@ for _heads, _name, _how in (
     tokens("com.microsoft::Attention", _name, packed(_heads, **_how), out=_heads * WIDTH)
 
 
+CACHED = ("cache", "computed cache", "present")
+
+
+def grouped(heads: int, shared: int, kind: str = "", **how: Any) -> Body:
+    """Heads of the narrowest width that there is, and what may go beside them."""
+    width = 16 if kind == "rotary" else 8
+
+    def parts(n: Net, x: str) -> list[str]:
+        if kind == "packed":
+            return [n.dense(x, 4, (heads + 2 * shared) * width), "", ""]
+        three = [n.dense(x, 4, count * width) for count in (heads, shared, shared)]
+        return [n.op("Concat", *three, axis=2), "", ""] if kind == "joined" else three
+
+    def cache(n: Net, x: str) -> list[str]:
+        if kind == "cache":
+            return [n.const(n.rng.normal(size=(1, shared, LENGTH, width))) for _ in range(2)]
+        return [split(n, x, shared, width) for _ in range(2)] if "cache" in kind else ["", ""]
+
+    def beside(n: Net) -> list[str]:
+        angles = np.outer(np.arange(8), 0.5 ** np.arange(width // 2))
+        return {
+            "rotary": [n.const(np.cos(angles)), n.const(np.sin(angles))],
+            "bias": ["", "", "", n.weight(1, heads, LENGTH, LENGTH)],
+            "sinks": ["", "", "", "", n.weight(heads)],
+        }.get(kind, [])
+
+    def body(n: Net, x: str) -> str:
+        seen, batch = (2 * LENGTH, 1) if "cache" in kind else (LENGTH, 2)
+        lengths = [n.const([seen - 1] * batch, np.int32), n.const(seen, np.int32)]
+        operands = [*parts(n, x), *cache(n, x), *lengths, *beside(n)]
+        numbers = {"num_heads": heads, "kv_num_heads": shared, "domain": MICROSOFT, **how}
+        if kind not in CACHED:
+            return n.op("GroupQueryAttention", *operands, **numbers)
+        y, *kept = n.ops("GroupQueryAttention", 3, *operands, **numbers)
+        kept = [n.op("ReduceSum", t, n.const([2, 3]), keepdims=0) for t in kept]
+        return n.op("Concat", y, n.op("Expand", n.op("Unsqueeze", n.op("Add", *kept), n.const([1])),
+                                      n.const([1, LENGTH, 1])), axis=2)  # fmt: skip
+
+    return body
+
+
+for _heads, _shared, _kind, _how in (
+    (3, 3, "", {}), (6, 3, "", {}), (6, 2, "packed", {}), (4, 2, "joined", {"scale": 0.3}),
+    (3, 1, "", {}), (1, 1, "", {}), (4, 2, "rotary", {"do_rotary": 1}), (4, 2, "bias", {}),
+    (4, 2, "sinks", {}), (4, 2, "cache", {}), (4, 2, "computed cache", {}), (3, 3, "present", {}),
+):  # fmt: skip
+    _name = f"{_heads} over {_shared}" + _kind.join((", " * bool(_kind), ""))
+    tokens("com.microsoft::GroupQueryAttention", _name, grouped(_heads, _shared, _kind, **_how),
+           out=_heads * (16 if _kind == "rotary" else 8) + _shared * (_kind in CACHED),
+           batch=1 if "cache" in _kind else 2)  # fmt: skip
+
+
 def rotary(rank: int, domain: str = "", **how: Any) -> Body:
     """Turn places in heads by angles of their positions."""
 
@@ -147,9 +200,9 @@ def places(n: Net, *shape: int) -> str:
     return n.op("Mul", n.const(n.rng.uniform(-0.9, 0.9, size=shape)), scale)
 
 
-def grid(n: Net, x: str) -> str:
+def grid(n: Net, x: str, domain: str = "") -> str:
     """Sample maps on a grid."""
-    return n.op("GridSample", x, places(n, 2, 3, 3, 2))
+    return n.op("GridSample", x, places(n, 2, 3, 3, 2), domain=domain)
 
 
 def regions(op_type: str) -> Body:
@@ -189,6 +242,8 @@ def columns(channels: int) -> Body:
 
 
 layer("GridSample", "maps", grid, opset=18, batch=2)
+layer("com.microsoft::GridSample", "maps", partial(grid, domain=MICROSOFT), batch=2,
+      opset=18)  # fmt: skip
 layer("CenterCropPad", "maps", lambda n, x: n.op("CenterCropPad", x, n.const([3, 5]), axes=[2, 3]),
       opset=18)  # fmt: skip
 for _op in ("RoiAlign", "MaxRoiPool"):

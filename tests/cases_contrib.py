@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from case import conv, dense, flat, layer, rows, same, swap, tokens
+from onnx import TensorProto
 from strategies import Body, Net, apply, both, chain
 
 DOMAIN = "com.microsoft"
@@ -115,6 +116,10 @@ for _a in (0, 1):
         case(tokens, "FusedMatMul", f"left weight, {_how} transposed", front(_a, _b))
 case(tokens, "FusedMatMul", "square weight", fused("FusedMatMul", (4, 4), transB=1))
 case(tokens, "FusedMatMul", "heads", heads, out=6)
+_weight = fused("FusedMatMul", (3, 5, 4), transB=1)
+_stack = chain(apply("Unsqueeze", [1]), _weight, apply("ReduceSum", [1], keepdims=0))
+case(tokens, "FusedMatMul", "stack of weights", _stack, out=5)
+case(tokens, "TransposeMatMul", "weight", fused("TransposeMatMul", (5, 4), transB=1), out=5)
 _batches = both("FusedMatMul", dense(4, 6), dense(4, 6), transBatchA=1, transA=1, domain=DOMAIN)
 _batches = chain(apply("Reshape", [0, 2, 2, 4]), _batches, apply("Reshape", [4, -1, 4]))
 
@@ -144,3 +149,23 @@ for _op, _least in (("SkipLayerNormalization", 1), ("SkipSimplifiedLayerNormaliz
     for _widths in range(_least, _most + 1):
         case(tokens, _op, f"tokens, {_widths}", skip(_op, turn=True, widths=_widths))
     case(tokens, _op, "sum", skip(_op, turn=True, widths=_most, total=True))
+
+
+def embedded(segments: bool = False, total: bool = False) -> Body:
+    """Tokens beside those of a normalised embedding, or of what it normalises."""
+
+    def body(n: Net, x: str) -> str:
+        ids = n.op("Cast", n.op("ArgMax", "x0", axis=1, keepdims=0), to=TensorProto.INT32)
+        tables = [n.weight(7, 4), n.weight(5, 4), n.weight(4, 4) if segments else ""]
+        operands = [ids, ids if segments else "", *tables, n.weight(4), n.weight(4)]
+        made = n.ops("EmbedLayerNormalization", 3 if total else 2, *operands, domain=DOMAIN)
+        y = n.op("Add", made[0], made[2]) if total else made[0]
+        return n.op("Concat", x, n.op("Tanh", y), axis=1)
+
+    return body
+
+
+case(tokens, "EmbedLayerNormalization", "two tables", embedded(), prunable=False)
+case(tokens, "EmbedLayerNormalization", "three tables", embedded(segments=True), prunable=False)
+case(tokens, "EmbedLayerNormalization", "sum", embedded(True, True), prunable=False)
+case(layer, "Trilu", "maps", fused("Trilu", upper=0))

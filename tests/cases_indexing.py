@@ -88,6 +88,112 @@ tokens("ScatterND", "added", scatter_nd("same", "layer", reduction="add"), opset
 _into = apply("ScatterND", [[0, 1, 2]], [1.5])
 tokens("ScatterND", "single values", _into, prunable=False, batch=2)
 
+
+def table_nd(n: Net, x: str) -> str:
+    """Rows of a constant table, by two numbers each."""
+    where = n.op("Concat", *(n.op("Unsqueeze", places(n, x), n.const([2])) for _ in range(2)),
+                 axis=2)  # fmt: skip
+    return n.op("Concat", x, n.op("GatherND", n.weight(4, 4, 4), where), axis=1)
+
+
+tokens("GatherND", "rows of a table", table_nd)
+
+
+def numbers(n: Net, x: str, kind: str, width: int = 4) -> str:
+    """Which token each of 4 tokens picks: one for all channels, or for each its own."""
+    if kind == "constant":
+        return n.const(n.rng.integers(0, 4, size=(2, 4, width)))
+    if kind == "own":
+        return n.op("ArgMax", x, axis=1, keepdims=1)
+    picked = n.op("ArgMax", "x0", axis=2, keepdims=1)
+    if kind == "tiled":
+        return n.op("Tile", picked, n.const([1, 1, width]))
+    return n.op("Expand", picked, computed_shape(n, x, 4, width))
+
+
+def gathered(kind: str, width: int = 4, axis: int = 1) -> Body:
+    """Values of other tokens."""
+    return lambda n, x: n.op("GatherElements", x, numbers(n, x, kind, width), axis=axis)
+
+
+for _kind in ("expanded", "tiled", "constant", "own"):
+    _batch = {"batch": 2} if _kind == "constant" else {}
+    tokens("GatherElements", _kind, gathered(_kind), **_batch)
+_layers = both("GatherElements", same, lambda n, x: n.op("ArgMax", n.dense(x, 4, 4), axis=1),
+               axis=1)  # fmt: skip
+tokens("GatherElements", "indices of a layer", _layers)
+tokens("GatherElements", "some channels", gathered("expanded", 3), out=3, prunable=False)
+tokens("GatherElements", "across channels", gathered("expanded", axis=2), prunable=False)
+_turned = chain(swap, lambda n, x: n.op("GatherElements", x, n.const(np.tile([0, 2, 1, 3], (2, 4, 1)
+                )), axis=2), swap)  # fmt: skip
+tokens("GatherElements", "last axis", _turned, batch=2)
+
+
+def scattered(data: str, kind: str = "expanded", op: str = "ScatterElements", width: int = 4,
+              axis: int = 1, **how: str) -> Body:  # fmt: skip
+    """Messages to other tokens, as graph networks pass them."""
+
+    def body(n: Net, x: str) -> str:
+        messages = n.dense(x, 4, width)
+        if data == "zeros":
+            nothing = numpy_helper.from_array(np.zeros(1, np.float32))
+            into = n.op("ConstantOfShape", computed_shape(n, x, 4, 4), value=nothing)
+        else:
+            into = n.weight(2, 4, 4) if data == "constant" else x
+        done = n.op(op, into, numbers(n, x, kind, width), messages, axis=axis, **how)
+        return n.op("Add", n.op("Tanh", done), x)
+
+    return body
+
+
+for _data in ("same", "zeros", "constant"):
+    for _kind in ("expanded", "tiled", "constant"):
+        _batch = {"batch": 2} if "constant" in (_data, _kind) else {}
+        _body = scattered(_data, _kind, reduction="add")
+        tokens("ScatterElements", f"{_kind} into {_data}", _body, opset=16, **_batch)
+for _how in ("mul", "max", "min"):
+    tokens("ScatterElements", _how, scattered("same", reduction=_how), opset=18)
+tokens("ScatterElements", "last wins", scattered("zeros"))
+tokens("ScatterElements", "some channels", scattered("same", width=3), prunable=False)
+tokens("ScatterElements", "across channels", scattered("same", axis=2), prunable=False)
+tokens("Scatter", "last wins", scattered("same", "constant", "Scatter"), opset=10, batch=2)
+
+tokens("Compress", "tokens", apply("Compress", [True, False, True, True], axis=1))
+tokens("Compress", "channels", apply("Compress", [True, False, True, True], axis=2), out=3,
+       prunable=False)  # fmt: skip
+
+
+def largest(axis: int, *last: int) -> Body:
+    """Which token is the largest of each channel, told by zeros and ones."""
+
+    def body(n: Net, x: str) -> str:
+        where = n.op("ArgMax", x, axis=1, keepdims=0)
+        made = n.op("OneHot", where, n.const(4), n.const([-0.5, 1.0]), axis=axis)
+        return n.op("Transpose", made, perm=[0, *last]) if last else made
+
+    return body
+
+
+tokens("OneHot", "in front", largest(1))
+tokens("OneHot", "behind", largest(-1, 2, 1))
+
+
+def fourier(axis: int, **how: int) -> Body:
+    """Real and imaginary parts of a transform, added up."""
+
+    def body(n: Net, x: str) -> str:
+        pairs, named = n.op("Unsqueeze", x, n.const([3])), {"axis": axis} if n.opset < 20 else {}
+        operands = [pairs] if named else [pairs, "", n.const(axis)]
+        return n.op("ReduceSum", n.op("DFT", *operands, **named, **how), n.const([3]), keepdims=0)
+
+    return body
+
+
+for _opset in (17, 20):
+    tokens("DFT", f"tokens, {_opset}", fourier(1), opset=_opset)
+tokens("DFT", "negative, one-sided", fourier(-3, onesided=1), opset=20)
+tokens("DFT", "channels", fourier(2), prunable=False)
+
 # -- constants of a computed shape -----------------------------------------------------------
 
 
@@ -233,9 +339,39 @@ rows("Einsum", "rows", chain(flat, einsum("nc,co->no", (16, 4))))
 _grid = chain(apply("Reshape", [0, 2, 3, 4, 4]), einsum("nabhw,bc->nachw", (3, 2)),
               apply("Reshape", [0, 4, 4, 4]))  # fmt: skip
 layer("Einsum", "factors", _grid, c=6)
-tokens("Einsum", "ellipsis", einsum("...d,dk->...k", (4, 5)), out=5, prunable=False)
+tokens("Einsum", "ellipsis", einsum("...d,dk->...k", (4, 5)), out=5)
 tokens("Einsum", "diagonal", chain(einsum("bii->bi"), apply("Unsqueeze", [1])), prunable=False)
-tokens("Einsum", "spread", two("bnd,bnd->bnd", same, dense(4, 1)), prunable=False)
+tokens("Einsum", "spread", two("bnd,bnd->bnd", same, dense(4, 1)))
+
+
+def experts(first: str, second: str, gated: str, *shapes: tuple[int, ...]) -> Body:
+    """Several networks side by side, added up with gates that depend on the data."""
+
+    def body(n: Net, x: str) -> str:
+        inner = n.op("Tanh", n.op("Einsum", x, n.weight(*shapes[0]), equation=first))
+        outer = n.op("Einsum", inner, n.weight(*shapes[1]), equation=second)
+        return n.op("Einsum", n.op("Sigmoid", n.dense(x, 4, 3)), outer, equation=gated)
+
+    return body
+
+
+_moe = experts("bnd,edh->bneh", "bneh,ehd->bned", "bne,bned->bnd", (3, 4, 5), (3, 5, 4))
+tokens("Einsum", "experts", _moe)
+_moe = experts("...d,edh->e...h", "e...h,ehd->e...d", "...e,e...d->...d", (3, 4, 5), (3, 5, 4))
+tokens("Einsum", "experts, ellipsis", _moe)
+_inner = chain(einsum("bnd,edh->ebnh", (3, 4, 5)), apply("Tanh"))
+tokens("Einsum", "experts, summed", chain(_inner, einsum("ebnh,ehd->bnd", (3, 5, 4))))
+_stack = chain(apply("Reshape", [0, 0, 2, 3]), einsum("...hi,hij->...hj", (2, 3, 5)),
+               apply("Reshape", [0, 0, 10]))  # fmt: skip
+tokens("Einsum", "ellipsis, heads", _stack, c=6, out=10)
+tokens("Einsum", "ellipsis, implicit", einsum("...d,dk", (4, 5)), out=5)
+_inside = chain(einsum("b...d,dk->bk...", (4, 5)), swap)
+tokens("Einsum", "ellipsis inside", _inside, out=5)
+_scores = two("bid,bjd,bjk->bik", dense(4, 6), dense(4, 6), dense(4, 5))
+tokens("Einsum", "three activations", _scores, out=5)
+tokens("Einsum", "row of a stack", einsum("bnd,nd->bnd", (4, 4)))
+_diagonal = chain(einsum("nchh->nch"), apply("Unsqueeze", [3]))
+layer("Einsum", "diagonal of maps", _diagonal)
 
 
 def twice(first: str, second: str, *shape: int) -> Body:

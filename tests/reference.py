@@ -55,8 +55,11 @@ def _own_axes(
         return [(0, 1)] if per_group > 1 else []
     if node.op_type in ("Gemm", "FusedGemm"):
         return [(0, 1 - given.get("transA", 0)), (1, given.get("transB", 0))]
-    if node.op_type in ("MatMul", "FusedMatMul"):
-        return [(0, -1 - given.get("transA", 0)), (1, -2 + given.get("transB", 0))]
+    if node.op_type in ("MatMul", "FusedMatMul", "TransposeMatMul"):
+        a, b = given.get("transA", 0), given.get("transB", 0)
+        if len(shape(node.input[1])) == 1:
+            b = 1
+        return [(0, -1 - a), (1, -2 + b)]
     if node.op_type in RECURRENT:
         return [(0, 2)]
     if node.op_type == "Attention" and node.domain:

@@ -36,6 +36,10 @@ for _op, _word, _caught in (
     ("Gather", "site", "mask permutation"),
     ("ScatterND", "tie", "mask permutation"),
     ("ScatterND", "site", "mask permutation"),
+    ("GatherElements", "tie", "mask permutation"),
+    ("GatherElements", "site", "mask permutation"),
+    ("ScatterElements", "tie", "mask permutation"),
+    ("ScatterElements", "site", "mask permutation"),
     ("ConstantOfShape", "sizes", "mask"),
     ("Tile", "sizes", "mask"),
     ("Tile", "site", "mask permutation"),
@@ -57,6 +61,11 @@ for _op, _word, _caught in (
     (f"{DOMAIN}MultiHeadAttention", "freeze", "mask"),
     (f"{DOMAIN}Attention", "site", "mask permutation"),
     (f"{DOMAIN}Attention", "sizes", "mask"),
+    (f"{DOMAIN}GroupQueryAttention", "tie", "mask permutation"),
+    (f"{DOMAIN}GroupQueryAttention", "freeze", "mask permutation"),
+    (f"{DOMAIN}GroupQueryAttention", "sizes", "mask"),
+    (f"{DOMAIN}GroupQueryAttention", "site", "mask permutation"),
+    (f"{DOMAIN}EmbedLayerNormalization", "normalise", "mask"),
     ("DeformConv", "sink", "mask"),
     ("Col2Im", "tie", "mask permutation"),
     ("QuantizeLinear", "site", "mask permutation"),
@@ -76,6 +85,9 @@ def ignores_groups(op: Op) -> None:
 @sabotage("CumSum", "mask permutation")
 @sabotage("ArgMax", "mask permutation")
 @sabotage("TopK", "mask")
+@sabotage("GatherElements", "mask permutation")
+@sabotage("Compress", "mask permutation")
+@sabotage("DFT", "mask permutation")
 def passes_along_its_axis(op: Op) -> None:
     CORRECT[op.type](op)
     for axis in op.labelled(0):
@@ -157,6 +169,26 @@ def reads_the_last_operand_backwards(op: Op) -> None:
         return ",".join([*terms, last[::-1] if square else last]) + arrow + outer
 
     with_attribute(op, "equation", backwards)
+
+
+@sabotage("MatMul", "mask permutation")
+@sabotage("Einsum", "mask permutation")
+def slices_a_stack_from_the_other_end(op: Op) -> None:
+    site = op.site
+
+    def backwards(i: int, axis: int, labels: np.ndarray | None) -> None:
+        stacked = labels is not None and len(op.shape(i)) > 2
+        site(i, axis, labels[::-1] if stacked else labels)
+
+    with mock.patch.object(op, "site", backwards):
+        CORRECT[op.type](op)
+
+
+@sabotage("MatMul", "mask")
+def forgets_what_a_vector_sums(op: Op) -> None:
+    vector = 1 in (len(op.shape(0)), len(op.shape(1)))
+    with mock.patch.object(op, "sum_over", (lambda *_: None) if vector else op.sum_over):
+        CORRECT["MatMul"](op)
 
 
 @sabotage(f"{DOMAIN}FusedMatMul", "mask permutation")

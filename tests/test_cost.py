@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 from strategies import Net
 
@@ -98,5 +99,20 @@ def test_operations_of_einsum_count():
     y = n.op("Einsum", heads, heads, equation="bihk,bjhk->bhij")
     model = normalise(n.model(y, rank=4))
     cost = measure(model, observe(model, {"x0": np.ones((2, 5, 4), np.float32)}, threads=1))
-    assert (cost.params, cost.weights) == (4 * 3 * 6, 0)
+    assert (cost.params, cost.weights) == (4 * 3 * 6, 4 * 3 * 6)
     assert cost.macs == 5 * 4 * 3 * 6 + 3 * 5 * 5 * 6
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_operations_of_grouped_attention_count(packed):
+    """Four heads of width 8 over two of the keys; three tokens, and two that were seen before."""
+    n = Net()
+    x = n.input(1, 3, 64)
+    parts = [x, "", ""] if packed else [n.dense(x, 64, c) for c in (32, 16, 16)]
+    seen = [n.const(np.ones((1, 2, 2, 8), np.float32)) for _ in range(2)]
+    lengths = [n.const([4], np.int32), n.const(5, np.int32)]
+    numbers = {"num_heads": 4, "kv_num_heads": 2, "domain": "com.microsoft"}
+    y, *_ = n.ops("GroupQueryAttention", 3, *parts, *seen, *lengths, **numbers)
+    model = normalise(n.model(y, rank=3))
+    cost = measure(model, observe(model, {"x0": np.ones((1, 3, 64), np.float32)}, threads=1))
+    assert cost.macs == 2 * 4 * 3 * 5 * 8 + (0 if packed else 3 * 64 * 64)

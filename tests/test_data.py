@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from onnxprune import data
@@ -698,6 +700,40 @@ def test_split_is_seeded_and_random():
 def test_split_uses_largest_remainders_but_leaves_none_out(count, shares, sizes):
     parts = split(np.full(count, 5, np.int64), shares, 0)
     assert [len(part) for part in parts] == sizes
+
+
+@pytest.mark.parametrize(
+    ("counts", "sizes", "fitted"),
+    [
+        ([1] * 100, [60, 20, 20], 60),
+        ([2] * 100, [120, 40, 40], 100),
+        ([3] * 100, [180, 60, 60], 100),
+        ([4] * 10, [24, 8, 8], 10),
+        ([50] * 10, [300, 100, 100], 10),
+        ([100] + [1] * 20, [80, 20, 20], 21),
+        ([2, 1], [2, 1, 0], 2),
+        ([1, 1, 1], [1, 1, 1], 1),
+        ([3], [1, 1, 1], 1),
+    ],
+)
+def test_split_gives_rare_classes_to_the_first_part_first(counts, sizes, fitted):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    parts = split(labels, (0.6, 0.2, 0.2), 0)
+    assert [len(part) for part in parts] == sizes
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    assert len(np.unique(labels[parts[0]])) == fitted
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(0, 99))
+def test_split_wastes_nothing(counts, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    parts = split(labels, (0.6, 0.2, 0.2), seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    if len(counts) <= 0.8 * len(labels):
+        assert len(np.unique(labels[parts[0]])) == len(counts)
+    for part, share in zip(parts, (0.6, 0.2, 0.2), strict=True):
+        assert len(part) == pytest.approx(share * len(labels), abs=len(counts) / 2 + 2)
 
 
 @pytest.mark.parametrize("shares", [(), (0.5, 0), (1, -1)])

@@ -84,7 +84,9 @@ def shares(proto: ModelProto, inputs: Array, classes: int = 2) -> list[entropy.A
         data.Batch({name: part}, own)
         for part, own in zip(np.array_split(inputs, 3), np.array_split(labels, 3), strict=True)
     ]
-    stats = calibrate.calibrate(watched, shapes, points, batches, classes=classes, threads=1)
+    stats = calibrate.calibrate(
+        watched, shapes, points, lambda: batches, classes=classes, threads=1
+    )
     return entropy.activities(found, stats)
 
 

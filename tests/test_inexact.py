@@ -35,11 +35,17 @@ DOMAIN = "com.microsoft::"
 REJECTIONS = (AssertionError, InternalError, ValidationError, InferenceError)
 LAST = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 SKIP = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+EMBED = "EmbedLayerNormalization"
 OTHERS = ("GroupNormalization", "LpNormalization", "MeanVarianceNormalization", "ReduceMean")
 
 
 def normalised_axes(t: Traced, node: NodeProto) -> list[int]:
-    """Return the axes of input 0 over which a node normalises, decided by its type alone."""
+    """Return the axes over which a node normalises, decided by its type alone.
+
+    They are those of input 0, or of output 0 where tables are looked up in.
+    """
+    if node.op_type == EMBED:
+        return [2]
     if node.op_type not in (*LAST, *SKIP, *OTHERS):
         return []
     given, rank = attributes(node), len(t.shape(node.input[0]))
@@ -63,7 +69,8 @@ def renormalised(t: Traced, stays: Bool) -> oracle.Reference:
     changed = set()
     for node in proto.graph.node:
         before, behind = [], []
-        named = t.axes.get(node.input[0], {}) if node.input else {}
+        aligned = node.output[0] if node.op_type == EMBED else "".join(node.input[:1])
+        named = t.axes.get(aligned, {})
         name = next(o for o in node.output if o)
         for axis in normalised_axes(t, node):
             labels = named.get(axis)
@@ -84,7 +91,8 @@ def narrowed(
 
     ``original`` is the node before other axes were narrowed.
     """
-    from_end = axis - len(t.shape(original.input[0]))
+    embeds = node.op_type == EMBED
+    from_end = axis - len(t.shape((original.output if embeds else original.input)[0]))
     groups = attributes(node).get("num_groups", 0)
     grouped = node.op_type == "GroupNormalization"
     before: list[NodeProto] = []
@@ -127,6 +135,8 @@ def some(keep: Bool, groups: int) -> Bool:
 
 def reads_along(node: NodeProto, i: int) -> bool:
     """Whether an input is aligned with the activations (axes of a reduction are not)."""
+    if node.op_type == EMBED:
+        return 2 <= i <= 6
     return i == 0 or node.op_type != "ReduceMean"
 
 
@@ -203,7 +213,7 @@ def block(n: Net, x: str) -> str:
     return decomposed(2)(n, x)
 
 
-FAMILIES = [*LAST, *OTHERS, *(DOMAIN + name for name in SKIP)]
+FAMILIES = [*LAST, *OTHERS, *(DOMAIN + name for name in (*SKIP, EMBED))]
 KNOWN = [case for op_type in FAMILIES for case in CASES[op_type]]
 tokens("Inexact", "layer norm", decomposed(-1))
 tokens("Inexact", "layer norm of tokens and channels", decomposed(1, 2))
@@ -310,6 +320,7 @@ WRONG = {
     "RMSNormalization": "site",
     "GroupNormalization": "sizes",
     f"{DOMAIN}SkipLayerNormalization": "tie",
+    f"{DOMAIN}EmbedLayerNormalization": "site",
     f"{DOMAIN}SkipSimplifiedLayerNormalization": "site",
 }
 

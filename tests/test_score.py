@@ -69,8 +69,8 @@ def two_layers(values: np.ndarray, labels_of: np.ndarray) -> tuple[Structure, di
         units, (), (), (), (), (), (), layers, (hidden,), (group,), (), frozenset()
     )
     stats = {
-        ("x", 1): ActivationStats.of(values[:, :3], labels_of, 2, values[:, :3] ** 2),
-        ("h", 1): ActivationStats.of(values, labels_of, 2, values**2),
+        ("x", 1): ActivationStats.of(values[:, :3], labels_of, values[:, :3] ** 2),
+        ("h", 1): ActivationStats.of(values, labels_of, values**2),
     }
     return structure, tensors, stats
 

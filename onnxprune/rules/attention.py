@@ -97,6 +97,44 @@ def multi_head_attention(op: Op) -> None:
     _mask(op, mask, head, heads)
 
 
+@rule(f"{DOMAIN}GroupQueryAttention")
+def group_query_attention(op: Op) -> None:
+    """Attention in which several query heads share keys and values: whole heads leave.
+
+    A head of the keys leaves with the queries that read it, or a query of every head of the keys.
+    A cache that goes in or out has the heads of the keys. Queries, keys and values may be one
+    tensor. The width of a head stays: the operator takes multiples of 8 only.
+    """
+    past, bias, sinks, scales, scores = (3, 4), 10, 11, (12, 13), 3
+    heads, shared = int(op.attribute("num_heads")), int(op.attribute("kv_num_heads"))
+    if any(op.has(i) for i in scales) or len(op.node.outputs) > scores:
+        return
+    width = op.out_shape()[2] // heads
+    if op.has(KEY):
+        parts = [op.take(i, 2) for i in (QUERY, KEY, VALUE)]
+    else:
+        whole, ends = op.take(QUERY, 2), [heads * width, (heads + shared) * width]
+        parts = [None] * 3 if whole is None else list(np.split(whole, ends))
+    found = [op.factor(p, n, width) for p, n in zip(parts, (heads, shared, shared), strict=True)]
+    for _, place in found:
+        op.freeze(place, "needs heads whose width is a multiple of 8")
+    q, k, v = (head for head, _ in found)
+    key_head, _ = op.factor(q, shared, heads // shared)
+    op.tie(op.tie(k, v), key_head)
+    for i in past:
+        if op.has(i):
+            op.tie(key_head, op.take(i, 1))
+    for o in (1, 2):
+        op.give(1, key_head, o)
+    op.give(2, op.merge([q, None], (heads, width)))
+    for name, labels in (("num_heads", q), ("kv_num_heads", key_head)):
+        if labels is not None:
+            op.sizes({0: labels}, name)
+    _mask(op, bias, q, heads)
+    if op.has(sinks):
+        op.site(sinks, 0, q)
+
+
 @rule(f"{DOMAIN}Attention")
 def packed_attention(op: Op) -> None:
     """Attention with one matrix for queries, keys and values: whole heads leave."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from onnxprune.op import Op
+from onnxprune.rules.einsum import multiply
 from onnxprune.rules.elementwise import broadcast, unary
-from onnxprune.rules.layers import conv, gemm, multiply
+from onnxprune.rules.layers import conv, gemm
 from onnxprune.rules.normalization import parameters
 from onnxprune.rules.registry import rule
 
@@ -39,7 +40,7 @@ def fused_gemm(op: Op) -> None:
     gemm(op)
 
 
-@rule(DOMAIN + "FusedMatMul")
+@rule(DOMAIN + "FusedMatMul", DOMAIN + "TransposeMatMul")
 def fused_matmul(op: Op) -> None:
     """A MatMul of operands that may be transposed."""
     if op.attribute("transBatchA", 0) or op.attribute("transBatchB", 0):
@@ -62,3 +63,18 @@ def skip_layer_normalization(op: Op) -> None:
                 op.give(k, labels, o)
         if k == rank - 1:
             parameters(op, (2, 3) if simplified else (2, 3, 4), -1, labels)
+
+
+@rule(DOMAIN + "EmbedLayerNormalization")
+def embed_layer_normalization(op: Op) -> None:
+    """Rows of two or three tables are added (output 2) and normalised."""
+    tables, parameters_of = (2, 3, 4), (5, 6)
+    if not op.all_constant(*tables, *parameters_of):
+        return
+    labels = op.origin(2)
+    op.normalise(labels)
+    for i in tables:
+        op.site(i, 1, labels)
+    for i in parameters_of:
+        op.site(i, 0, labels)
+    op.give(2, labels, 2)

@@ -137,10 +137,14 @@ def gather(op: Op) -> None:
 
 @rule("GatherND")
 def gather_nd(op: Op) -> None:
-    """Axes behind the indexed ones pass."""
+    """Axes behind the indexed ones pass; those of a constant table begin labels."""
     depth, rank = op.shape(1)[-1] + int(op.attribute("batch_dims", 0)), len(op.shape(0))
     for k in range(depth, rank):
-        op.give(k - rank + len(op.out_shape()), op.take(0, k))
+        place = k - rank + len(op.out_shape())
+        if op.is_constant(0):
+            op.site(0, k, op.origin(place))
+        else:
+            op.give(place, op.take(0, k))
 
 
 @rule("ScatterND")
@@ -161,7 +165,47 @@ def scatter_nd(op: Op) -> None:
             op.give(k, labels)
 
 
-@rule("ReverseSequence", "Trilu")
+@rule("GatherElements")
+def gather_elements(op: Op) -> None:
+    """Each value is looked up along one axis; across the others data and indices line up."""
+    rank, out = len(op.shape(0)), op.out_shape()
+    axis = int(op.attribute("axis", 0)) % rank
+    op.give(axis, op.take(1, axis))
+    for k in set(range(rank)) - {axis}:
+        if op.shape(0)[k] == out[k]:
+            op.give(k, join(op, k, out, [0, 1]))
+
+
+@rule("ScatterElements", "Scatter")
+def scatter_elements(op: Op) -> None:
+    """Each value is written, or added, along one axis; across the others all operands line up.
+
+    Where the updates are fewer than the data, they belong to the first indices: those freeze.
+    """
+    rank, out = len(op.shape(0)), op.out_shape()
+    for k in set(range(rank)) - {int(op.attribute("axis", 0)) % rank}:
+        if op.shape(1)[k] == op.shape(2)[k] == out[k]:
+            op.give(k, join(op, k, out, [0, 1, 2]))
+
+
+@rule("Compress")
+def compress(op: Op) -> None:
+    """Indices along one axis are dropped; the other axes pass."""
+    rank = len(op.shape(0))
+    if "axis" in op.node.attrs:
+        for k in set(range(rank)) - {int(op.attribute("axis")) % rank}:
+            op.give(k, op.take(0, k))
+
+
+@rule("OneHot")
+def one_hot(op: Op) -> None:
+    """A new axis tells the values apart; the others pass."""
+    axis = int(op.attribute("axis", -1)) % len(op.out_shape())
+    for k in range(len(op.shape(0))):
+        op.give(k + (k >= axis), op.take(0, k))
+
+
+@rule("ReverseSequence", "Trilu", "com.microsoft::Trilu")
 def along_two_axes(op: Op) -> None:
     """Values are moved, or set to zero, by their places along two axes; the others pass."""
     rank = len(op.shape(0))

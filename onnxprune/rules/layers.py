@@ -6,7 +6,6 @@ import numpy as np
 
 from onnxprune.labels import I64
 from onnxprune.op import Op
-from onnxprune.rules.elementwise import join
 from onnxprune.rules.registry import rule
 
 
@@ -153,55 +152,3 @@ def _record_matrix(
         output_of=outside.reshape(view[::-1]),
         output_axis=output_axis,
     )
-
-
-@rule("MatMul")
-def matmul(op: Op) -> None:
-    """Stacks of matrices; a constant matrix is a layer's weight and begins labels."""
-    multiply(op, 0, 0)
-
-
-def multiply(op: Op, transposed_a: int, transposed_b: int) -> None:
-    """Multiply stacks of matrices, either of them stored transposed in its last two axes."""
-    out, ranks = op.out_shape(), [len(op.shape(i)) for i in (0, 1)]
-    if min(ranks) < 2:
-        return _multiply_vector(op, ranks.index(1), transposed_a, transposed_b)
-    inner = (ranks[0] - 1 - transposed_a, ranks[1] - 2 + transposed_b)
-    outer = (ranks[0] - 2 + transposed_a, ranks[1] - 1 - transposed_b)
-    _contract(op, (0, inner[0]), (1, inner[1]))
-    for axis in range(len(out) - 2):
-        op.give(axis, join(op, axis, out, [0, 1]))
-    for i, axis in ((0, len(out) - 2), (1, len(out) - 1)):
-        if op.is_parameter(i) and ranks[i] == 2 and not op.is_parameter(1 - i):
-            op.site(i, outer[i], op.origin(axis))
-            _record_matrix(
-                op,
-                weight=i,
-                weight_axis=inner[i],
-                data=1 - i,
-                data_axis=inner[1 - i],
-                output_axis=axis,
-            )
-        else:
-            op.give(axis, op.take(i, outer[i]))
-    return None
-
-
-def _multiply_vector(op: Op, vector: int, transposed_a: int, transposed_b: int) -> None:
-    """Multiply matrices by one vector on either side: the axis that is summed over vanishes."""
-    other = 1 - vector
-    rank = len(op.shape(other))
-    if op.is_parameter(other):
-        return
-    inner = rank - 2 + transposed_b if vector == 0 else rank - 1 - transposed_a
-    inner = max(inner, 0)
-    _contract(op, (vector, 0), (other, inner))
-    for axis, own in enumerate(k for k in range(rank) if k != inner):
-        op.give(axis, op.take(other, own))
-    if op.is_parameter(vector):
-        op.weight(
-            vector,
-            data=(op.tensor(other), inner, op.labelled(other).get(inner)),
-            channel_of=np.arange(op.shape(vector)[0], dtype=np.int64),
-            output_of=np.zeros(1, dtype=np.int64),
-        )

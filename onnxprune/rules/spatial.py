@@ -17,7 +17,7 @@ def pool(op: Op) -> None:
         op.give(axis, op.take(0, axis))
 
 
-@rule("GridSample", "RoiAlign", "MaxRoiPool")
+@rule("GridSample", "com.microsoft::GridSample", "RoiAlign", "MaxRoiPool")
 def sample(op: Op) -> None:
     """Every map is sampled at the same positions, which another input names."""
     op.give(1, op.take(0, 1))
@@ -80,3 +80,13 @@ def columns_to_image(op: Op) -> None:
     channels, labels = op.out_shape()[1], op.take(0, 1)
     if labels is not None:
         op.give(1, _whole(op, labels, (channels, len(labels) // channels), 0))
+
+
+@rule("DFT")
+def fourier(op: Op) -> None:
+    """Sums along one axis with numbers of their own; the last holds real and imaginary parts."""
+    rank = len(op.shape(0))
+    axes = op.ints(2, "axis") or [1 if op.opset < 20 else -2]
+    if op.all_constant(1, 2):
+        for k in set(range(rank - 1)) - {axes[0] % rank}:
+            op.give(k, op.take(0, k))
