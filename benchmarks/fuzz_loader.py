@@ -3,8 +3,9 @@
 Usage: python benchmarks/fuzz_loader.py FOLDER_OF_MODELS [--files 1000] [--seed 0]
 
 Bytes are flipped, cut out, repeated or replaced, and graphs are damaged through protobuf (names
-swapped, nodes dropped or reordered, dimensions made huge or negative, types changed). Each file
-is inspected in a worker process; a worker that dies or hangs is counted as a crash.
+swapped, nodes dropped or reordered, dimensions made huge or negative, types changed), and
+constants are stored apart or as sparse ones with damaged places. Each file is inspected in a
+worker process; a worker that dies or hangs is counted as a crash.
 """
 
 from __future__ import annotations
@@ -77,6 +78,36 @@ def damaged_graph(data: bytes, rng: np.random.Generator) -> bytes:
     return model.SerializeToString()
 
 
+PLACES = ("", ".", "..", "/", "x" * 300, "x" * 5000, "a\0b", "../m.onnx", "{}", "data", "loop")
+NUMBERS = ("", "0", "-1", "7", "1e3", "٣", "0x10", " 4", "9" * 18, "9" * 30, "nan", "\0")
+
+
+def damaged_constants(data: bytes, rng: np.random.Generator) -> bytes:
+    """Store a constant apart or as a sparse one, and damage what is said of it."""
+    model = onnx.load_model_from_string(data)
+    tensors = [t for t in model.graph.initializer if t.dims]
+    if not tensors:
+        return data
+    tensor = tensors[int(rng.integers(len(tensors)))]
+    if rng.random() < 0.5:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, values in (("location", PLACES), ("offset", NUMBERS), ("length", NUMBERS)):
+            for _ in range(int(rng.integers(3))):
+                tensor.external_data.add(key=key, value=str(rng.choice(values)))
+        return model.SerializeToString()
+    values = onnx.numpy_helper.to_array(tensor)
+    places = np.flatnonzero(values) if rng.random() < 0.5 else np.argwhere(values)
+    sparse = model.graph.sparse_initializer.add(dims=tensor.dims)
+    flat = values[values != 0][: len(places) - int(rng.integers(2))]
+    sparse.values.CopyFrom(onnx.numpy_helper.from_array(flat, tensor.name))
+    places = places + int(rng.choice([0, 0, -1, 1, 2**40]))
+    kind = str(rng.choice(["int64", "int64", "int32", "float32"]))
+    sparse.indices.CopyFrom(onnx.numpy_helper.from_array(places.astype(kind)))
+    sparse.dims[0] = int(rng.choice([sparse.dims[0], sparse.dims[0], 0, -1, 2**62]))
+    model.graph.initializer.remove(tensor)
+    return model.SerializeToString()
+
+
 def outcome(path: str) -> str:
     """Inspect one file and say what came of it."""
     warnings.simplefilter("ignore")
@@ -122,7 +153,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for k in range(a.files):
             data = models[k % len(models)]
-            damage = damaged_graph if k % 3 else damaged_bytes
+            damage = (damaged_bytes, damaged_graph, damaged_graph, damaged_constants)[k % 4]
             path = Path(folder, f"{k}.onnx")
             path.write_bytes(damage(data, rng))
             result = in_worker(path)

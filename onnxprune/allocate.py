@@ -81,9 +81,11 @@ def allocate_channels(
 
     best = removed(keep(len(steps)))
     if best < sparsity:
+        stay = structure.costliest()
         raise BudgetError(
             f"{goal or f'sparsity {sparsity:g}'} cannot be reached by removing channels: the "
-            f"best achievable is {_shown(best, goal)}; ask for less, or use --mode weights"
+            f"best achievable is {_shown(best, goal)}{'; ' if stay else ''}{stay}; ask for less, "
+            "or use --mode weights"
         )
     low, high = 0, len(steps)
     while low < high:
@@ -235,7 +237,7 @@ def allocate_weights(
         raise BudgetError(
             f"sparsity {sparsity:g} cannot be reached by zeroing weights: the best achievable is "
             f"{np.floor(possible / total * 1e4) / 1e4:.4f}"
-            + (f" ({untouched} weights are excluded)" if untouched else "")
+            + (f" ({untouched} weights are excluded, or of subgraphs)" if untouched else "")
             + "; ask for less"
         )
     stays = np.ones(len(flat), dtype=np.bool_)

@@ -141,7 +141,6 @@ class Benchmark:
         """Return a table for the terminal, one column for each model."""
         from rich.console import Group as Lines
         from rich.table import Table
-        from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
         table.add_column("")
@@ -159,7 +158,7 @@ class Benchmark:
             *self.remarks,
             *(f"{e.name}: {e.error}" for e in self.entries if e.error),
         ]
-        return Lines(table, *map(Text, lines))
+        return Lines(table, *lines)
 
 
 def _column(entry: Entry, values: dict[str, Any]) -> dict[str, str]:

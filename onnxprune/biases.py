@@ -57,6 +57,40 @@ def bias_name(graph: gs.Graph, weight: Weight, replaced: gs.Tensor | None = None
     return name
 
 
+def found_bias(
+    graph: gs.Graph, node: gs.Node, weight: Weight, outputs: int
+) -> tuple[gs.Tensor | None, gs.Tensor]:
+    """Return what is added to a node's outputs, in it or behind it, and the tensor with it.
+
+    None if nothing is, and the node's own output.
+
+    Args:
+        graph: the graph.
+        node: a node with weights.
+        weight: its weight; has an output axis.
+        outputs: number of the node's output channels.
+    """
+    if node.op != "MatMul" and len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        return node.inputs[2], node.outputs[0]
+    assert weight.output_axis is not None
+    output, trailing = node.outputs[0], -weight.output_axis - 1
+    readers = list(output.outputs)
+    if len(readers) == 1 and readers[0].op == "Add" and output not in graph.outputs:
+        place = 1 - next(i for i, t in enumerate(readers[0].inputs) if t is output)
+        other = readers[0].inputs[place]
+        values = _value(other)
+        if values is not None and _is_bias(values, trailing, outputs):
+            return other, readers[0].outputs[0]
+    return None, output
+
+
+def is_own(bias: gs.Tensor | None, outputs: int) -> bool:
+    """Whether a bias is a constant with a value for each output that nothing else reads."""
+    if not isinstance(bias, gs.Constant) or len(bias.outputs) > 1:
+        return False
+    return int(np.prod(bias.shape)) == outputs
+
+
 def _value(tensor: gs.Tensor) -> Array | None:
     return np.asarray(tensor.values, dtype=np.float64) if isinstance(tensor, gs.Constant) else None
 

@@ -16,6 +16,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
+from onnx import helper
+
+from onnxprune.cost import count_params
 from onnxprune.folding import fold
 from onnxprune.graph import Model, Shapes
 from onnxprune.merging import merge_layers
@@ -117,15 +121,19 @@ def clean_up(
     current, proof = model, None
     channels, nodes, branches, merged = Counter[str](), Counter[str](), 0, 0
     dropped: list[str] = []
+    larger = set[str]()  # what makes up for what goes would be more than that
     seen = _seen(model, feeds, threads)
     inputs = seen[1].feeds
     for _ in range(MOST_ROUNDS):
         found = False
         for name, step in (("nodes", _nodes), ("channels", _channels), ("layers", _layers)):
-            if name in dropped or (name == "layers" and found):
+            if name in dropped or name in larger or (name == "layers" and found):
                 continue
             candidate, went = step(*seen, exclude, states or {}, align)
             if not went:
+                continue
+            if any(a > b for a, b in zip(_sizes(candidate), _sizes(seen[0]), strict=True)):
+                larger.add(name)
                 continue
             result = compare(model, candidate, inputs, threads=threads)
             if not result.max_rel_error <= LIMIT:
@@ -140,6 +148,15 @@ def clean_up(
         if not found:
             break
     return current, CleanUp(channels, nodes, branches, merged, proof, tuple(dropped))
+
+
+def _sizes(model: Model) -> tuple[int, int]:
+    """Return the parameters of a model, and the bytes of its constants."""
+    held = sum(
+        int(np.prod(t.dims)) * helper.tensor_dtype_to_np_dtype(t.data_type).itemsize
+        for t in model.proto.graph.initializer
+    )
+    return count_params(model), held
 
 
 def _seen(model: Model, feeds: Feeds, threads: int) -> tuple[Model, Shapes]:

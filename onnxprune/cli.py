@@ -7,7 +7,6 @@ line, 2 usage, 3 a quality gate not met.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from onnxprune.targets import (
     plan_target,
     write_files,
 )
+from onnxprune.terminal import accept_any_text, printable, say, show, show_json, warn
 
 if TYPE_CHECKING:
     from onnxprune.result import PruneResult
@@ -41,17 +41,23 @@ class _Commands(click.Group):
         own = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in own:
             args = ["prune", *args]
+        accept_any_text()
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Translate our errors into one line and an exit code, in one place."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            message = printable(error.format_message())
+            if message == error.format_message():
+                raise
+            raise click.UsageError(message, error.ctx) from None
         except OnnxpruneError as error:
-            click.echo(f"onnxprune: error: {error}", err=True)
+            say(f"onnxprune: error: {error}", err=True)
             ctx.exit(error.exit_code)
         except InternalError as error:
-            click.echo(f"onnxprune: internal error: {error}", err=True)
+            say(f"onnxprune: internal error: {error}", err=True)
             ctx.exit(error.exit_code)
 
 
@@ -132,9 +138,10 @@ def plan(
         result = pipeline.plan(model, request=request, progress=progress, **reading)
     pipeline.save_plan(result, out, force=force)
     if as_json:
-        click.echo(out.read_text(encoding="utf-8"), nl=False)
+        show_json(out.read_text(encoding="utf-8"))
     elif not quiet:
-        click.echo(f"{result.summary()}\nwrote {out}")
+        say(result.summary())
+        say(f"wrote {out}")
 
 
 @main.command()
@@ -185,13 +192,14 @@ def apply(
 def inspect(model: Path, as_json: bool, **settings: Any) -> None:
     """Show what can be pruned from MODEL and what cannot, and why. Needs no data."""
     from onnxprune import pipeline
+    from onnxprune.report import plain
 
     with progress_bar(as_json) as progress:
         result = pipeline.inspect(model, progress=progress, **settings)
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
+        show_json(json.dumps(plain(result.to_dict()), indent=2))
     else:
-        _print(result.summary())
+        show(result.summary())
 
 
 @main.command()
@@ -214,11 +222,11 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
 
     with progress_bar(quiet or as_json) as progress:
         result = pipeline.evaluate(model, data, progress=progress, **settings)
-    _warn(result.warnings)
+    warn(result.warnings)
     if as_json:
-        click.echo(json.dumps(plain(result.to_dict()), indent=2))
+        show_json(json.dumps(plain(result.to_dict()), indent=2))
     else:
-        click.echo(
+        say(
             f"accuracy {100 * result.value:.2f} ± {100 * result.standard_error:.2f} % "
             f"(loss {result.loss:.4f}, {result.samples} samples)"
         )
@@ -282,11 +290,11 @@ def sweep(
         write_files({out: [curve.to_json().encode()]})
     if plot is not None:
         curve.plot(plot)
-    _warn(curve.warnings)
+    warn(curve.warnings)
     if as_json:
-        click.echo(curve.to_json(), nl=False)
+        show_json(curve.to_json())
     elif not quiet:
-        _print(curve.summary())
+        show(curve.summary())
 
 
 @main.command()
@@ -330,11 +338,11 @@ def bench(models: tuple[Path, ...], as_json: bool, quiet: bool, **settings: Any)
 
     with progress_bar(quiet or as_json) as progress:
         result = benchmark.bench(models, progress=progress, **settings)
-    _warn(result.warnings)
+    warn(result.warnings)
     if as_json:
-        click.echo(result.to_json(), nl=False)
+        show_json(result.to_json())
     elif not quiet:
-        _print(result.summary())
+        show(result.summary())
 
 
 def _sources(model: Path, others: Iterable[Any]) -> list[Path]:
@@ -371,26 +379,12 @@ def _write(result: PruneResult, target: _Target, *, as_json: bool, quiet: bool) 
     report = pipeline.save(result, out, force=target.force) if good else result.report
     if target.report:
         write_files({target.report: [report.to_json().encode()]})
-    _warn(report.warnings)
+    warn(report.warnings)
     if as_json:
-        click.echo(report.to_json(), nl=False)
+        show_json(report.to_json())
     elif not quiet:
-        _print(report.summary())
+        show(report.summary())
     if not good:
         raise QualityError(f"{out} was not written: {result.missed}")
     if not (quiet or as_json):
-        click.echo(f"wrote {out}{f' and {data_target(out).name}' if result.external else ''}")
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    console = Console(file=sys.stdout, markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(renderable)
-
-
-def _warn(warnings: Sequence[str]) -> None:
-    for text in warnings:
-        click.echo(f"onnxprune: warning: {text}", err=True)
+        say(f"wrote {out}{f' and {data_target(out).name}' if result.external else ''}")

@@ -102,6 +102,14 @@ provider = click.option(
     metavar="NAME",
     help="onnxruntime's execution provider for measuring latency.",
 )
+latency_batch = click.option(
+    "--latency-batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Samples of a run whose latency is measured; what is slower at 1 or at N is not written.",
+)
 seed = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all draws."
 )
@@ -245,6 +253,7 @@ deciding = _together(
     inexact,
     reading,
     provider,
+    latency_batch,
     seed,
     cache,
 )
@@ -293,6 +302,12 @@ carrying_out = _together(
         help="onnxruntime threads; 0: its own choice [as planned].",
     ),
     click.option("--batch-size", type=click.IntRange(min=1), help="Samples per run [as planned]."),
+    click.option(
+        "--latency-batch",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Samples of a run whose latency is measured [as planned].",
+    ),
     click.option("--seed", type=click.IntRange(min=0), help="Of all draws [as planned]."),
     cache,
 )

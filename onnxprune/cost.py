@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
+from onnxprune.constants import graphs, subgraphs
 from onnxprune.equation import parse
 from onnxprune.graph import UNPACKS, Model, Shapes, captured, weight_values
 from onnxprune.labels import F64, Bool
+from onnxprune.storage import outline
 from onnxprune.structure import Structure, Weight
 
 WEIGHT_INPUTS = {
@@ -82,13 +86,15 @@ def measure(model: Model, shapes: Shapes) -> Cost:
     """
     constants = {t.name: t for t in model.proto.graph.initializer}
     weights = _weight_names(model)
+    inner = inner_layers(model)
     return Cost(
         params=count_params(model),
-        weights=sum(_size(constants[name]) for name in weights),
+        weights=sum(_size(constants[name]) for name in weights)
+        + sum(map(_size, _distinct(inner, weights).values())),
         nonzero_weights=count_nonzero(model),
         macs=round(sum(node_macs(model, shapes).values())),
         bytes=model.file_bytes or model.proto.ByteSize(),
-        layers=len(_layers(model)),
+        layers=len(_layers(model)) + len(inner),
         longest_path=longest_path(model),
     )
 
@@ -104,8 +110,10 @@ def longest_path(model: Model) -> int:
 
 def count_nonzero(model: Model) -> int:
     """Count the weights that are not zero."""
-    values = (weight_values(model, [name])[name] for name in _weight_names(model))
-    return sum(int(np.count_nonzero(v)) for v in values)
+    names = _weight_names(model)
+    values = (weight_values(model, [name])[name] for name in names)
+    inner = map(numpy_helper.to_array, _distinct(inner_layers(model), names).values())
+    return sum(int(np.count_nonzero(v)) for v in [*values, *inner])
 
 
 def _layers(model: Model) -> list[set[str]]:
@@ -131,7 +139,11 @@ def _weight_names(model: Model) -> set[str]:
 
 def count_params(model: Model) -> int:
     """Count the elements of all float constants."""
-    return sum(_size(t) for t in model.proto.graph.initializer if t.data_type in FLOATS)
+    everywhere = list(graphs(model.proto.graph))
+    nodes = (n for graph in everywhere for n in graph.node if n.op_type == "Constant")
+    held = [t for graph in everywhere for t in graph.initializer]
+    held += [a.t for node in nodes for a in node.attribute]  # what is an output as well
+    return sum(_size(t) for t in held if t.data_type in FLOATS)
 
 
 def unpacked_weights(model: Model) -> dict[str, str]:
@@ -147,17 +159,18 @@ def unpacked_weights(model: Model) -> dict[str, str]:
 def node_macs(model: Model, shapes: Shapes) -> dict[str, float]:
     """Return the multiply-accumulates of each node for one sample, by its first output."""
     constants = {t.name: t for t in model.proto.graph.initializer}
-    return {
+    own = {
         next(o for o in node.output if o): _macs(node, constants, shapes) / shapes.batch
         for node in model.proto.graph.node
     }
+    return own | inner_macs(model, shapes)
 
 
 def _size(tensor: onnx.TensorProto) -> int:
     return int(np.prod(tensor.dims, dtype=np.int64))
 
 
-def _macs(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], shapes: Shapes) -> int:
+def _macs(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], shapes: Shapes) -> int:
     def shape(name: str) -> tuple[int, ...]:
         return tuple(constants[name].dims) if name in constants else shapes.first[name]
 
@@ -286,3 +299,90 @@ def unit_costs(structure: Structure, macs: Mapping[str, float] | None = None) ->
             unit = structure.units.atoms(labels)[1]
             np.add.at(result, unit, amount / len(labels))
     return result
+
+
+# -- inside subgraphs ------------------------------------------------------------------------------
+
+Named = tuple[int, str]
+"""A constant: the number of the graph that has it, 0 for the outermost, and its name."""
+
+
+def inner_layers(model: Model) -> list[dict[Named, onnx.TensorProto]]:
+    """Return the weight operands of each node in a subgraph that has any."""
+    found: list[dict[Named, onnx.TensorProto]] = []
+    number = 0
+
+    def walk(graph: onnx.GraphProto, outer: Mapping[str, tuple[int, onnx.TensorProto]]) -> None:
+        nonlocal number
+        held = {**outer, **{t.name: (number, t) for t in graph.initializer}}
+        unpacked = {
+            node.output[0]: held[node.input[0]]
+            for node in graph.node
+            if node.op_type in UNPACKS and node.input[0] in held
+        }
+        names = {name: (at, tensor.name, tensor) for name, (at, tensor) in held.items()}
+        names |= {name: (at, tensor.name, tensor) for name, (at, tensor) in unpacked.items()}
+        inside = number > 0
+        for node in graph.node:
+            places = WEIGHT_INPUTS.get(node.op_type, ()) if inside else ()
+            operands = [names.get(node.input[i]) for i in places if i < len(node.input)]
+            if own := {(o[0], o[1]): o[2] for o in operands if o}:
+                found.append(own)
+            for inner in subgraphs(node):
+                number += 1
+                walk(inner, held)
+
+    walk(model.proto.graph, {})
+    return found
+
+
+def _distinct(
+    layers: Sequence[Mapping[Named, onnx.TensorProto]], outer: set[str]
+) -> dict[Named, onnx.TensorProto]:
+    """Return the weights of subgraphs, each once, that no outer layer has as well."""
+    found = {key: tensor for layer in layers for key, tensor in layer.items()}
+    return {key: tensor for key, tensor in found.items() if key[0] or key[1] not in outer}
+
+
+def inner_macs(model: Model, shapes: Shapes) -> dict[str, float]:
+    """Return the multiply-accumulates of nodes with subgraphs for one sample, where known.
+
+    Of the branches of an If the most expensive counts, of a Scan one run of its body. What shape
+    inference does not know counts as nothing: most of what is in a Loop.
+    """
+    if not any(True for node in model.proto.graph.node for _ in subgraphs(node)):
+        return {}
+    light = outline(model.proto)
+    for value in light.graph.input:
+        if value.name in shapes.first:
+            kind = value.type.tensor_type
+            del kind.shape.dim[:]
+            kind.shape.dim.extend(
+                onnx.TensorShapeProto.Dimension(dim_value=n) for n in shapes.first[value.name]
+            )
+    with contextlib.suppress(onnx.shape_inference.InferenceError):
+        light = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    constants = {t.name: t for t in model.proto.graph.initializer}
+    return {
+        next(o for o in node.output if o): max(bodies) / shapes.batch
+        for node in light.graph.node
+        if (bodies := [_body_macs(g, constants, shapes) for g in subgraphs(node)])
+    }
+
+
+def _body_macs(
+    graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto], outer: Shapes
+) -> int:
+    declared = [*graph.value_info, *graph.input, *graph.output]
+    dims = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in declared}
+    known = {name: tuple(sizes) for name, sizes in dims.items() if sizes and min(sizes) > 0}
+    held = {**constants, **{t.name: t for t in graph.initializer}}
+    first = {**outer.first, **known}
+    shapes = Shapes(first, first, outer.batch, outer.batch)
+    total = 0
+    for node in graph.node:
+        if bodies := [_body_macs(inner, held, shapes) for inner in subgraphs(node)]:
+            total += max(bodies)
+        elif all(name in first or name in held for name in [*node.input, *node.output] if name):
+            total += _macs(node, held, shapes)
+    return total

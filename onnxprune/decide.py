@@ -31,11 +31,12 @@ class Decider:
         scorer: scores its channels or weights.
         errors: those that are left, if the metric wants them.
         meter: predicts what remains.
-        request: criterion, allocation and alignment.
+        request: criterion and allocation.
+        align: preferred divisor of the channels that stay in a group, see
+            :func:`onnxprune.allocate.allocate_channels`; None for an automatic choice.
 
     Attributes:
-        align: preferred divisor of the channels that stay in a group, see
-            :func:`onnxprune.allocate.allocate_channels`.
+        align: see above. It need not be that of the request.
     """
 
     def __init__(
@@ -45,13 +46,14 @@ class Decider:
         errors: ErrorsLeft | None,
         meter: Meter,
         request: Request,
+        align: int | None = None,
     ) -> None:
         self._subject = subject
         self._scorer = scorer
         self._errors = errors
         self._meter = meter
         self._request = request
-        self.align = request.align
+        self.align = align
 
     def aligned(self, align: int | None) -> Decider:
         """Return one that knows the same and prefers an alignment."""
@@ -77,7 +79,7 @@ class Decider:
             lambda kept: 1 - remaining(structure.units.keep(kept)),
             1 - budget.limit,
             align=self.align,
-            divide=self._request.align is None,
+            divide=self.align is None,
             costs=costs,
             goal="" if budget.kind == "sparsity" else budget.asked,
         )
@@ -154,6 +156,8 @@ class Decider:
 
         if self._errors is None:
             return masks({n: s**2 for n, s in self._scorer.score_weights().items()}, left, sparsity)
+        # The rounds would name what one of them wanted, where so many cannot be zeroed.
+        masks({n: np.abs(w).astype(np.float64) for n, w in weights.items()}, left, sparsity)
         available = sum(w.size for w in weights.values())
         share = min(sparsity * total / available, 1.0)
 

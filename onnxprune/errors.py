@@ -16,6 +16,15 @@ Messages say what, where (node and tensor), got and expected, and what to do.
 
 from __future__ import annotations
 
+LONGEST = 300
+"""Characters of a word in a message; files may hold names of any length."""
+
+
+def shortened(text: object, most: int = LONGEST) -> str:
+    """Return a text that may be of any length, for a message."""
+    whole = str(text)
+    return whole if len(whole) <= most else f"{whole[: most - 3]}..."
+
 
 class OnnxpruneError(Exception):
     """A problem that the user can act on; its message is a single line."""
@@ -23,7 +32,7 @@ class OnnxpruneError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(map(shortened, message.split())))
 
 
 class ModelError(OnnxpruneError):

@@ -56,6 +56,16 @@ class Outcome:
     selected: Accuracy | None
     speed: Speed | None = None
 
+    @property
+    def narrower(self) -> bool:
+        """Whether channels left."""
+        return self.plan.cuts_channels or any(self.clean_up.channels.values())
+
+    @property
+    def smaller(self) -> bool:
+        """Whether channels or whole parts left, so that the latency may be another."""
+        return bool(self.narrower or self.plan.removals or self.clean_up.merged)
+
 
 def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
     """Rewrite a model by a plan, verify that, and recover what was lost.
@@ -214,7 +224,9 @@ def clean(study: Study) -> Outcome:
 def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
     """Take out of a model what computes nothing; return the same object if there is nothing."""
     request = study.request
-    width = 1 if request.lossless else request.align or WIDTH
+    if not study.cleans:
+        return model, CleanUp()
+    width = study.align or (1 if request.lossless else WIDTH)
     states = relu_states(study.rectifiers or ()) if request.empirical else {}
     with study.log.stage("clean up"):
         return clean_up(
@@ -235,7 +247,9 @@ def _recover(
     ladder = Ladder(pruned, (lambda _: None) if request.recover == "none" else judge.loss)
     cuts = plan.cuts_channels or bool(plan.masks)
     if cuts and (request.recover == "bias" or (request.recover == "full" and effort == ALL)):
-        moved = compensate_bias(subject.folded, pruned, subject.structure, plan, study.stats)
+        moved = compensate_bias(
+            subject.folded, pruned, subject.structure, plan, study.stats, grow=_grows(study, plan)
+        )
         if not ladder.offer("bias", moved) and request.recover == "bias":
             ladder.refuse("bias compensation")
     if request.recover == "full" and (cuts or study.changed):
@@ -256,6 +270,7 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
         subject.shapes,
         fit,
         changed=study.changed,
+        grow=_grows(study, plan),
         rows=effort.rows,
         seed=request.seed,
         threads=request.threads,
@@ -268,8 +283,14 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
         subject.shapes,
         fit,
         study.output,
+        grow=_grows(study, plan),
         threads=request.threads,
     )
+
+
+def _grows(study: Study, plan: PruningPlan) -> bool:
+    """Whether the recovery may add biases: zeros alone must not make a model larger."""
+    return plan.cuts_channels or study.shortening is not None
 
 
 def finished(model: Model, study: Study) -> Model:

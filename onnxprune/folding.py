@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from onnxprune.graph import Model, Shapes, captured
 from onnxprune.labels import Array
-from onnxprune.storage import without_constants
+from onnxprune.storage import describe, without_constants
 
 SMALL = 32768
 """Bytes up to which a folded constant may be larger than what it was computed from."""
@@ -148,7 +148,9 @@ def fold(model: Model, shapes: Shapes) -> Model:
     folded = [name for name in constants if name in needed and name not in produced]
     names = _source_names(model.proto, folded, needed, constants)
     inputs = {v.name for v in graph.input}
-    used = [t for t in graph.initializer if t.name in needed or t.name in inputs]
+    said = (e for a in graph.quantization_annotation for e in a.quant_parameter_tensor_names)
+    scales = {entry.value for entry in said} - set(names.values())
+    used = [t for t in graph.initializer if t.name in needed | inputs | scales]
     if len(live) == len(graph.node) and len(used) == len(graph.initializer):
         return model
     proto = without_constants(model.proto)
@@ -157,9 +159,12 @@ def fold(model: Model, shapes: Shapes) -> Model:
     for node in proto.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
     proto.graph.initializer.extend(used)
-    proto.graph.initializer.extend(numpy_helper.from_array(constants[n], n) for n in folded)
-    for tensor in proto.graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
+    held = {t.name: t for t in graph.initializer}
+    for name in folded:
+        tensor = proto.graph.initializer.add()
+        tensor.CopyFrom(numpy_helper.from_array(constants[name], names.get(name, name)))
+        if name in names:
+            describe(tensor, held[names[name]])
     taken = set(names.values())  # what was said of an initializer is not true of its successor
     said = [v for v in proto.graph.value_info if v.name not in taken]
     del proto.graph.value_info[:]

@@ -76,7 +76,7 @@ def _peak_memory(model: Path, feeds: Feeds, threads: int, provider: str) -> int 
         np.savez(inputs, *feeds.values())
         process = subprocess.run(
             [sys.executable, "-m", "onnxprune.footprint"],
-            input=json.dumps([str(model.resolve()), str(inputs), list(feeds), threads, provider]),
+            input=json.dumps([str(model.absolute()), str(inputs), list(feeds), threads, provider]),
             capture_output=True,
             text=True,
             check=False,

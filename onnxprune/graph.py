@@ -19,14 +19,17 @@ import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
-from onnx_graphsurgeon.logger import G_LOGGER
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnxprune import storage
+from onnxprune import roundtrip, storage
+from onnxprune.constants import densified, shadows, subgraphs, to_initializers
 from onnxprune.errors import InternalError, ModelError
+from onnxprune.external import load_external
 from onnxprune.labels import Array
 from onnxprune.zero_states import without_zero_states
+
+MOST_FILE_BYTES = 2**31
+"""What protobuf can hold, and so the file of a model."""
 
 
 @dataclass(frozen=True)
@@ -154,22 +157,15 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 def load(path: str | Path) -> Model:
     """Read, check and normalise a model file.
 
-    Local functions are inlined and ``Constant`` nodes become initializers; nothing else
-    changes.
+    Local functions are inlined, ``Constant`` nodes and sparse initializers become dense ones;
+    nothing else changes.
 
     Raises:
         ModelError: if the file is missing, is not a valid ONNX model, or lacks its external
             data.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
-    if not data:
-        raise ModelError(f"{path}: the file is empty; expected an ONNX model")
+    data = _read(path)
     try:
         proto = onnx.load_model_from_string(data)
     except (DecodeError, ValueError):
@@ -178,7 +174,11 @@ def load(path: str | Path) -> Model:
         ) from None
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes or no outputs")
-    files = (path, *storage.load_external(proto, path))
+    files = (path, *load_external(proto, path))
+    try:
+        proto = densified(proto)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     if problem := _problem(proto):
         raise ModelError(f"{path}: not a valid ONNX model: {problem}")
     digest = hashlib.sha256(data).hexdigest()
@@ -186,9 +186,33 @@ def load(path: str | Path) -> Model:
     return Model(normalise(proto).proto, digest, size, files)
 
 
+def _read(path: Path) -> bytes:
+    """Return the bytes of a file that may be a model."""
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MOST_FILE_BYTES else b""
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"{path}: cannot be read: {reason}") from None
+    if size > MOST_FILE_BYTES:
+        raise ModelError(
+            f"{path}: has {size:,} bytes, and a model file no more than {MOST_FILE_BYTES:,}; "
+            "export it with external data"
+        )
+    if not data:
+        raise ModelError(f"{path}: the file is empty; expected an ONNX model")
+    return data
+
+
 def reread(model: Model) -> onnx.ModelProto:
     """Return a model as its file holds it, with its external data, if it came from one."""
-    return onnx.load_model(model.files[0]) if model.files else model.proto
+    if not model.files:
+        return model.proto
+    proto = onnx.load_model_from_string(model.files[0].read_bytes())
+    load_external(proto, model.files[0])
+    return proto
 
 
 _ONNXRUNTIME_DECIDES = (
@@ -211,36 +235,20 @@ def _problem(proto: onnx.ModelProto) -> str:
         text = str(error).strip() or type(error).__name__
         if not any(known in text for known in _ONNXRUNTIME_DECIDES):
             return text.splitlines()[0]
-    return ""
+    hidden = next(shadows(proto.graph), None)
+    return f"'{hidden}' is a tensor outside a subgraph and another one inside" if hidden else ""
 
 
 def normalise(proto: onnx.ModelProto) -> Model:
-    """Inline local functions, turn ``Constant`` nodes into initializers, give each one name.
+    """Inline local functions, turn constants into dense initializers, give each one name.
 
     Initial states of recurrent nodes that are zero, as they are by default, are left out.
     """
+    proto = densified(proto)
     if proto.functions:
         light, held = storage.split(proto)
         proto = storage.join(onnx.inliner.inline_local_functions(light), held)
-    return Model(without_zero_states(_without_aliases(_constants_to_initializers(proto))))
-
-
-def _constants_to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
-    if not any(node.op_type == "Constant" for node in proto.graph.node):
-        return proto
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    del result.graph.node[:]
-    outputs = {v.name for v in proto.graph.output}
-    for node in proto.graph.node:
-        tensor = None
-        if node.op_type == "Constant" and node.output[0] not in outputs:
-            tensor = _constant_tensor(node)
-        if tensor is None:
-            result.graph.node.append(node)
-        else:
-            result.graph.initializer.append(tensor)
-    return result
+    return Model(without_zero_states(_without_aliases(to_initializers(proto))))
 
 
 def _without_aliases(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -262,22 +270,6 @@ def _without_aliases(proto: onnx.ModelProto) -> onnx.ModelProto:
     for node in result.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
     return result
-
-
-def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
-    attribute = node.attribute[0]
-    value = helper.get_attribute_value(attribute)
-    if attribute.name == "value":
-        tensor = TensorProto()
-        tensor.CopyFrom(value)
-    elif attribute.name in ("value_int", "value_ints"):
-        tensor = numpy_helper.from_array(np.asarray(value, dtype=np.int64))
-    elif attribute.name in ("value_float", "value_floats"):
-        tensor = numpy_helper.from_array(np.asarray(value, dtype=np.float32))
-    else:
-        return None
-    tensor.name = node.output[0]
-    return tensor
 
 
 UNPACKS = ("DequantizeLinear", "Cast")
@@ -319,12 +311,11 @@ def tensor_types(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
 def captured(node: onnx.NodeProto) -> set[str]:
     """Return the outer tensors that the subgraphs of a node (If, Loop, Scan) read."""
     names: set[str] = set()
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                names.update(inner.input)
-                names.update(captured(inner))
-            names.update(v.name for v in graph.output)
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            names.update(inner.input)
+            names.update(captured(inner))
+        names.update(v.name for v in graph.output)
     return names
 
 
@@ -342,12 +333,7 @@ def captured_names(node: gs.Node) -> set[str]:
 
 def edit(model: Model) -> gs.Graph:
     """Return an onnx-graphsurgeon copy of the model to be changed."""
-    with G_LOGGER.suppress():  # it would print what it does not know
-        graph = gs.import_onnx(model.proto)
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and tensor.type != "tensor_type":
-            tensor.dtype = None  # it cannot export maps; the declared type is put back
-    return graph
+    return roundtrip.to_graph(model.proto)
 
 
 def values_of(tensor: gs.Constant) -> Array:
@@ -362,53 +348,14 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
     Shapes of intermediate tensors are dropped, since edits make them stale, and inferred anew
     if the original declared them.
     """
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and not _is_interface(tensor, graph):
-            tensor.shape = None
     graph.cleanup().toposort()
-    constants = _take_large_constants(graph)
-    with G_LOGGER.suppress():
-        proto = gs.export_onnx(graph, do_type_check=False)
-    for tensor in proto.graph.initializer:
-        if tensor.name in constants:
-            tensor.CopyFrom(constants[tensor.name])
     source = original.proto
-    # Before IR version 4 every initializer had to be an input as well; ours never are.
-    proto.ir_version = max(source.ir_version, 4)
-    proto.producer_name, proto.producer_version = source.producer_name, source.producer_version
-    proto.domain, proto.model_version = source.domain, source.model_version
-    proto.doc_string = source.doc_string
-    proto.graph.doc_string = source.graph.doc_string
-    del proto.metadata_props[:]
-    proto.metadata_props.extend(source.metadata_props)
-    del proto.opset_import[:]
-    proto.opset_import.extend(source.opset_import)
-    for ours, theirs in ((proto.graph.input, source.graph.input),
-                         (proto.graph.output, source.graph.output)):  # fmt: skip
-        declared = {v.name: v for v in theirs}
-        for value in ours:
-            value.CopyFrom(declared[value.name])
-    del proto.graph.value_info[:]
+    proto = roundtrip.to_proto(graph, source)
     if source.graph.value_info:
         with contextlib.suppress(onnx.shape_inference.InferenceError):
             inferred = onnx.shape_inference.infer_shapes(storage.outline(proto), data_prop=True)
-            proto.graph.value_info.extend(inferred.graph.value_info)
+            roundtrip.declare(proto.graph, inferred.graph, source.graph)
     return Model(proto, original.sha256)
-
-
-def _take_large_constants(graph: gs.Graph) -> dict[str, TensorProto]:
-    """Take large constants out of a graph: exporting it would copy each of them three times."""
-    taken = {}
-    for name, tensor in graph.tensors().items():
-        dense = isinstance(tensor, gs.Constant) and not isinstance(tensor._values, SparseValues)
-        if dense and int(np.prod(tensor.shape)) >= storage.LARGE:
-            taken[name] = OnnxExporter.export_tensor_proto(tensor)
-            tensor.values = np.zeros(0, dtype=np.float32)
-    return taken
-
-
-def _is_interface(tensor: gs.Tensor, graph: gs.Graph) -> bool:
-    return any(tensor is t for t in [*graph.inputs, *graph.outputs])
 
 
 def with_metadata(model: Model, entries: Mapping[str, str]) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,21 +16,6 @@ from onnxprune.structure import Structure, Weight
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-
-@dataclass(frozen=True)
-class FrozenReason:
-    """All layers whose channels are frozen for one reason.
-
-    ``weights`` counts the weights that produce these channels, ``nodes`` names where the
-    reason was found.
-    """
-
-    reason: str
-    layers: int
-    channels: int
-    weights: int
-    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,30 +56,6 @@ class Inspection:
         kept = self.structure.units.keep(~self.structure.prunable)
         return 1 - weights_kept(weight, kept) / max(_size(weight), 1)
 
-    def frozen_by_reason(self) -> list[FrozenReason]:
-        """Group what is frozen by its reason, the most expensive first."""
-        produced: dict[str, int] = defaultdict(int)
-        for weight in self.structure.weights:
-            produced[weight.node] += _size(weight)
-        origins = {o.tensor: o for o in self.structure.origins}
-        found: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-        for item in self.structure.frozen:
-            origin = origins[item.tensor]
-            share = item.channels / max(len(origin.labels), 1)
-            weights = round(share * produced[origin.node])
-            found[item.reason].append((item.channels, weights, item.node))
-        reasons = [
-            FrozenReason(
-                reason,
-                len(items),
-                sum(channels for channels, _, _ in items),
-                sum(weights for _, weights, _ in items),
-                tuple(dict.fromkeys(node for _, _, node in items)),
-            )
-            for reason, items in found.items()
-        ]
-        return sorted(reasons, key=lambda r: (-r.weights, r.reason))
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: costs, what is prunable, groups, and what is frozen."""
         return {
@@ -107,6 +67,7 @@ class Inspection:
                     "name": g.name,
                     "units": len(g.units),
                     "nodes": list(g.nodes),
+                    "along": list(g.along),
                     "sensitivity": self._sensitivity(g.name),
                 }
                 for g in self.structure.groups
@@ -116,7 +77,7 @@ class Inspection:
             ],
             "frozen": [asdict(f) for f in self.structure.frozen],
             "frozen_by_reason": [
-                asdict(r) | {"nodes": list(r.nodes)} for r in self.frozen_by_reason()
+                asdict(r) | {"nodes": list(r.nodes)} for r in self.structure.frozen_by_reason()
             ],
             "rectifiers": None
             if self.rectifiers is None
@@ -178,7 +139,7 @@ class Inspection:
         if found:
             table.add_column("outputs move (nats) without so many", justify="right")
         for group in self.structure.groups:
-            row = [group.name, str(len(group.units)), str(len(group.nodes))]
+            row = [group.name, str(len(group.units)), str(len(group.nodes) + len(group.along))]
             if found:
                 own = found.get(group.name)
                 pairs = zip(own.removed, own.divergence, strict=True) if own else ()
@@ -206,7 +167,7 @@ class Inspection:
             table.add_column(name, justify="right")
         table.add_column("because it", overflow="fold")
         table.add_column("at", overflow="fold")
-        for r in self.frozen_by_reason():
+        for r in self.structure.frozen_by_reason():
             more = f" and {len(r.nodes) - 1} more" if len(r.nodes) > 1 else ""
             table.add_row(
                 str(r.layers), f"{r.channels:,}", f"{r.weights:,}", r.reason, r.nodes[0] + more

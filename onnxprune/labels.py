@@ -140,6 +140,13 @@ class Units:
 
         An index that cannot leave does not occur; one of a product axis occurs several times.
         """
+        index, comp = self._factors(labels)
+        free = self.unit_of[comp] != FIXED
+        pairs = np.unique(np.stack([index[free], self.unit_of[comp[free]]]), axis=1)
+        return pairs[0], pairs[1]
+
+    def _factors(self, labels: I64) -> tuple[I64, I64]:
+        """Return ``(index, component)`` pairs, with the factors in the place of products."""
         index, comp = np.arange(len(labels)), self.component[labels]
         for product, a, b in reversed(self.levels):
             order = np.argsort(product)
@@ -148,13 +155,17 @@ class Units:
             rest, first, second = comp[~hit], a[order[at[hit]]], b[order[at[hit]]]
             index = np.concatenate([index[~hit], index[hit], index[hit]])
             comp = np.concatenate([rest, first, second])
-        free = self.unit_of[comp] != FIXED
-        pairs = np.unique(np.stack([index[free], self.unit_of[comp[free]]]), axis=1)
-        return pairs[0], pairs[1]
+        return index, comp
 
     def why_fixed(self, labels: I64) -> Reason | None:
-        """Return the first reason that freezes any of ``labels``, or None."""
-        found = self.reason_of[self.component[labels]]
+        """Return the first reason why any index of ``labels`` cannot leave, or None if all can.
+
+        An index of a product axis cannot leave where none of its factors can.
+        """
+        index, comp = self._factors(labels)
+        leaves = np.zeros(len(labels), dtype=np.bool_)
+        leaves[index[self.unit_of[comp] != FIXED]] = True
+        found = self.reason_of[comp[~leaves[index]]]
         found = found[found != FIXED]
         return self.reasons[int(found.min())] if len(found) else None
 

@@ -12,6 +12,7 @@ What makes two timings of one model differ, and what is done about it:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from time import perf_counter
 import numpy as np
 import onnx
 
+from onnxprune.errors import ModelError
+from onnxprune.graph import Model
 from onnxprune.holdout import Progress, silent
 from onnxprune.labels import F64, Bool
 from onnxprune.session import PROVIDER, Feeds, Session
@@ -30,6 +33,9 @@ from onnxprune.stopwatch import Lap, Stopwatch, thread_ids
 
 NOISE = 0.03
 """How far from 1 the ratio of a model to itself may come out."""
+
+SLOWER = 1.02
+"""What the lower end of a ratio's interval is above where a model is slower."""
 
 BLOCK_S, BLOCK_ROUNDS = 0.25, 200
 """What a block takes at most, unless its sessions took longer to make."""
@@ -84,8 +90,8 @@ class Ratio:
 
     @property
     def is_slower(self) -> bool:
-        """Whether the model is slower than the first by more than noise."""
-        return self.low > 1 + NOISE
+        """Whether the model is slower than the first, whatever value the interval holds."""
+        return self.low > SLOWER
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,36 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.seconds)
+
+
+def samples_of(feeds: Feeds) -> int:
+    """Return how many samples inputs hold."""
+    return max((len(v) for v in feeds.values() if v.ndim), default=1)
+
+
+def in_batches(
+    model: Model, feeds: Feeds, sizes: Sequence[int], *, threads: int = 0
+) -> list[Feeds]:
+    """Return inputs of so many samples, once for each size that the model runs with.
+
+    Args:
+        model: the model.
+        feeds: inputs of it, whose samples are repeated or left out; what they are returned as where
+            the model runs with none of the sizes.
+        sizes: numbers of samples.
+        threads: onnxruntime threads.
+    """
+    free = {s.name for s in model.inputs if s.shape and not isinstance(s.shape[0], int)}
+    session = Session(model.proto, threads=threads, optimize=False) if free else None
+    found: dict[int, Feeds] = {}
+    for size in sizes:
+        one = {n: np.resize(v, (size, *v.shape[1:])) if n in free else v for n, v in feeds.items()}
+        if session is None or samples_of(one) != size:
+            continue
+        with contextlib.suppress(ModelError):
+            session.run(one)
+            found[size] = one
+    return list(found.values()) or [feeds]
 
 
 def compare(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.biases import bias_name
+from onnxprune.biases import bias_name, found_bias, is_own
 from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
-from onnxprune.labels import I64, Array, Bool
+from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.structure import Structure, Weight
 from onnxprune.unfold import MatrixForm, StackForm
@@ -44,6 +44,8 @@ class Layer:
         skip: name of a variable that is added to the output, if there is one.
         bounds: the lowest and the highest value of the output, that variable added, that makes
             a difference: whatever reads it is a rectifier; infinite where there is none.
+        fixed: ``float64 [outputs]``, what is added where no bias of its own can be: then ``bias``
+            names nothing; else None.
     """
 
     node: str
@@ -60,6 +62,7 @@ class Layer:
     cut: bool
     skip: str | None
     bounds: tuple[float, float]
+    fixed: F64 | None = None
 
     def staying(self, values: Array) -> Array:
         """Take what stays of what the layer gives in the original."""
@@ -69,7 +72,7 @@ class Layer:
 
 
 def prepare(
-    pruned: Model, structure: Structure, plan: PruningPlan, shapes: Shapes
+    pruned: Model, structure: Structure, plan: PruningPlan, shapes: Shapes, *, grow: bool = True
 ) -> tuple[Model, list[Layer]]:
     """Give every layer a bias of its own; return the model and its layers in order.
 
@@ -81,12 +84,13 @@ def prepare(
         structure: the result of tracing the original.
         plan: what was removed from it.
         shapes: observed shapes of the original.
+        grow: whether there may be more constants then; if not, a layer whose bias is missing or
+            shared keeps what is added to it.
     """
     graph = edit(pruned)
     nodes = {node_id(node): node for node in graph.nodes}
     order = {name: k for k, name in enumerate(nodes)}
     kept = plan.kept_labels(structure)
-    users = Counter(id(t) for n in graph.nodes for t in n.inputs if isinstance(t, gs.Constant))
     weights = [
         w
         for w in structure.weights
@@ -101,8 +105,9 @@ def prepare(
         and isinstance(nodes[w.node].inputs[w.input], gs.Constant)
     ]
     layers = [
-        _layer(graph, nodes[w.node], w, plan, kept, users, shapes)
+        _layer(graph, nodes[w.node], w, plan, kept, shapes, grow)
         for w in sorted(weights, key=lambda w: order[w.node])
+        if grow or not _varies(nodes[w.node])
     ]
     return rebuild(graph, pruned), layers
 
@@ -113,13 +118,23 @@ def _layer(
     weight: Weight,
     plan: PruningPlan,
     kept: Bool,
-    users: Counter[int],
     shapes: Shapes,
+    grow: bool,
 ) -> Layer:
     tensor = node.inputs[weight.input]
+    shared = len(tensor.outputs) > 1
     values = np.asarray(tensor.values)
     form = _form(node, weight, tuple(values.shape))
-    bias, output = _own_bias(graph, node, weight, form, values.dtype)
+    outputs = form.outputs * form.groups
+    there, output = None, node.outputs[0]
+    if weight.output_axis is not None:
+        there, output = found_bias(graph, node, weight, outputs)
+    fixed, name, shape = None, "", (outputs,)
+    if grow or is_own(there, outputs):
+        bias, output = _own_bias(graph, node, weight, form, values.dtype)
+        name, shape = bias.name, tuple(bias.values.shape)
+    else:
+        fixed = _added(there, node, outputs)
     skip = _skip(graph, output, shapes)
     support = _sliced(plan.masks.get(weight.tensor), weight, kept)
     if support is None and SPARSE < np.mean(values == 0) < 1:  # all zeros: to be fitted
@@ -130,17 +145,18 @@ def _layer(
         data=weight.data_tensor,
         output=output.name,
         weight=tensor.name,
-        bias=bias.name,
-        bias_shape=tuple(bias.values.shape),
+        bias=name,
+        bias_shape=shape,
         alpha=float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0,
         kept={
             k: np.flatnonzero(kept[v]) for k, v in weight.output_axes.items() if not kept[v].all()
         },
         support=support,
-        shared=users[id(tensor)] > 1,
+        shared=shared,
         cut=_is_cut(weight, plan, kept),
         skip=skip,
         bounds=_bounds(graph, output.outputs[0].outputs[0] if skip else output),
+        fixed=fixed,
     )
 
 
@@ -156,6 +172,23 @@ def _form(node: gs.Node, weight: Weight, shape: tuple[int, ...]) -> MatrixForm |
         weight.output_axis,
         outputs_first=weight.outputs_first,
     )
+
+
+def _varies(node: gs.Node) -> bool:
+    """Whether a node adds something to its outputs that is no constant for each channel."""
+    if len(node.inputs) < 3 or node.inputs[2].is_empty():
+        return False
+    addend = node.inputs[2]
+    constant = isinstance(addend, gs.Constant)
+    return not constant or sum(n > 1 for n in addend.shape[:-1]) > 0
+
+
+def _added(bias: gs.Tensor | None, node: gs.Node, outputs: int) -> F64:
+    """Return what a bias adds to each output channel, ``float64 [outputs]``."""
+    if bias is None:
+        return np.zeros(outputs)
+    beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" and bias in node.inputs else 1.0
+    return np.broadcast_to(np.asarray(bias.values, np.float64).reshape(-1) * beta, (outputs,))
 
 
 def _sliced(mask: Bool | None, weight: Weight, kept: Bool) -> Bool | None:
@@ -326,4 +359,5 @@ def pairs(model: Model, layers: Sequence[Layer]) -> dict[str, Layer]:
         if (first := found[layer.node]) is not None
         and readers[first.output] == readers[layer.data] == 1
         and not (first.shared or layer.shared)
+        and first.fixed is None is layer.fixed
     }

@@ -105,9 +105,12 @@ def fit_layers(
         count = max(1, -(-int(rows * max(ROWS, ROWS_PER_INPUT * layer.form.width)) // samples))
         passed = layer.bounds if skip == layer.skip else (-np.inf, np.inf)
         drawn = pairs.drawn(layer, found, wanted)
-        alone = not (pairs.begins(layer) or len(drawn))
+        alone = not (pairs.begins(layer) or len(drawn)) and layer.fixed is None
         kept = Rows(passed, len(found)) if alone and np.isfinite(passed).any() else None
         parts = _moments(layer, [v[: 1 + len(extra)] for v in found], wanted, count, rng, kept)
+        if layer.fixed is not None:
+            added = np.split(layer.fixed, len(parts))
+            parts = [(f.about(a), c.about(a)) for (f, c), a in zip(parts, added, strict=True)]
         fit = _fit(layer, after, parts, kept)
         constants = fit.constants
         _put(constants, after)
@@ -221,7 +224,7 @@ def _fit(
     bias = np.concatenate([m.intercept(w) for m, w in zip(whole, weights, strict=True)])
     if chosen is not None and kept_rows is not None:
         weights, bias = fit_rectified(kept_rows, whole, weights, list(old), chosen, support)
-    constants = {layer.bias: bias.reshape(layer.bias_shape)}
+    constants = {layer.bias: bias.reshape(layer.bias_shape)} if layer.fixed is None else {}
     if chosen is not None:
         constants[layer.weight] = form.to_tensor(np.stack(weights) / (layer.alpha or 1.0))
     if not all(walk.holds(name, values) for name, values in constants.items()):

@@ -83,6 +83,7 @@ def prune(
     lossless: bool = False,
     empirical: bool = False,
     provider: str = PROVIDER,
+    latency_batch: int = 1,
     cache: bool = True,
     progress: Progress = silent,
 ) -> PruneResult:
@@ -121,6 +122,8 @@ def prune(
         lossless: remove only what does not change the outputs; needs no samples.
         empirical: with ``lossless``, take what rectifiers always do on ``data`` for certain.
         provider: onnxruntime's execution provider that latency is measured with.
+        latency_batch: samples of a run whose latency is measured; what is slower than the original
+            with so many or with one is not written.
         cache: use and keep what was measured (see :mod:`onnxprune.cache`).
         progress: see :data:`~onnxprune.holdout.Progress`.
 
@@ -154,6 +157,7 @@ def prune(
         lossless=lossless,
         empirical=empirical,
         provider=provider,
+        latency_batch=latency_batch,
     )
     original = _load(model)
     study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
@@ -197,6 +201,8 @@ def plan(
     study, found = find_plan(study)
     groups = study.subject.structure.groups
     keep = {g.name: found.keep.get(g.name, np.ones(len(g.units), np.bool_)) for g in groups}
+    # With the alignment that a repair came to, the clean-up is the same when the plan is applied.
+    request = replace(request, align=study.align)
     return replace(found, keep=keep, request=request, nodes={g.name: g.nodes for g in groups})
 
 
@@ -212,6 +218,7 @@ def apply(
     seed: int | None = None,
     threads: int | None = None,
     batch_size: int | None = None,
+    latency_batch: int | None = None,
     eval_data: str | Path | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -227,7 +234,7 @@ def apply(
         model: path of the model that the plan was made for.
         plan: the plan, or the path of its file.
         data: as for :func:`prune`; None for a plan that was made without samples.
-        max_drop: like the settings up to ``batch_size`` as for :func:`prune`, but None is
+        max_drop: like the settings up to ``latency_batch`` as for :func:`prune`, but None is
             what the plan was made with.
         min_accuracy: accuracy to be kept.
         recover: ``full``, ``bias`` or ``none``.
@@ -235,6 +242,7 @@ def apply(
         seed: of everything that is drawn.
         threads: onnxruntime threads.
         batch_size: samples per run.
+        latency_batch: samples of a run whose latency is measured.
         eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
         mean: channel means for image folders, on the 0..1 scale.
         std: channel standard deviations, likewise.
@@ -258,6 +266,7 @@ def apply(
         "seed": seed,
         "threads": threads,
         "batch_size": batch_size,
+        "latency_batch": latency_batch,
     }
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     request = replace(plan.request, **given)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.errors import OnnxpruneError, PlanError
+from onnxprune.errors import OnnxpruneError, PlanError, shortened
 from onnxprune.labels import Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.removals import Removal, apart
@@ -30,6 +30,9 @@ FORMAT, VERSION = "onnxprune-plan", 1
 
 MOST_UNITS = 1 << 24
 """Units of a group beyond which a plan is taken to be damaged."""
+
+MOST_AXES, MOST_DIGITS, MOST_BYTES = 32, 18, 2**30
+"""Of a tensor, of a whole number and of a file, beyond which a plan is taken to be damaged."""
 
 _NEEDED = {"format", "version", "model_sha256", "request", "groups", "zeros"}
 _KEYS = _NEEDED | {"removals"}
@@ -98,11 +101,21 @@ def load_plan(path: str | Path) -> PruningPlan:
         PlanError: if it is not a plan; says where and what was expected.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{str(path)[:200]}: cannot be read as a plan: {error}") from None
+        if Path(path).stat().st_size > MOST_BYTES:
+            raise PlanError(f"{path}: is larger than any plan; is it one?")
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise PlanError(f"{path}: cannot be read as a plan: {reason}") from None
     try:
-        return _plan(json.loads(text, object_pairs_hook=_unique))
+        values = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_real,
+            parse_constant=_real,
+        )
+        return _plan(values)
     except (json.JSONDecodeError, RecursionError) as error:
         raise PlanError(
             f"{path}: is not valid JSON: {error}; expected a plan made by 'onnxprune plan'"
@@ -256,10 +269,13 @@ def _unpacked(value: Any, where: str) -> Bool:
         bits = None
     if bits is None:
         raise PlanError(f"{where}: keep is {_short(keep)}, expected bits in base64")
+    if len(shape) > MOST_AXES:
+        raise PlanError(f"{where}: shape has {len(shape)} axes, expected {MOST_AXES} at most")
     size = math.prod(shape)
     if len(bits) != -(-size // 8):
         raise PlanError(
-            f"{where}: keep has {len(bits)} bytes, expected {-(-size // 8)} for shape {shape}"
+            f"{where}: keep has {len(bits)} bytes, expected {-(-size // 8)} for shape "
+            f"{_short(shape)}"
         )
     mask = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size).astype(np.bool_)
     if not mask.any():
@@ -315,6 +331,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise PlanError(f"key '{name}' occurs twice in one object; name it once")
         result[name] = value
     return result
+
+
+def _integer(text: str) -> int:
+    """Read a whole number, of any that a machine counts with."""
+    if len(text) > MOST_DIGITS:
+        raise PlanError(f"{shortened(text, 30)} is too large a number ({len(text)} digits)")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    """Read a number; JSON has no infinities, nor what is none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise PlanError(f"{shortened(text, 30)} is not a finite number")
+    return value
 
 
 def _whole(value: Any) -> bool:

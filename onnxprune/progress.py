@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from onnxprune.terminal import console
+
 if TYPE_CHECKING:
     from onnxprune.holdout import Progress
 
@@ -21,10 +23,9 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
         return
     import time
 
-    from rich.console import Console
     from rich.progress import Progress as Bar
 
-    with Bar(console=Console(stderr=True), transient=True) as bar:
+    with Bar(console=console(err=True), transient=True) as bar:
 
         def start(stage: str, total: int) -> Callable[[int], None]:
             task = bar.add_task(stage, total=total, visible=False)

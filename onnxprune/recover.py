@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.biases import add_bias
+from onnxprune.biases import add_bias, found_bias, is_own
 from onnxprune.graph import Model, edit, node_id, rebuild
 from onnxprune.labels import F64, Bool
 from onnxprune.pruning_plan import PruningPlan
@@ -28,6 +28,8 @@ def compensate_bias(
     structure: Structure,
     plan: PruningPlan,
     stats: Mapping[tuple[str, int], ActivationStats],
+    *,
+    grow: bool = True,
 ) -> Model:
     """Return the pruned model with the mean of what was removed added to its biases.
 
@@ -40,6 +42,7 @@ def compensate_bias(
         structure: the result of tracing it.
         plan: what was removed.
         stats: activation statistics of the original by point.
+        grow: whether layers may get biases that have none of their own.
     """
     graph = edit(pruned)
     nodes = {node_id(node): node for node in graph.nodes}
@@ -54,7 +57,8 @@ def compensate_bias(
         delta = _mean_contribution(weight, values * removed, stats[weight.point].overall_mean())
         if weight.output_labels is not None:
             delta = delta[kept[weight.output_labels]]
-        if delta.any():
+        bias = found_bias(graph, nodes[weight.node], weight, len(delta))[0]
+        if delta.any() and (grow or is_own(bias, len(delta))):
             dtype = constants[weight.tensor].values.dtype
             add_bias(graph, nodes[weight.node], weight, delta, dtype)
     return rebuild(graph, pruned)

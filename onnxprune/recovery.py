@@ -127,6 +127,7 @@ def recover_layers(
     part: Part,
     *,
     changed: Collection[str] = (),
+    grow: bool = True,
     rows: float = 1.0,
     seed: int,
     threads: int,
@@ -145,12 +146,13 @@ def recover_layers(
         shapes: its observed shapes.
         part: the samples to fit on.
         changed: tensors that are not what they were, besides what the plan says.
+        grow: whether layers may get biases that have none of their own.
         rows: see :class:`Effort`.
         seed: of the drawn positions.
         threads: onnxruntime threads.
         progress: told of each layer that is done.
     """
-    prepared, every = prepare(pruned, structure, plan, shapes)
+    prepared, every = prepare(pruned, structure, plan, shapes, grow=grow)
     layers = affected(prepared, every, changed)
     if not layers:
         return
@@ -186,6 +188,7 @@ def recover_classifier(
     part: Part,
     output: str,
     *,
+    grow: bool = True,
     threads: int,
 ) -> None:
     """Offer a ladder its model with the classifier refitted to the labels.
@@ -201,9 +204,10 @@ def recover_classifier(
         shapes: observed shapes of the original.
         part: the labelled samples to fit on.
         output: name of the output with the class scores.
+        grow: see :func:`recover_layers`.
         threads: onnxruntime threads.
     """
-    prepared, layers = prepare(ladder.model, structure, plan, shapes)
+    prepared, layers = prepare(ladder.model, structure, plan, shapes, grow=grow)
     found = [
         la
         for la in layers
@@ -212,6 +216,7 @@ def recover_classifier(
         and not la.form.spatial
         and la.support is None
         and not la.shared
+        and la.fixed is None
     ]
     if not found or len(shapes.sizes(output)) != 2:
         return
@@ -280,6 +285,8 @@ def with_constants(model: Model, fits: Sequence[Fit]) -> Model:
     from onnx import ModelProto, numpy_helper
     from onnx.helper import tensor_dtype_to_np_dtype
 
+    from onnxprune.storage import describe
+
     values: Mapping[str, Array] = {n: v for fit in fits for n, v in fit.constants.items()}
     proto = ModelProto()
     proto.CopyFrom(model.proto)
@@ -287,7 +294,9 @@ def with_constants(model: Model, fits: Sequence[Fit]) -> Model:
         if tensor.name in values:
             dtype = tensor_dtype_to_np_dtype(tensor.data_type)
             cast = np.ascontiguousarray(values[tensor.name], dtype=dtype)
-            tensor.CopyFrom(numpy_helper.from_array(cast, tensor.name))
+            made = numpy_helper.from_array(cast, tensor.name)
+            describe(made, tensor)
+            tensor.CopyFrom(made)
     return Model(proto, model.sha256)
 
 

@@ -67,7 +67,7 @@ def find_removals(
     for start in weights.values():
         found += _layer(start, graph, shapes, weights, macs)
     order = {_first(n): k for k, n in enumerate(model.proto.graph.node)}
-    usable = [r for r in found if fixed.isdisjoint(r.layers)]
+    usable = [r for r in found if fixed.isdisjoint([*r.layers, *(n for n, _ in r.readers)])]
     return sorted(usable, key=lambda r: max(order[n] for n in r.nodes))
 
 

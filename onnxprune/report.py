@@ -200,7 +200,7 @@ class Report:
         )
         parts += [Text(achieved), Text(proof)]
         if self.removals:
-            parts.append(Text(self._shorter()))
+            parts.append(self._shorter())
         if self.clean_up:
             parts.append(Text(self.clean_up.summary()))
         if self.speed:

@@ -34,6 +34,10 @@ def settled(
     return metric or defaults[0], recover or defaults[1]
 
 
+MOST_THREADS = 1024
+"""Threads beyond which a number is taken for a mistake; onnxruntime would start them all."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The settings that decide what a run does; they appear in the report.
@@ -71,6 +75,7 @@ class Request:
         dims: sizes of dynamic axes of made-up inputs, by name or by input and axis (``x:1``).
         output: name of the output with the class scores; empty for the first.
         provider: onnxruntime's execution provider for measuring latency.
+        latency_batch: samples of a run whose latency is measured, where the model leaves it open.
         seed: of everything that is drawn.
         threads: onnxruntime threads; 0 lets it choose.
         batch_size: samples per run where the model leaves it open.
@@ -101,6 +106,7 @@ class Request:
     dims: Mapping[str, int] = field(default_factory=dict)
     output: str = ""
     provider: str = "CPUExecutionProvider"
+    latency_batch: int = 1
     seed: int = 0
     threads: int = 0
     batch_size: int = 32
@@ -153,6 +159,7 @@ class Request:
             ("seed", 0),
             ("threads", 0),
             ("batch_size", 1),
+            ("latency_batch", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -160,6 +167,8 @@ class Request:
         for name, size in self.dims.items():
             if size < 1:
                 raise OnnxpruneError(f"dims: '{name}' must be at least 1; got {size}")
+        if self.threads > MOST_THREADS:
+            raise OnnxpruneError(f"threads must be at most {MOST_THREADS}; got {self.threads}")
 
     def _check_budget(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]

@@ -9,6 +9,7 @@ import onnx
 
 from onnxprune import cost, graph, storage
 from onnxprune.accuracy import Accuracy
+from onnxprune.agreement import collapse
 from onnxprune.changes import group_changes, layer_changes
 from onnxprune.errors import InternalError, QualityError
 from onnxprune.execute import Outcome
@@ -56,7 +57,12 @@ def measured(
             final, observe(final, study.feeds[0], threads=study.request.threads)
         )
     after = study.accuracy(final, study.samples.report)
+    unchanged = outcome.model is original
+    if original.proto.training_info and not unchanged:
+        log.warnings.append("the graphs to train the model with fit its old weights: they left")
     log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
+    if warning := collapse(outcome, before, after):
+        log.warnings.append(warning)
     whole = 1 - after_cost.weights / max(given.cost.weights, 1)
     missed = _missed(study, outcome, whole) or refusal(outcome.speed)
     decided = not (edited or study.request.mode in ("weights", "depth") or study.request.lossless)
@@ -82,7 +88,6 @@ def measured(
         timings=log.timings,
         warnings=tuple(dict.fromkeys(log.warnings)),
     )
-    unchanged = outcome.model is original
     proto = graph.reread(original) if unchanged else final.proto
     return PruneResult(proto, report, original.files, external, missed)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from typing import TypeVar
 
 from onnxprune import cost, storage
 from onnxprune.budget import Budget
@@ -26,7 +28,7 @@ from onnxprune.gates import drop_of, keeps_drop
 from onnxprune.lighten import lightened
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
-from onnxprune.speed import check_speed, measure_speed, refusal
+from onnxprune.speed import Speed, check_speed, measure_speed, refusal
 from onnxprune.steering import as_finished, within_latency
 from onnxprune.study import Study
 
@@ -49,10 +51,12 @@ def search(study: Study) -> Outcome:
     Raises:
         BudgetError: if there is none; names the best achievable.
     """
-    outcome = timed(study, _carried_out(study))
-    if outcome.speed and outcome.speed.is_slower and outcome.plan.cuts_channels:
-        return _repaired(study, outcome)
-    return outcome
+    return _repaired(
+        study,
+        lambda study: timed(study, _carried_out(study)),
+        lambda outcome: outcome.speed if outcome.narrower else None,
+        lambda outcome: not (outcome.plan.cuts_channels or outcome.plan.removals),
+    )
 
 
 def find_plan(study: Study) -> tuple[Study, PruningPlan]:
@@ -64,11 +68,18 @@ def find_plan(study: Study) -> tuple[Study, PruningPlan]:
     Raises:
         BudgetError: if there is none; names the best achievable.
     """
+    left, plan, _ = _repaired(study, _planned, lambda planned: planned[2])
+    return left, plan
+
+
+def _planned(study: Study) -> tuple[Study, PruningPlan, Speed | None]:
+    """Return a plan and the study it is for, and the speed that it leads to if it cuts channels."""
     found = _found(study)
     if isinstance(found, Outcome):
-        return found.study, found.plan
+        return found.study, found.plan, timed(study, found).speed if found.narrower else None
     left, plan = found
-    return left, of_given(plan, left)
+    speed = check_speed(left, as_finished(left, plan)) if plan.cuts_channels else None
+    return left, of_given(plan, left), speed
 
 
 def _carried_out(study: Study) -> Outcome:
@@ -110,26 +121,53 @@ def _steered(study: Study, budget: Budget) -> Outcome:
 
 def timed(study: Study, outcome: Outcome) -> Outcome:
     """Look at the latency of what lost channels or parts; zeros do not change it."""
-    if outcome.speed or not (outcome.plan.removals or outcome.plan.cuts_channels):
+    known = outcome.speed
+    if not outcome.smaller or (known and (known.is_slower or len(study.timing_feeds) == 1)):
         return outcome
-    return replace(outcome, speed=check_speed(study, outcome.model))
+    speed = check_speed(study, outcome.model)
+    return outcome if known and not refusal(speed) else replace(outcome, speed=speed)
 
 
-def _repaired(study: Study, slower: Outcome) -> Outcome:
-    """Give a model that is slower than its original the widths that processors like."""
-    for align in ALIGNMENTS:
+T = TypeVar("T")
+
+
+def _repaired(
+    study: Study,
+    attempt: Callable[[Study], T],
+    speed_of: Callable[[T], Speed | None],
+    only_cleaned: Callable[[T], bool] = lambda _: False,
+) -> T:
+    """Give what is slower than the original the widths that processors like.
+
+    Args:
+        study: the model.
+        attempt: meets its request.
+        speed_of: the measured speed of what came of that; None where widths do not decide it.
+        only_cleaned: whether nothing left it that had to, so that all of it may stay.
+
+    Returns:
+        What came of the first attempt, if it is not slower or no other is faster.
+    """
+    first = attempt(study)
+    slower = speed_of(first)
+    if slower is None or not slower.is_slower:
+        return first
+    repairs = [(study.aligned(n), f"their numbers are multiples of {n}") for n in ALIGNMENTS]
+    if only_cleaned(first):
+        repairs.append((study.uncleaned(), "those that compute nothing stay"))
+    for other, what in repairs:
         try:
-            outcome = timed(study, _carried_out(study.aligned(align)))
+            found = attempt(other)
         except BudgetError:
             continue
-        if not refusal(outcome.speed):
+        if not refusal(speed_of(found)):
             study.log.warnings.append(
-                f"removing channels that way made the model slower than the original (latency "
-                f"ratio {slower.speed.value if slower.speed else 1:.3f}); their numbers are "
-                f"therefore multiples of {align}"
+                "removing channels that way made the model slower than the original (latency "
+                f"ratio {slower.value:.3f} at batch {slower.batch}), so {what}, where the request "
+                "can be met that way"
             )
-            return outcome
-    return slower
+            return found
+    return first
 
 
 def _fewest_macs(study: Study) -> Outcome:
@@ -213,8 +251,11 @@ def _shorter(study: Study) -> Outcome:
             return outcome
     if limit is None:
         reached = f"only {parts} parts can leave, one after the other"
+        if request.recover != "full":
+            reached += "; layers without a path around them leave with recover full only"
     else:
-        reached = f"the best achievable is {best:.4f}, once all {parts} parts are gone that can be"
+        share = 1 - best if request.sparsity is not None else best
+        reached = f"the best achievable is {share:.4f}, once all {parts} parts are gone that can be"
     raise BudgetError(
         f"{request.goal} cannot be reached by taking out whole layers: {reached}; ask for "
         "less, or use --mode auto"

@@ -92,6 +92,28 @@ class Moments:
             self.yy + other.yy,
         )
 
+    def about(self, added: F64) -> Moments:
+        """Return the moments about zero of the inputs and of the targets without what is added.
+
+        For them no intercept is the best: means count as zero.
+
+        Args:
+            added: ``float64 [outputs]``, the intercept that stays.
+        """
+        sx, sy, n = self.shift_x, self.shift_y - added, self.count
+        zeros_x, zeros_y = np.zeros_like(sx), np.zeros_like(sy)
+        cross = np.outer(self.x, sx)
+        return Moments(
+            zeros_x,
+            zeros_y,
+            n,
+            zeros_x,
+            zeros_y,
+            self.xx + cross + cross.T + n * np.outer(sx, sx),
+            self.yx + np.outer(self.y, sx) + np.outer(sy, self.x) + n * np.outer(sy, sx),
+            self.yy + 2 * sy * self.y + n * sy**2,
+        )
+
     @property
     def finite(self) -> bool:
         """Whether no sum overflowed."""

@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.errors import InternalError, ModelError
+from onnxprune.errors import InternalError
 
 MOST_BYTES = 2**31 - 2**26
 """Bytes of constants from which a file cannot hold them: 2 GiB, less room for the rest."""
@@ -29,6 +29,17 @@ LARGE = 1024
 
 PAGE, PAGED = 4096, 2**20
 """Initializers from ``PAGED`` bytes on begin at a multiple of ``PAGE``, to be mapped."""
+
+_PACKED_BITS: dict[int, int] = {
+    **dict.fromkeys((TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1), 4),
+    **dict.fromkeys((TensorProto.INT2, TensorProto.UINT2), 2),
+}
+"""Bits of the element types of which a byte holds several."""
+
+_DATA = frozenset(
+    {"raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data"}
+    | {"uint64_data", "external_data", "data_location"}
+)
 
 Held = Mapping[str, TensorProto]
 """Initializers that were taken out of a model, by name."""
@@ -121,9 +132,8 @@ def split(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
         if nbytes(tensor) < LARGE:
             light.graph.initializer.append(tensor)
             continue
-        declared = light.graph.initializer.add(
-            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims
-        )
+        declared = light.graph.initializer.add()
+        copy_fields(tensor, declared, *_DATA)
         _point(declared, location="held")
         held[tensor.name] = tensor
     return light, held
@@ -132,8 +142,8 @@ def split(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
 def without_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a model that lacks its initializers."""
     copy = onnx.ModelProto()
-    _copy_fields(proto, copy, "graph")
-    _copy_fields(proto.graph, copy.graph, "initializer")
+    copy_fields(proto, copy, "graph")
+    copy_fields(proto.graph, copy.graph, "initializer")
     return copy
 
 
@@ -168,31 +178,22 @@ def outline(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def load_external(proto: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
-    """Read external data into a model; return its files.
-
-    Raises:
-        ModelError: naming the files, if one is missing or cannot be read.
-    """
-    tensors = list(onnx.external_data_helper._get_all_tensors(proto))
-    external = [t for t in tensors if t.data_location == TensorProto.EXTERNAL]
-    names = sorted({e.value for t in external for e in t.external_data if e.key == "location"})
-    try:
-        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError):
-        raise ModelError(
-            f"{path}: its external data is missing or cannot be read: expected "
-            f"{', '.join(names)} in {path.parent}; copy it beside the model"
-        ) from None
-    return tuple(path.parent / name for name in names)
+def describe(tensor: TensorProto, source: TensorProto | onnx.NodeProto) -> None:
+    """Give a tensor what is said of another tensor, or of the node that made it."""
+    if source.doc_string:
+        tensor.doc_string = source.doc_string
+    if source.metadata_props:
+        del tensor.metadata_props[:]
+        tensor.metadata_props.extend(source.metadata_props)
 
 
 def nbytes(tensor: TensorProto) -> int:
     """Return the size of a tensor's values in bytes, 0 for strings."""
     if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
         return 0
-    width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * int(width)
+    width = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    bits = _PACKED_BITS.get(tensor.data_type, 8 * width)
+    return -(-math.prod(tensor.dims) * bits // 8)
 
 
 def _raw(tensor: TensorProto) -> bytes:
@@ -216,7 +217,8 @@ def _read(tensor: TensorProto, file: Path) -> bytes:
         return handle.read(int(place["length"]))
 
 
-def _copy_fields(source: Any, target: Any, *but: str) -> None:
+def copy_fields(source: Any, target: Any, *but: str) -> None:
+    """Copy the fields of a message into an empty one, all but some."""
     for field, value in source.ListFields():
         if field.name in but:
             continue

@@ -6,6 +6,7 @@ names may be empty) and carries labels (see :mod:`onnxprune.labels`), one per in
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -145,21 +146,45 @@ class Inexact:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that live side by side on the same axes and are ranked together."""
+    """Units that live side by side on the same axes and are ranked together.
+
+    They begin at ``nodes``; ``along`` are further layers whose outputs shrink with them (depthwise
+    convolutions).
+    """
 
     name: str
     units: I64
     nodes: tuple[str, ...]
+    along: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """Output channels that cannot be pruned, the node where that was found, and why."""
+    """Output channels of a layer that cannot be pruned, the node where that was found, and why.
+
+    ``weights`` counts the weights that produce them.
+    """
 
     tensor: str
     node: str
     reason: str
     channels: int
+    weights: int = 0
+
+
+@dataclass(frozen=True)
+class FrozenReason:
+    """All layers whose channels are frozen for one reason.
+
+    ``weights`` counts the weights that produce these channels, ``nodes`` names where the
+    reason was found.
+    """
+
+    reason: str
+    layers: int
+    channels: int
+    weights: int
+    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -191,3 +216,29 @@ class Structure:
         for group in self.groups:
             result[group.units] = True
         return result
+
+    def frozen_by_reason(self) -> list[FrozenReason]:
+        """Group what is frozen by its reason, the most expensive first."""
+        found: dict[str, list[Frozen]] = defaultdict(list)
+        for item in self.frozen:
+            found[item.reason].append(item)
+        reasons = [
+            FrozenReason(
+                reason,
+                len(items),
+                sum(item.channels for item in items),
+                sum(item.weights for item in items),
+                tuple(dict.fromkeys(item.node for item in items)),
+            )
+            for reason, items in found.items()
+        ]
+        return sorted(reasons, key=lambda r: (-r.weights, r.reason))
+
+    def costliest(self, most: int = 2) -> str:
+        """Say for which reasons most of the weights that cannot leave stay; empty for none."""
+        said = []
+        for r in self.frozen_by_reason()[:most]:
+            layers = "1 layer" if r.layers == 1 else f"{r.layers} layers"
+            at = ", ".join(f"'{n}'" for n in r.nodes[:2]) + (" ..." if len(r.nodes) > 2 else "")
+            said.append(f"{r.weights:,} weights of {layers} stay: {r.reason} (at {at})")
+        return "; ".join(said)

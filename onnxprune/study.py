@@ -24,6 +24,7 @@ from onnxprune.errors_left import ErrorsLeft
 from onnxprune.fingerprint import Fingerprints, files_hash
 from onnxprune.graph import Model
 from onnxprune.holdout import Holdout, Part
+from onnxprune.latency import in_batches, samples_of
 from onnxprune.log import Log
 from onnxprune.observe import observe
 from onnxprune.recovery import sample_chunks
@@ -35,11 +36,8 @@ from onnxprune.score import Scorer, weight_points
 from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats, is_defined
-from onnxprune.subject import Subject, observe_inputs, trace_subject
+from onnxprune.subject import Subject, observe_inputs, trace_subject, traced
 from onnxprune.verify import Verification
-
-TIMED_SAMPLES = 4
-"""Samples of a run whose latency is measured, where the model leaves their number open."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,9 @@ class Study:
     Attributes:
         feeds: inputs to verify on: samples, and other data of other sizes.
         given: the model as it was read, traced.
+        align: preferred divisor of the channels that stay, in whatever is decided or cleaned up:
+            that of the request, unless a result was repaired; None for an automatic choice.
+        cleans: whether what computes nothing is taken out of results.
         subject: the model that channels and weights are chosen from, traced: the same, or what
             is left of it once whole parts are gone.
         shortening: what is gone, and how; None if nothing is.
@@ -90,9 +91,9 @@ class Study:
         *,
         cache: bool = False,
     ) -> None:
+        self.location, self.align, self.cleans = location, request.align, True
         log.warnings += samples.warnings
         self.samples, self.request, self.log = samples, _measurable(request, samples, log), log
-        self.location, self._align = location, request.align
         self.output = class_scores(original, request.output).name
         with log.stage("observe"):
             shapes = observe_inputs(
@@ -214,11 +215,19 @@ class Study:
         return cost.node_macs(self.subject.folded, self.subject.shapes)
 
     @cached_property
-    def timing_feeds(self) -> Feeds:
-        """What latency is measured on: few samples, or all of a fixed batch or made-up inputs."""
-        if self.given.original.fixed_batch or not len(self.samples.fit):
-            return self.feeds[0]
-        return {name: value[:TIMED_SAMPLES] for name, value in self.feeds[0].items()}
+    def timing_feeds(self) -> list[Feeds]:
+        """What latency is measured on: ``latency_batch`` samples, and one if that is not the same.
+
+        Where the model runs with no such number, the samples to verify on.
+        """
+        wanted, threads = self.request.latency_batch, self.request.threads
+        found = in_batches(self.given.original, self.feeds[0], (wanted, 1), threads=threads)
+        if wanted not in (1, samples_of(found[0])):
+            self.log.warnings.append(
+                f"latency is measured at batch {samples_of(found[0])} and not at {wanted}, with "
+                "which the model does not run"
+            )
+        return found
 
     @cached_property
     def node_seconds(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
@@ -227,7 +236,7 @@ class Study:
         with self.log.stage("latency"):
             return measure_savings(
                 self.subject,
-                self.timing_feeds,
+                self.timing_feeds[0],
                 threads=request.threads,
                 provider=request.provider,
             )
@@ -257,7 +266,7 @@ class Study:
             self.node_macs,
             seconds,
         )
-        return Decider(subject, scorer, errors, meter, request).aligned(self._align)
+        return Decider(subject, scorer, errors, meter, request, self.align)
 
     def shortened(self, model: Model, shortening: Shortening | None) -> Study:
         """Return a study of the same request and samples about what is left of the model.
@@ -278,13 +287,21 @@ class Study:
             other.__dict__.pop(measured, None)
         with self.log.stage("trace"):
             shapes = observe(model, self.feeds[0], threads=self.request.threads)
-            other.subject = trace_subject(model, shapes, self.request)
+            other.subject = traced(model, shapes, self.request)  # of which nothing may be left
         return other
 
     def aligned(self, align: int) -> Study:
         """Return the same study, with all that was measured, that prefers an alignment."""
         other = copy(self)
-        other._align, other.decider = align, self.decider.aligned(align)
+        other.align = align
+        if "decider" in self.__dict__:
+            other.decider = self.decider.aligned(align)
+        return other
+
+    def uncleaned(self) -> Study:
+        """Return the same study, whose results keep what computes nothing."""
+        other = copy(self)
+        other.cleans = False
         return other
 
     def accuracy(self, model: Model, part: Part) -> Accuracy | None:

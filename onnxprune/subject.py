@@ -86,15 +86,21 @@ def _verification_feeds(model: Model, part: Part) -> Feeds:
     return {n: np.resize(v, (wanted, *v.shape[1:])) for n, v in feeds.items()}
 
 
+def traced(original: Model, shapes: Shapes, request: Request) -> Subject:
+    """Fold and trace a model, whether there is anything to prune or not."""
+    folded = fold(original, shapes)
+    structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
+    return Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
+
+
 def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
     """Fold and trace a model.
 
     Raises:
         ModelError: if there is nothing to prune in the requested mode.
     """
-    folded = fold(original, shapes)
-    structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
-    subject = Subject(original, folded, shapes, structure, cost.measure(folded, shapes))
+    subject = traced(original, shapes, request)
+    structure = subject.structure
     if request.lossless:
         return subject
     if not cost.counted(structure):
@@ -103,10 +109,9 @@ def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
             "constant weight was found"
         )
     if request.mode == "channels" and not structure.groups:
-        first = structure.frozen[0] if structure.frozen else None
-        why = f"; '{first.tensor}' {first.reason} (node {first.node})" if first else ""
+        why = structure.costliest()
         raise ModelError(
-            f"no channel of the model can be removed{why}; see 'onnxprune inspect', or use "
-            "--mode weights"
+            f"no channel of the model can be removed{': ' if why else ''}{why}; see 'onnxprune "
+            "inspect', or use --mode weights"
         )
     return subject

@@ -106,7 +106,7 @@ class Curve:
         )
         axes.set_xlabel("multiply-accumulates, % of the original")
         axes.set_ylabel("top-1 accuracy, %")
-        axes.set_title(Path(self.model).name)
+        axes.set_title(Path(self.model).name, parse_math=False)
         axes.grid(alpha=0.3)
         try:
             figure.savefig(path)

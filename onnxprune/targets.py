@@ -61,22 +61,22 @@ def _readable(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
-        raise OutputError(f"{str(target)[:200]}: cannot be written: {error}") from None
+        raise OutputError(f"{target}: cannot be written: {error}") from None
 
 
 def default_target(model: Path) -> Path:
     """Return where the pruned form of a model goes if nothing else is said."""
-    return model.with_name(f"{model.stem}.pruned.onnx")
+    return model.parent / f"{model.stem}.pruned.onnx"
 
 
 def plan_target(model: Path) -> Path:
     """Return where the plan for a model goes if nothing else is said."""
-    return model.with_name(f"{model.stem}.plan.json")
+    return model.parent / f"{model.stem}.plan.json"
 
 
 def data_target(model: Path) -> Path:
     """Return where the external data of a model to be written goes."""
-    return model.with_name(f"{model.name}.data")
+    return model.parent / f"{model.name}.data"
 
 
 def write_files(

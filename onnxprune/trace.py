@@ -9,12 +9,13 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.cost import WEIGHT_INPUTS, unpacked_weights
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, Shapes, captured_names, edit, node_id
 from onnxprune.labels import I64, Reason, Units
 from onnxprune.op import Op, Trace
 from onnxprune.rules import RULES
-from onnxprune.structure import Frozen, Group, Origin, Structure
+from onnxprune.structure import Frozen, Group, Structure
 
 
 def trace(
@@ -55,9 +56,7 @@ def trace(
         )
     _freeze_outputs(graph, state)
     _tie_shared(graph, state)
-    return _structure(
-        state, frozenset(excluded), {node_id(n): n.name or node_id(n) for n in graph.nodes}
-    )
+    return _structure(state, frozenset(excluded), graph, _layers(model, graph, state))
 
 
 def _apply(op: Op, node: gs.Node) -> None:
@@ -120,8 +119,31 @@ def _tie_shared(graph: gs.Graph, state: Trace) -> None:
                 state.labels.freeze(known[0], Reason(node.name or node_id(node), why))
 
 
-def _structure(state: Trace, excluded: frozenset[str], names: dict[str, str]) -> Structure:
+def _layers(model: Model, graph: gs.Graph, state: Trace) -> dict[str, int]:
+    """Return the nodes with weights, and how many those are; shared ones count at the first."""
+    dims = {t.name: int(np.prod(t.dims)) for t in model.proto.graph.initializer}
+    source = unpacked_weights(model)
+    own: dict[str, set[str]] = {w.node: set() for w in state.weights}
+    for weight in state.weights:
+        own[weight.node].add(weight.tensor)
+    for node in graph.nodes:
+        places = WEIGHT_INPUTS.get(node.op, ())
+        operands = {t.name for i, t in enumerate(node.inputs) if i in places}
+        if found := {source.get(name, name) for name in operands} & set(dims):
+            own.setdefault(node_id(node), set()).update(found)
+    counted, result = set[str](), {}
+    for node in graph.nodes:
+        if (name := node_id(node)) in own:
+            result[name] = sum(dims.get(tensor, 0) for tensor in own[name] - counted)
+            counted |= own[name]
+    return result
+
+
+def _structure(
+    state: Trace, excluded: frozenset[str], graph: gs.Graph, layers: dict[str, int]
+) -> Structure:
     units = state.labels.solve()
+    names = {node_id(n): n.name or node_id(n) for n in graph.nodes}
     axes: dict[bytes, I64] = {}
     recorded = [*(s.labels for s in state.sites), *(o.labels for o in state.origins)]
     for labels in [*recorded, *(a for by in state.axes.values() for a in by.values())]:
@@ -138,7 +160,7 @@ def _structure(state: Trace, excluded: frozenset[str], names: dict[str, str]) ->
         weights=tuple(state.weights),
         axes=distinct,
         groups=_groups(units, state, distinct, names),
-        frozen=_frozen(units, state.origins),
+        frozen=_frozen(units, state, graph, layers),
         inexact=tuple(state.inexact),
         excluded=excluded & {w.tensor for w in state.weights},
     )
@@ -160,6 +182,11 @@ def _groups(
     for origin in state.origins:
         for unit in np.unique(units.atoms(origin.labels)[1]):
             origins[unit].append(names[origin.node])
+    along: list[list[str]] = [[] for _ in range(len(units))]
+    begun = {origin.node for origin in state.origins}
+    for node in {w.node: None for w in state.weights if w.node not in begun}:
+        for unit in np.unique(units.atoms(_passed(state, node))[1]):
+            along[unit].append(names[node])
     members: dict[int, list[int]] = {}
     for unit in np.flatnonzero(has_site):
         if origins[unit]:
@@ -172,18 +199,53 @@ def _groups(
             count += 1
             name = f"{nodes[0]}#{count}"
         taken.add(name)
-        groups.append(Group(name, np.asarray(unit_list, dtype=np.int64), nodes))
+        others = tuple(dict.fromkeys(along[unit_list[0]]))
+        groups.append(Group(name, np.asarray(unit_list, dtype=np.int64), nodes, others))
     return tuple(groups)
 
 
-def _frozen(units: Units, origins: Sequence[Origin]) -> tuple[Frozen, ...]:
+def _passed(state: Trace, node: str) -> I64:
+    """Return the labels of a node's output that its own constants are sliced along."""
+    own = [s.labels for s in state.sites if s.node == node]
+    given = list(state.axes.get(node, {}).values())
+    return np.intersect1d(
+        np.concatenate([np.empty(0, dtype=np.int64), *own]),
+        np.concatenate([np.empty(0, dtype=np.int64), *given]),
+    )
+
+
+def _frozen(
+    units: Units, state: Trace, graph: gs.Graph, layers: dict[str, int]
+) -> tuple[Frozen, ...]:
     """List the outputs of layers whose channels cannot all leave, with the first reason."""
     result = []
-    for origin in origins:
+    for origin in state.origins:
         reason = units.why_fixed(origin.labels)
         if reason is not None:
-            free = len(np.unique(units.atoms(origin.labels)[0]))
-            result.append(
-                Frozen(origin.tensor, reason.node, reason.text, len(origin.labels) - free)
-            )
+            size = len(origin.labels)
+            channels = size - len(np.unique(units.atoms(origin.labels)[0]))
+            weights = round(layers.get(origin.node, 0) * channels / size)
+            result.append(Frozen(origin.tensor, reason.node, reason.text, channels, weights))
+    begun = {origin.node for origin in state.origins}
+    for node in graph.nodes:
+        name = node_id(node)
+        if name not in layers or name in begun:
+            continue
+        labels = _passed(state, name)
+        if len(units.atoms(labels)[0]):
+            continue  # a layer that shrinks along
+        sizes = state.shapes.sizes(name) if state.shapes.has(name) else ()
+        channels = sizes[1 if "Conv" in node.op else -1] if len(sizes) > 1 else 0
+        reason = units.why_fixed(labels) or Reason(node.name or name, _why_none(node, channels))
+        result.append(Frozen(name, reason.node, reason.text, channels, layers[name]))
     return tuple(result)
+
+
+def _why_none(node: gs.Node, channels: int) -> str:
+    """Say why no labels begin at a node with weights."""
+    default = not node.domain or node.domain == "ai.onnx"
+    if channels == 1:
+        return "its one output has to stay"
+    if (node.op if default else f"{node.domain}::{node.op}") not in RULES:
+        return f"there is no rule for {node.op}"
+    return f"no channels begin at {node.op} with such operands"

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from onnxprune.graph import Model, captured, tensor_types
 from onnxprune.labels import F64, Array
 from onnxprune.session import Feeds, Session
+from onnxprune.storage import describe
 
 
 class Walk:
@@ -43,7 +44,9 @@ class Walk:
 
     def replace(self, name: str, values: Array) -> None:
         """Replace the value of a constant; its element type stays."""
-        self._constants[name] = numpy_helper.from_array(self._cast(name, values), name)
+        made = numpy_helper.from_array(self._cast(name, values), name)
+        describe(made, self._constants[name])
+        self._constants[name] = made
 
     def holds(self, name: str, values: Array) -> bool:
         """Whether a constant can have these values: they are finite in its element type."""
@@ -101,6 +104,8 @@ class Walk:
         Returns:
             The tensor for each chunk.
         """
+        if name in self._live[0]:  # an input of the model, say
+            return [live[name] for live in self._live]
         kept = dict(self._constants)
         for constant, values in constants.items():
             self.replace(constant, values)
@@ -112,6 +117,8 @@ class Walk:
 
     def on(self, feeds: Feeds, name: str) -> Array:
         """Compute a tensor for other inputs, from the beginning, and keep nothing of it."""
+        if name in feeds:
+            return feeds[name]
         if self._whole is None or self._whole[0] != name:
             live, self._live = self._live, [dict(feeds)]
             self._whole = (name, *self._session([name]))

@@ -367,6 +367,18 @@ tokens("Einsum", "ellipsis, heads", _stack, c=6, out=10)
 tokens("Einsum", "ellipsis, implicit", einsum("...d,dk", (4, 5)), out=5)
 _inside = chain(einsum("b...d,dk->bk...", (4, 5)), swap)
 tokens("Einsum", "ellipsis inside", _inside, out=5)
+
+
+def picked_experts(n: Net, x: str) -> str:
+    """The matrices of one expert for each token."""
+    which = n.op("ArgMax", "x0", axis=2, keepdims=0)
+    first, second = (n.op("Gather", n.weight(*s), which) for s in ((3, 4, 5), (3, 5, 4)))
+    inner = n.op("Tanh", n.op("Einsum", x, first, equation="bnd,bndh->bnh"))
+    column = n.op("Unsqueeze", inner, n.const([2]))
+    return n.op("Squeeze", n.op("MatMul", column, second), n.const([2]))
+
+
+tokens("Einsum", "experts, picked", picked_experts)
 _scores = two("bid,bjd,bjk->bik", dense(4, 6), dense(4, 6), dense(4, 5))
 tokens("Einsum", "three activations", _scores, out=5)
 tokens("Einsum", "row of a stack", einsum("bnd,nd->bnd", (4, 4)))

@@ -37,7 +37,8 @@ from test_cli import (
     tree,
 )
 
-from onnxprune import data, execute
+import onnxprune
+from onnxprune import OnnxpruneError, data, execute
 from onnxprune.graph import Model
 
 
@@ -769,3 +770,50 @@ def test_rewrite_that_removes_too_little_is_not_written(monkeypatch: pytest.Monk
     """A rewrite that ignores the plan computes something else, or misses the request."""
     monkeypatch.setattr(execute, "rewrite", lambda model, *_: model)
     refused(*command(), prefix="onnxprune: internal error: ")
+
+
+# -- paths -----------------------------------------------------------------------------------
+
+
+BAD_PATHS = {
+    "long": "x" * 300,
+    "longer": "x" * 5000,
+    "deep": "/".join(["a" * 100] * 60),
+    "empty": "",
+    "dot": ".",
+    "loop": "loop",
+    "below a file": "tiny.onnx/x",
+    "no UTF-8": "a\udcff.onnx/x",
+}
+PATH_OF: dict[str, list[str]] = {
+    "model": ["prune", "@", "--random-inputs", "--sparsity", "0.5"],
+    "out": ["prune", "tiny.onnx", "--random-inputs", "--sparsity", "0.5", "-o", "@"],
+    "calib": ["prune", "tiny.onnx", "--calib", "@", "--sparsity", "0.5"],
+    "report": ["prune", "tiny.onnx", "--random-inputs", "--sparsity", "0.5", "--report", "@"],
+    "plan of apply": ["apply", "tiny.onnx", "@", "--calib", "data.npz"],
+    "plan": ["plan", "tiny.onnx", "--random-inputs", "--sparsity", "0.5", "-o", "@"],
+    "plan of a model": ["plan", "@", "--random-inputs", "--sparsity", "0.5"],
+    "inspect": ["inspect", "@"],
+    "evaluate": ["evaluate", "@", "--calib", "data.npz"],
+    "bench": ["bench", "@"],
+    "sweep": ["sweep", "tiny.onnx", "--calib", "data.npz", "-o", "@"],
+}
+
+
+@pytest.mark.parametrize("path", BAD_PATHS.values(), ids=BAD_PATHS)
+@pytest.mark.parametrize("args", PATH_OF.values(), ids=PATH_OF)
+def test_paths_that_lead_nowhere(args: list[str], path: str) -> None:
+    Path("loop").symlink_to("loop")
+    line = refused(*(path if arg == "@" else arg for arg in args))
+    assert len(line) < 1000
+
+
+def test_a_file_too_large_for_a_model(here: Path) -> None:
+    (here / "large.onnx").touch()
+    os.truncate(here / "large.onnx", 2**31 + 1)
+    assert "export it with external data" in refused(*command(model="large.onnx"))
+
+
+def test_python_may_give_a_path_with_a_nul() -> None:
+    with pytest.raises(OnnxpruneError, match="cannot be read: embedded null byte"):
+        onnxprune.inspect("a\0b")

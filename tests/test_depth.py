@@ -15,6 +15,7 @@ from onnxprune.errors import BudgetError, InternalError, OnnxpruneError, PlanErr
 from onnxprune.graph import load, normalise
 from onnxprune.removals import apart, find_removals
 from onnxprune.request import Request
+from onnxprune.session import Session
 from onnxprune.shorten import shorten, silenced, with_gates
 from onnxprune.subject import Subject, observe_inputs, trace_subject
 from onnxprune.verify import compare, verify
@@ -242,3 +243,103 @@ def test_what_cannot_be_done_is_said() -> None:
         onnxprune.prune(path, SAMPLES, layers=1)
     with pytest.raises(OnnxpruneError, match="mode depth needs labelled samples"):
         onnxprune.prune(path, mode="depth", layers=1, random_inputs=True)
+
+
+def dense(*layers: tuple[str, str, str], outputs: tuple[str, ...] = ("y",)) -> onnx.ModelProto:
+    """Return a network of nodes ``(operator, inputs, output)`` on 4 numbers; Gemm has 4 outputs.
+
+    Only Gemm nodes called ``wide`` have 24, and those that read them as many inputs.
+    """
+    rng, made, constants = np.random.default_rng(5), [], []
+    for kind, inputs, output in layers:
+        read = inputs.split()
+        if kind == "Gemm":
+            shape = [24 if name.startswith("wide") else 4 for name in (read[0], output)]
+            weights = (rng.normal(size=shape), rng.normal(size=shape[1]))
+            for name, values in zip((f"{output}.w", f"{output}.b"), weights, strict=True):
+                constants.append(numpy_helper.from_array(values.astype(np.float32), name))
+                read.append(name)
+        made.append(helper.make_node(kind, read, [output]))
+    values = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 4]) for n in ("x", *outputs)
+    ]
+    graph = helper.make_graph(made, "g", values[:1], values[1:], constants)
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8)
+
+
+INNER = [("Gemm", "x", "wide"), ("Relu", "wide", "wide_on")]
+LEFT = {
+    "a classifier that reads the input": (dense(*INNER, ("Gemm", "wide_on", "y")), 16),
+    "nothing but the input": (
+        dense(*INNER, ("Gemm", "wide_on", "f"), ("Add", "f x", "y")),
+        0,
+    ),
+    "its softmax": (
+        dense(*INNER, ("Gemm", "wide_on", "f"), ("Add", "f x", "t"), ("Softmax", "t", "y")),
+        0,
+    ),
+    "an input that is an output too": (
+        dense(*INNER, ("Gemm", "wide_on", "y"), outputs=("y", "x")),
+        16,
+    ),
+    "a second head on the input": (
+        dense(*INNER, ("Gemm", "wide_on", "y"), ("Gemm", "x", "z"), outputs=("y", "z")),
+        32,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vectors") / "vectors.npz"
+    x = np.random.default_rng(6).normal(size=(120, 4)).astype(np.float32)
+    np.savez(path, x=x, y=x.argmax(axis=1))
+    return path
+
+
+@pytest.mark.parametrize("name", LEFT)
+@pytest.mark.parametrize("recover", ["none", "full"])
+def test_what_is_left_may_read_an_input_directly(
+    name: str, recover: str, vectors: Path, tmp_path: Path
+) -> None:
+    """The name of an input is asked for as that of any tensor, by trials and by the recovery."""
+    model, weights = LEFT[name]
+    branch = not weights
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    if recover == "none" and not branch:
+        with pytest.raises(BudgetError, match="with recover full only"):
+            onnxprune.prune(path, vectors, mode="depth", layers=1, recover=recover, threads=1)
+        return
+    result = onnxprune.prune(path, vectors, mode="depth", layers=1, recover=recover, threads=1)
+    assert len(result.report.removals) == 1
+    assert result.report.after.cost.weights == weights
+    assert all("wide" not in node.output for node in result.model.graph.node)
+    x = np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32)
+    before, after = (Session(m).run({"x": x}) for m in (model, result.model))
+    assert [v.shape for v in after] == [v.shape for v in before]
+    if weights == 16:
+        tensors = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
+        (node,) = (n for n in result.model.graph.node if n.op_type == "Gemm")
+        np.testing.assert_allclose(
+            after[0], x @ tensors[node.input[1]] + tensors[node.input[2]], rtol=1e-4, atol=1e-5
+        )
+    if branch:
+        expected = x if name == "nothing but the input" else np.exp(x) / np.exp(x).sum(1)[:, None]
+        np.testing.assert_allclose(after[0], expected, rtol=1e-4)
+
+
+def test_what_reads_a_part_that_leaves_may_not_be_excluded(vectors: Path, tmp_path: Path) -> None:
+    """It would get new weights."""
+    path = tmp_path / "model.onnx"
+    onnx.save(LEFT["a classifier that reads the input"][0], path)
+    with pytest.raises(BudgetError, match="no layer can be taken out whole"):
+        onnxprune.prune(path, vectors, mode="depth", layers=1, exclude=["y.w"], threads=1)
+
+
+def test_the_best_of_a_sparsity_is_what_leaves(vectors: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(LEFT["a classifier that reads the input"][0], path)
+    with pytest.raises(BudgetError, match=r"best achievable is 0\.9167"):
+        onnxprune.prune(path, vectors, mode="depth", sparsity=0.95, threads=1)

@@ -232,6 +232,7 @@ BEYOND_THE_SCHEMA: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no bits": (zeros(keep="A" * 24), "zeros 'conv1.w': keeps nothing, which would empty a layer"),
     "mask shape": (zeros(shape=[2, 8, 3, 3]), r"\[2, 8, 3, 3\], the model's tensor has \[8, 2"),
     "no weight": (zeros(name="conv1.b"), "zeros 'conv1.b': is no weight that may be zeroed"),
+    "many axes": (zeros(shape=[1] * 100, keep="gA=="), "shape has 100 axes, expected 32 at most"),
     "model": (lambda p: p.update(model_sha256="0" * 64), "the plan was made for another model"),
     "two budgets": (request(macs=0.5), "give exactly one of"),
 }
@@ -259,6 +260,51 @@ def test_the_schema_refuses_them_too(tiny: Path, name: str) -> None:
     edited(tiny, FOREIGN_TO_THE_SCHEMA[name][0])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(json.loads(tiny.read_text()), SCHEMA)
+
+
+NUMBERS: dict[str, tuple[str, str]] = {
+    "thousands of digits": ("1" + "0" * 5000, r"10000.*\.\.\. is too large a number"),
+    "more than 64 bits": ("9223372036854775808", "is too large a number"),
+    "negative": ("-9223372036854775809", "is too large a number"),
+    "infinite": ("1e400", "1e400 is not a finite number"),
+    "NaN": ("NaN", "NaN is not a finite number"),
+    "Infinity": ("-Infinity", "-Infinity is not a finite number"),
+    "nested": ("[" * 3000 + "]" * 3000, "is not valid JSON|is .*, expected"),
+    "long text": ('"' + "x" * 5000 + '"', r"x\.\.\."),
+    "half a pair": ('"\\ud800"', "expected|must be|this program reads"),
+}
+PLACES = {
+    "setting": '"sparsity": 0.5',
+    "seed": '"seed": 0',
+    "mode": '"mode": "channels"',
+    "units": '"units": 8',
+    "version": '"version": 1',
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(("number", "message"), NUMBERS.values(), ids=NUMBERS)
+def test_values_that_no_machine_counts_with(
+    tiny: Path, number: str, message: str, place: str
+) -> None:
+    text = tiny.read_text()
+    assert place in text
+    tiny.write_text(text.replace(place, f"{place.partition(':')[0]}: {number}", 1))
+    with pytest.raises(PlanError, match=message) as refusal:
+        onnxprune.load_plan(tiny)
+    assert len(str(refusal.value)) < 1000
+
+
+def test_many_threads_are_a_mistake(tiny: Path) -> None:
+    edited(tiny, request(threads=10**9))
+    with pytest.raises(PlanError, match="threads must be at most 1024; got 1000000000"):
+        onnxprune.load_plan(tiny)
+
+
+def test_a_byte_order_mark_is_no_obstacle(tiny: Path) -> None:
+    plan = onnxprune.load_plan(tiny)
+    tiny.write_bytes(b"\xef\xbb\xbf" + tiny.read_bytes())
+    assert to_json(onnxprune.load_plan(tiny)) == to_json(plan)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune import prune
 from onnxprune.elimination import Reader, eliminate
 from onnxprune.folding import fold
 from onnxprune.graph import Model, normalise
@@ -345,3 +348,84 @@ def test_the_classifier_improves_or_stays() -> None:
     accuracy = ((features @ found[0].T + found[1]).argmax(axis=1) == labels).mean()
     assert accuracy > 0.8
     assert refit_classifier(features[:2], labels[:2], np.ones((3, 5)), np.zeros(3)) is None
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 8), st.integers(1, 4), st.floats(-20, 20))
+def test_an_intercept_that_stays_is_taken_off_the_targets(
+    seed: int, width: int, outputs: int, offset: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, y, stays = rng.normal(size=(60, width)) + offset, rng.normal(size=(60, outputs)), 3.0
+    found = moments(x, y).about(np.full(outputs, stays))
+    weights = ridge(found, np.zeros((outputs, width)), 1e-12)
+    expected = np.linalg.lstsq(x, y - stays, rcond=None)[0].T
+    np.testing.assert_allclose(weights, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.intercept(weights), 0, atol=1e-9)
+    residual = ((x @ weights.T + stays - y) ** 2).sum(axis=1).mean()
+    assert found.error(weights, np.zeros(outputs)) == pytest.approx(residual, rel=1e-5)
+
+
+BIASES = ("none", "shared", "one number", "behind", "shared behind", "own")
+
+
+def chain_of(kind: str) -> onnx.ModelProto:
+    """Return three dense layers of 8 whose biases are of some kind."""
+    rng, nodes = np.random.default_rng(11), []
+    constants = {"zero": np.full(8, 0.25, np.float32)}
+    constants["number"] = np.array([0.5], np.float32)
+    current = "x"
+    for k in range(3):
+        constants[f"w{k}"] = rng.normal(size=(8, 8)).astype(np.float32)
+        constants[f"b{k}"] = rng.normal(size=8).astype(np.float32)
+        behind = {"behind": f"b{k}", "shared behind": "zero"}.get(kind)
+        within = {"shared": "zero", "one number": "number", "own": f"b{k}"}.get(kind)
+        out = "y" if k == 2 else f"h{k}"
+        last = f"{out}/product" if behind else out
+        nodes.append(
+            helper.make_node("Gemm", [current, f"w{k}", within], [last])
+            if within
+            else helper.make_node("MatMul", [current, f"w{k}"], [last])
+        )
+        if behind:
+            nodes.append(helper.make_node("Add", [last, behind], [out]))
+        if k < 2:
+            nodes.append(helper.make_node("Relu", [out], [f"r{k}"]))
+            current = f"r{k}"
+    read = {name for node in nodes for name in node.input}
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 8]) for n in ("x", "y")]
+    held = [numpy_helper.from_array(v, n) for n, v in constants.items() if n in read]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], held)
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8)
+
+
+@pytest.mark.parametrize("recover", ["full", "bias"])
+@pytest.mark.parametrize("kind", BIASES)
+def test_zeros_never_make_a_model_larger(kind: str, recover: str, tmp_path: Path) -> None:
+    """A bias that is missing, shared or one number stays what it is; the weights make up for it."""
+    path, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    proto = chain_of(kind)
+    onnx.save(proto, path)
+    x = np.random.default_rng(1).normal(size=(400, 8)).astype(np.float32)
+    y = Session(proto).run({"x": x})[0].argmax(axis=1)
+    np.savez(data, x=x, y=y)
+    result = prune(path, data, sparsity=0.5, mode="weights", recover=recover, threads=1)
+    report = result.report
+    assert report.after.cost.params <= report.before.cost.params
+    if recover == "full":
+        assert report.recovery["accepted"]
+    if kind != "own":
+        kept = {n for t in result.model.graph.initializer if (n := t.name) in ("zero", "number")}
+        read = {i for n in proto.graph.node for i in n.input} & {"zero", "number"}
+        assert kept == read
+
+
+def test_channels_may_still_get_biases() -> None:
+    """Where much leaves, they cost little."""
+    model = normalise(chain_of("none"))
+    shapes = observe(model, {"x": np.ones((2, 8), np.float32)})
+    structure = trace(fold(model, shapes), shapes)
+    for grow in (True, False):
+        _, layers = prepare(model, structure, PruningPlan(""), shapes, grow=grow)
+        assert [layer.fixed is None for layer in layers] == [grow] * 3

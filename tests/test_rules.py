@@ -28,6 +28,7 @@ from oracle import (
 from strategies import BATCH, BLOCKS, Net, attention, networks, shuffle, squeeze_excite
 from strategies_open import HEADS, MAPS, TOKEN_HEADS, TOKENS, open_networks
 
+from onnxprune.cost import WEIGHT_INPUTS
 from onnxprune.graph import normalise
 from onnxprune.rules import RULES
 
@@ -74,7 +75,7 @@ def test_case_equals_its_masked_original(case: Case) -> None:
 def test_channels_that_an_operator_begins_can_leave(op_type: str) -> None:
     """Also where the channels of the layer before could."""
     for case in CASES[op_type]:
-        frozen = {f.tensor for f in traced_case(case).structure.frozen}
+        frozen = {f.tensor for f in traced_case(case).structure.frozen if f.channels > 1}
         nodes = [n for n in traced_case(case).model.proto.graph.node if n.op_type == op_type]
         assert not case.prunable or not frozen & {o for n in nodes for o in n.output}
 
@@ -83,8 +84,56 @@ def test_channels_that_an_operator_begins_can_leave(op_type: str) -> None:
 def test_channels_that_cannot_leave_have_a_reason(case: Case) -> None:
     structure = traced_case(case).structure
     known = {n.name for n in traced_case(case).model.proto.graph.node}
-    assert {f.tensor for f in structure.frozen} == {o.tensor for o in structure.origins}
+    assert {f.tensor for f in structure.frozen} >= {o.tensor for o in structure.origins}
     assert all(f.reason and f.node in known for f in structure.frozen)
+
+
+@every_case
+def test_every_layer_is_in_a_group_or_has_a_reason(case: Case) -> None:
+    """Also where its factors are frozen one by one, and where no channels begin at it."""
+    t = traced_case(case)
+    structure, proto = t.structure, t.model.proto
+    sizes = {i.name: int(np.prod(i.dims)) for i in proto.graph.initializer}
+    layers = {
+        n.name: set(n.output)
+        for n in proto.graph.node
+        if any(n.input[i] in sizes for i in WEIGHT_INPUTS.get(n.op_type, ()) if i < len(n.input))
+    }
+    found = {n for g in structure.groups for n in (*g.nodes, *g.along)}
+    frozen = {f.tensor for f in structure.frozen}
+    assert layers
+    assert not [name for name, out in layers.items() if name not in found and not out & frozen]
+    assert sum(f.weights for f in structure.frozen) <= sum(sizes.values())
+
+
+def test_a_layer_whose_factors_are_all_frozen_has_a_reason() -> None:
+    """As the last layer of a detector, whose channels are anchors times coordinates."""
+    n = Net()
+    x = n.conv(stem(n, 4), 4, 6, name="boxes")
+    x = n.op("Reshape", x, n.const([0, 3, 2, 16], "int64"))
+    t = traced(n.model(n.op("Transpose", x, perm=[0, 3, 1, 2])))
+    (frozen,) = (f for f in t.structure.frozen if f.channels == 6)
+    assert "is a model output" in frozen.reason
+    assert frozen.weights == 4 * 6
+
+
+def test_layers_that_shrink_along_are_named() -> None:
+    n = Net()
+    x = n.conv(stem(n, 5), 5, 5, 3, group=5, name="deep")
+    (group,) = traced(n.model(n.conv(x, 5, 2))).structure.groups
+    assert (group.nodes, group.along) == (("stem",), ("deep",))
+
+
+def test_what_costs_most_is_named_first() -> None:
+    n = Net()
+    x = n.op("Softmax", n.dense(n.input(BATCH, 3), 3, 4, name="first"))
+    x = n.op("LayerNormalization", n.dense(x, 4, 40, name="wide"), n.const([1.0] * 40), axis=-1)
+    structure = traced(n.model(n.dense(x, 40, 2, name="last"), rank=2)).structure
+    assert structure.frozen_by_reason()[0].weights == 160
+    said = structure.costliest()
+    assert said.startswith("160 weights of 1 layer stay: LayerNormalization normalises across it")
+    assert "--allow-inexact" in said
+    assert said.count(" stay: ") == 2
 
 
 def test_random_networks_pass_all_oracles() -> None:

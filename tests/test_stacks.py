@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import onnx
 import oracle
 import pytest
 from onnx import ModelProto, numpy_helper
@@ -15,8 +17,10 @@ from onnxprune import cost, rewrite
 from onnxprune.equation import parse
 from onnxprune.layers import Layer, prepare
 from onnxprune.least_squares import fit_layers
+from onnxprune.pipeline import prune
 from onnxprune.pruning_plan import plan_from_units
 from onnxprune.recovery import with_constants
+from onnxprune.request import Mode
 from onnxprune.selection import measure_moments, unit_errors
 from onnxprune.structure import Weight
 from onnxprune.unfold import StackForm
@@ -239,3 +243,22 @@ def test_a_layer_names_what_stays_of_all_axes() -> None:
     mixing: list[Layer] = [la for la in layers if la.form.width in (6, 9)]
     assert len(mixing) == 4
     assert all(list(la.kept) == [-2] and len(la.kept[-2]) == 4 for la in mixing)
+
+
+@pytest.mark.parametrize("mode", ["channels", "weights"])
+def test_experts_are_pruned_and_recovered(mode: Mode, tmp_path: Path) -> None:
+    """Half of what a mixture of experts holds leaves, and what is left is refitted."""
+    n = Net()
+    proto = n.model(einsum_experts(n), rank=2)
+    x = np.random.default_rng(1).normal(size=(600, 8)).astype(np.float32)
+    (scores,) = run(proto, {"x0": x})
+    path, calib = tmp_path / "experts.onnx", tmp_path / "samples.npz"
+    onnx.save(proto, path)
+    np.savez(calib, x=x, y=(scores - scores.mean(axis=0)).argmax(axis=1))
+    report = prune(
+        path, calib, sparsity=0.5, mode=mode, recover="full", threads=1, cache=False
+    ).report
+    found = report.to_dict()
+    assert found["before"]["weights"] == 8 * 6 + 3 * 6 * 10 + 3 * 10 * 5 + 15 * 4
+    assert found["sparsity"]["achieved"] >= 0.5
+    assert found["recovery"]["loss_with"] < found["recovery"]["loss_without"]
