@@ -166,9 +166,9 @@ def fold(model: Model, shapes: Shapes) -> Model:
         if name in names:
             describe(tensor, held[names[name]])
     taken = set(names.values())  # what was said of an initializer is not true of its successor
-    said = [v for v in proto.graph.value_info if v.name not in taken]
+    still_true = [v for v in proto.graph.value_info if v.name not in taken]
     del proto.graph.value_info[:]
-    proto.graph.value_info.extend(said)
+    proto.graph.value_info.extend(still_true)
     return replace(model, proto=proto)
 
 
