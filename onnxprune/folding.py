@@ -165,6 +165,10 @@ def fold(model: Model, shapes: Shapes) -> Model:
         tensor.CopyFrom(numpy_helper.from_array(constants[name], names.get(name, name)))
         if name in names:
             describe(tensor, held[names[name]])
+    taken = set(names.values())  # what was said of an initializer is not true of its successor
+    still_true = [v for v in proto.graph.value_info if v.name not in taken]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(still_true)
     return replace(model, proto=proto)
 
 

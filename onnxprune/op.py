@@ -351,9 +351,13 @@ class Op:
             values = np.asarray(self.out_shape()[-size:], dtype=np.int64)
             first = len(self.out_shape()) - size
             dynamic = [
-                k not in counted and (self.loose() or self.dynamic(0, first + k))
+                self.dynamic(0, first + k) or (k not in counted and self.loose())
                 for k in range(size)
             ]
+            if not (self.type == "Reshape" and sum(dynamic) <= 1):
+                for k in counted:
+                    if dynamic[k]:  # batch x heads, say: no number can be written for it
+                        self.freeze(counted[k], "shares an axis of dynamic size")
             if self.opset < WHERE_SINCE and not (self.type == "Reshape" and sum(dynamic) <= 1):
                 for labels in counted.values():
                     self.freeze(labels, f"needs opset {WHERE_SINCE} to change a computed size")

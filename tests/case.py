@@ -26,7 +26,7 @@ CASES: dict[str, list[Case]] = {}
 
 def layer(
     op_type: str, variant: str, body: Body, *, opset: int = 17, c: int = 4, out: int = 4,
-    size: tuple[int, ...] = (4, 4), prunable: bool = True, kind: str = "maps",
+    size: tuple[Dim, ...] = (4, 4), prunable: bool = True, kind: str = "maps",
     batch: Dim = BATCH,
 ) -> None:  # fmt: skip
     """Register a case: ``body`` takes ``c`` channels from a layer and gives ``out`` to one."""

@@ -335,6 +335,16 @@ for _how in ("slices", "split", "gather"):
 tokens("Reshape", "windows", windows, size=(16,))
 
 
+def rows_as_batch(n: Net, x: str) -> str:
+    """Half of the channels joins the batch; the other size is read off, as it is dynamic."""
+    rows = n.op("Reshape", x, n.const([0, 2, 2, -1]))
+    length = n.op("Slice", n.op("Shape", rows), n.const([2]), n.const([4]))
+    return n.op("Reshape", rows, n.op("Concat", n.const([-1]), length, axis=0))
+
+
+layer("Reshape", "joins the dynamic batch", rows_as_batch, size=("W",), out=2)
+
+
 def swapped(outputs: int, *sizes: list[int], c: int = 4, **attributes: Any) -> Body:
     """Split what a convolution returns, and concatenate the parts in the other order."""
 

@@ -36,10 +36,10 @@ class Net:
         self.constants: list[TensorProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
 
-    def input(self, *shape: Dim) -> str:
-        """Add a float input."""
-        name = f"x{len(self.inputs)}"
-        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    def input(self, *shape: Dim, integers: bool = False) -> str:
+        """Add an input of floats or integers."""
+        name, kind = f"x{len(self.inputs)}", TensorProto.INT64 if integers else TensorProto.FLOAT
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def const(self, value: Any, dtype: Any = None) -> str:

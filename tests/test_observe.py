@@ -368,3 +368,15 @@ def test_sizes_of_dynamic_axes_can_be_given(tmp_path: Path) -> None:
     assert run("apply", model, plan, "-o", out).exit_code == 0
     for length in (9, 90):
         assert oracle.run(onnx.load(out), {"x0": np.ones((2, 1, length), np.float32)})[0].size
+
+
+def test_what_is_folded_takes_a_name_but_not_what_was_said_of_it() -> None:
+    n = Net()
+    flags = n.const([0, 1, 1, 0])
+    x = n.conv(n.input("N", 2, "W"), 2, 4, dims=1)
+    picked = n.op("Unsqueeze", n.op("Cast", flags, to=TensorProto.BOOL), n.const([1]))
+    proto = n.model(n.conv(n.op("Where", picked, x, n.const(0.0)), 4, 3, dims=1))
+    proto.graph.value_info.append(helper.make_tensor_value_info(flags, TensorProto.INT64, [4]))
+    t = oracle.traced(proto)
+    assert flags in {i.name for i in t.model.proto.graph.initializer}
+    onnx.shape_inference.infer_shapes(t.model.proto)

@@ -26,6 +26,7 @@ from oracle import (
     traced,
 )
 from strategies import BATCH, BLOCKS, Net, attention, networks, shuffle, squeeze_excite
+from strategies_open import HEADS, MAPS, TOKEN_HEADS, TOKENS, open_networks
 
 from onnxprune.cost import WEIGHT_INPUTS
 from onnxprune.graph import normalise
@@ -154,6 +155,26 @@ def test_random_networks_pass_all_oracles() -> None:
     assert all(f.removed for f in found), "a network froze silently"
     assert sum(f.visible for f in found) > 0.95 * len(found)
     assert sum(f.permuted for f in found) > 0.8 * sum(f.groups for f in found)
+
+
+def test_networks_with_open_sizes_and_subgraphs_pass_all_oracles() -> None:
+    found: list[Findings] = []
+    parts: Counter[str] = Counter()
+
+    @settings(
+        max_examples=60, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(open_networks())
+    def hold(proto: ModelProto) -> None:
+        found.append(check(proto, seed=len(found), share=0.2 + 0.2 * (len(found) % 4)))
+        parts.update(proto.doc_string.split())
+
+    hold()
+    assert len(found) >= 50
+    every = {*MAPS, *HEADS, *TOKENS, *TOKEN_HEADS}
+    assert len(every & set(parts)) > 0.8 * len(every)
+    assert sum(f.removed > 0 for f in found) > 0.8 * len(found)
 
 
 # -- groups known by hand --------------------------------------------------------------------
