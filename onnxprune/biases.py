@@ -75,15 +75,12 @@ def found_bias(
     if node.op != "MatMul" and len(node.inputs) > 2 and not node.inputs[2].is_empty():
         return node.inputs[2], node.outputs[0]
     assert weight.output_axis is not None
-    output, trailing = node.outputs[0], -weight.output_axis - 1
-    readers = list(output.outputs)
-    if len(readers) == 1 and readers[0].op == "Add" and output not in graph.outputs:
-        place = 1 - next(i for i, t in enumerate(readers[0].inputs) if t is output)
-        other = readers[0].inputs[place]
-        values = _value(other)
-        if values is not None and _is_bias(values, trailing, outputs):
-            return other, readers[0].outputs[0]
-    return None, output
+    if (found := addition(graph, node)) is not None:
+        adding, place = found
+        values = _value(adding.inputs[place])
+        if values is not None and _is_bias(values, -weight.output_axis - 1, outputs):
+            return adding.inputs[place], adding.outputs[0]
+    return None, node.outputs[0]
 
 
 def is_own(bias: gs.Tensor | None, outputs: int) -> bool:

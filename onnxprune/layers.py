@@ -71,7 +71,13 @@ class Layer:
 
 def has_layers(structure: Structure) -> bool:
     """Whether a model has layers that can be fitted: those of fused operators cannot."""
-    return any(w.op_type in PRODUCTS and w.output_axis is not None for w in structure.weights)
+    return any(map(_is_product, structure.weights))
+
+
+def _is_product(weight: Weight) -> bool:
+    """Whether a layer can be written as matrices."""
+    known = weight.op_type in (*PRODUCTS, "Einsum")
+    return known and (weight.output_axis is not None or weight.letters is not None)
 
 
 def prepare(
@@ -101,8 +107,7 @@ def prepare(
         for w in structure.weights
         if w.node in nodes
         and nodes[w.node].op == w.op_type
-        and w.op_type in PRODUCTS
-        and (w.output_axis is not None or w.letters is not None)
+        and _is_product(w)
         and any(t.name == w.data_tensor for t in nodes[w.node].inputs)
         and w.tensor not in structure.excluded
         and shapes.has(w.node)

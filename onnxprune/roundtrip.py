@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -148,7 +149,11 @@ def _same(value: Any, given: Any) -> bool:
 
 def _write_constant(constant: gs.Constant, source: TensorProto | None, target: TensorProto) -> None:
     """Write a constant with what is said about the one that bore its name."""
-    target.CopyFrom(OnnxExporter.export_tensor_proto(constant))
+    values = constant._values
+    if isinstance(values, np.ndarray) and values.dtype.kind == "V":  # which it cannot pack
+        target.CopyFrom(numpy_helper.from_array(values, constant.name))
+    else:
+        target.CopyFrom(OnnxExporter.export_tensor_proto(constant))
     if source is not None:
         storage.describe(target, source)
 

@@ -298,7 +298,7 @@ def test_packed_weights_count_and_are_named(tmp_path: Path, data: Path) -> None:
     assert found.cost.weights == WIDTH * 8 + 8 * 64 + 64 * 64 + 64 * CLASSES
     assert found.cost.macs == found.cost.weights
     assert any(f.node == "packed" and "packs weights" in f.reason for f in found.structure.frozen)
-    reasons = {r.reason: r.weights for r in found.frozen_by_reason()}
+    reasons = {r.reason: r.weights for r in found.structure.frozen_by_reason()}
     assert reasons[next(r for r in reasons if "packs weights" in r)] == 64 * 64
     with pytest.raises(BudgetError, match=r"best achievable is 0\.\d+.*MatMulNBits.*'packed'"):
         pipeline.prune(path, data, sparsity=0.8, mode="channels", cache=False, threads=1)
@@ -312,7 +312,7 @@ def test_dynamically_quantised_layers_are_listed(tmp_path: Path, data: Path) -> 
     weights = WIDTH * 48 + 48 * 48 + 48 * CLASSES
     assert found.cost.weights == weights
     assert len(found.structure.frozen) == 3
-    assert [r.weights for r in found.frozen_by_reason()] == [weights]
+    assert [r.weights for r in found.structure.frozen_by_reason()] == [weights]
     for how in ({"mode": "channels"}, {"mode": "weights"}, {"mode": "auto"}):
         with pytest.raises(BudgetError, match="best achievable is 0, since 3 layers with 3,264"):
             pipeline.prune(tmp_path / "dynamic.onnx", data, sparsity=0.3, cache=False, **how)
@@ -372,7 +372,7 @@ def test_quantised_costs_are_those_of_the_original(tmp_path: Path) -> None:
         model = load(quantised(path, form, per_channel=True))
         cost = measured(model)
         assert (cost.weights, cost.macs) == (expected.weights, expected.macs)
-        floats, shapes = separated(model, observe_inputs(model, None, seed=0, threads=1)[1])
+        floats, shapes = separated(model, observe_inputs(model, None, seed=0, threads=1))
         assert len(trace(floats, shapes).groups) == 2
 
 
