@@ -176,7 +176,7 @@ def is_off_by_one(op: Op) -> None:
 
     def shifted(axis: int, labels: np.ndarray | None, o: int = 0) -> None:
         whole = op.labelled(0).get(axis)
-        if labels is not None and whole is not None and len(labels) < len(whole):
+        if labels is not None and whole is not None and 0 < len(labels) < len(whole):
             labels = np.roll(whole, 1 - int(np.flatnonzero(whole == labels[0])[0]))[: len(labels)]
         give(axis, labels, o)
 
