@@ -124,7 +124,8 @@ def check(row: Row, path: Path, decided: PruningPlan, result: ModelProto) -> Non
     reference = original
     exact = not (decided.request and decided.request.allow_inexact)
     if exact:
-        seen = observe_inputs(graph.load(path), None, seed=0, threads=1)
+        dims = decided.request.dims if decided.request else {}
+        seen = observe_inputs(graph.load(path), None, seed=0, threads=1, dims=dims)
         t = oracle.traced(original, seen)
         if set(decided.keep) != {g.name for g in t.structure.groups}:
             raise AssertionError("the plan is about other groups")
