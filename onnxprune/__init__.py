@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.version import __version__
+
 if TYPE_CHECKING:
     from onnxprune.benchmark import Benchmark, bench
     from onnxprune.errors import (
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
         sweep,
     )
     from onnxprune.sweeping import Curve
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Accuracy": "onnxprune.pipeline",
@@ -82,6 +82,7 @@ __all__ = [
     "PruningPlan",
     "QualityError",
     "Request",
+    "__version__",
     "apply",
     "bench",
     "evaluate",

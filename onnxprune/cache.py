@@ -19,14 +19,15 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import onnxprune
 from onnxprune.labels import Array
 from onnxprune.session import runtime_version
+from onnxprune.version import __version__
 
 LIMIT = 1 << 30
 """Bytes that all entries take at most; the ones unused for longest leave first."""
@@ -106,7 +107,7 @@ def environment() -> dict[str, Any]:
     """Return what the last bits of a result depend on besides its inputs, as JSON values."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {
-        "version": onnxprune.__version__,
+        "version": __version__,
         "source": _source(),
         "libraries": [*map(version, ("numpy", "scipy", "onnx")), runtime_version()],
         "machine": [platform.machine(), platform.node(), os.cpu_count()],
@@ -128,8 +129,9 @@ def file_hash(path: Path) -> str:
 def _source() -> str:
     """Return a hash of this package's modules: a version may be changed without a new number."""
     digest = hashlib.sha256()
-    for path in sorted(Path(onnxprune.__file__).parent.rglob("*.py")):
-        digest.update(f"{path.name} {file_hash(path)}\n".encode())
+    root = Path(str(files("onnxprune")))
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)} {file_hash(path)}\n".encode())
     return digest.hexdigest()
 
 

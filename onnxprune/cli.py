@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune import __version__
 from onnxprune import cli_options as options
 from onnxprune.cli_options import ALLOCATIONS, DEPTH_METRICS, METRICS, MODES, RECOVERIES
 from onnxprune.errors import InternalError, OnnxpruneError, QualityError
@@ -27,6 +26,7 @@ from onnxprune.targets import (
     write_files,
 )
 from onnxprune.terminal import accept_any_text, printable, say, show, show_json, warn
+from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.result import PruneResult
@@ -127,7 +127,8 @@ def plan(
     check_target(out, _sources(model, reading.values()), force=force)
 
     from onnxprune import pipeline
-    from onnxprune.request import Request, settled
+    from onnxprune.choices import settled
+    from onnxprune.request import Request
 
     names = (settings.pop("metric"), settings.pop("recover"))
     metric, recover = settled(

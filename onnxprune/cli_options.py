@@ -8,12 +8,15 @@ from typing import Any
 
 import click
 
-# Repeated here so that --help does not import numpy; a test compares them.
-METRICS = ("f-magnitude", "f", "magnitude", "activation", "reconstruction", "random")
-DEPTH_METRICS = ("trial", "egp", "magnitude")
-MODES = ("auto", "channels", "weights", "depth")
-RECOVERIES = ("none", "bias", "full")
-ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
+from onnxprune.choices import (
+    ALLOCATIONS,
+    BUDGETS,
+    DEPTH_METRICS,
+    METRICS,
+    MODES,
+    MOST_THREADS,
+    RECOVERIES,
+)
 
 
 def numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -91,7 +94,7 @@ inexact = click.option(
 )
 threads = click.option(
     "--threads",
-    type=click.IntRange(0, 1024),
+    type=click.IntRange(0, MOST_THREADS),
     default=0,
     help="onnxruntime threads (0: its own choice).",
 )
@@ -298,7 +301,7 @@ carrying_out = _together(
     click.option("--output", metavar="NAME", help="Output with the class scores [as planned]."),
     click.option(
         "--threads",
-        type=click.IntRange(0, 1024),
+        type=click.IntRange(0, MOST_THREADS),
         help="onnxruntime threads; 0: its own choice [as planned].",
     ),
     click.option("--batch-size", type=click.IntRange(min=1), help="Samples per run [as planned]."),
@@ -337,8 +340,6 @@ writing = _together(
     as_json,
     quiet,
 )
-
-BUDGETS = ("sparsity", "params", "macs", "latency", "size", "layers")
 
 
 def check_goal(settings: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import onnxprune
 from onnxprune import cost, graph
 from onnxprune.accuracy import Accuracy
 from onnxprune.cleaning import CleanUp, clean_up
@@ -23,6 +22,7 @@ from onnxprune.shorten import shorten, silenced
 from onnxprune.speed import Speed
 from onnxprune.study import Shortening, Study
 from onnxprune.verify import Verification, masked, verify
+from onnxprune.version import __version__
 
 WIDTH = 8
 """Behind a cut, a width that is a multiple of it stays one: others run slower, by up to a fifth."""
@@ -316,7 +316,7 @@ def finished(model: Model, study: Study) -> Model:
     final = graph.with_metadata(
         joined(model, study.given.original),
         {
-            "onnxprune.version": onnxprune.__version__,
+            "onnxprune.version": __version__,
             "onnxprune.source_sha256": study.given.original.sha256,
             "onnxprune.request": _settings(study.request),
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.accuracy import Accuracy, Drop, drop_between, expected_drop
-from onnxprune.request import DROP
+from onnxprune.choices import DROP
 from onnxprune.study import Study
 
 

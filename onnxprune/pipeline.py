@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxprune import cost, graph
 from onnxprune.accuracy import Accuracy, measure_accuracy
+from onnxprune.choices import Mode, settled
 from onnxprune.class_scores import class_scores
 from onnxprune.data import open_dataset
 from onnxprune.errors import CalibrationError, OnnxpruneError, PlanError
@@ -25,7 +26,7 @@ from onnxprune.plan_file import check_model, check_removals, check_structure, lo
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.qoperators import separated
 from onnxprune.removals import find_removals
-from onnxprune.request import Mode, Request, settled
+from onnxprune.request import Request
 from onnxprune.result import PruneResult, measured, save
 from onnxprune.search import find_plan, search, timed
 from onnxprune.session import PROVIDER, check_provider

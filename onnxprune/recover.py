@@ -20,8 +20,6 @@ from onnxprune.requantise import pack, unpack
 from onnxprune.statistics import ActivationStats
 from onnxprune.structure import Structure, Weight
 
-RECOVERIES = ("none", "bias", "full")
-
 
 def compensate_bias(
     original: Model,

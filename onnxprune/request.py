@@ -4,38 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from onnxprune.budget import Budget
+from onnxprune.choices import (
+    ALLOCATIONS,
+    BUDGETS,
+    DEPTH_METRICS,
+    METRICS,
+    MODES,
+    MOST_THREADS,
+    RECOVERIES,
+    Criterion,
+    Mode,
+)
 from onnxprune.errors import OnnxpruneError
-from onnxprune.recover import RECOVERIES
-from onnxprune.score import CRITERIA, Criterion
-from onnxprune.spread import SPREADS
-
-Mode = Literal["auto", "channels", "weights", "depth"]
-MODES: tuple[Mode, ...] = ("auto", "channels", "weights", "depth")
-
-BUDGETS = ("sparsity", "params", "macs", "latency", "size", "layers")
-
-DEPTH_METRICS = ("trial", "egp", "magnitude")
-"""What ``depth`` goes by: trial removal, entropy (EGP), or for comparison magnitude."""
-
-DROP = 0.01
-"""Accuracy that ``auto`` may lose where the user does not say how much."""
-
-
-def settled(
-    metric: str | None, recover: str | None, *, random_inputs: bool, mode: Mode = "auto"
-) -> tuple[str, str]:
-    """Return metric and recovery, with what the mode can do with or without samples as default."""
-    if mode == "depth":
-        return metric or "trial", recover or "full"
-    defaults = ("magnitude", "none") if random_inputs else ("f-magnitude", "full")
-    return metric or defaults[0], recover or defaults[1]
-
-
-MOST_THREADS = 1024
-"""Threads beyond which a number is taken for a mistake; onnxruntime would start them all."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +103,7 @@ class Request:
             self.mode == "depth" or self.criterion.needs_samples or self.recover != "none"
         )
         if self.random_inputs and needs_samples and not self.lossless:
-            usable = [n for n, c in CRITERIA.items() if not c.needs_samples]
+            usable = [n for n, c in METRICS.items() if not c.needs_samples]
             if self.mode == "depth":
                 raise OnnxpruneError("mode depth needs labelled samples, not random inputs")
             raise OnnxpruneError(
@@ -144,9 +127,9 @@ class Request:
                 )
         for name, known in (
             ("mode", MODES),
-            ("metric", DEPTH_METRICS if self.mode == "depth" else CRITERIA),
+            ("metric", DEPTH_METRICS if self.mode == "depth" else METRICS),
             ("recover", RECOVERIES),
-            ("allocation", ("auto", *SPREADS)),
+            ("allocation", ALLOCATIONS),
         ):
             if getattr(self, name) not in known:
                 raise OnnxpruneError(
@@ -213,7 +196,7 @@ class Request:
     @property
     def criterion(self) -> Criterion:
         """How weights and channels are scored; parts that leave as a whole are not."""
-        return CRITERIA["magnitude" if self.mode == "depth" else self.metric]
+        return METRICS["magnitude" if self.mode == "depth" else self.metric]
 
     @property
     def metric_without_f(self) -> str:

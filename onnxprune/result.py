@@ -11,13 +11,13 @@ from onnxprune import cost, graph, storage
 from onnxprune.accuracy import Accuracy
 from onnxprune.agreement import collapse
 from onnxprune.changes import group_changes, layer_changes
+from onnxprune.choices import DROP
 from onnxprune.errors import InternalError, QualityError
 from onnxprune.execute import Outcome
 from onnxprune.gates import drop_of
 from onnxprune.holdout import skip_warnings
 from onnxprune.observe import observe
 from onnxprune.report import Report, Side
-from onnxprune.request import DROP
 from onnxprune.speed import refusal
 from onnxprune.study import Study
 from onnxprune.targets import check_target, data_target, default_target, write_files

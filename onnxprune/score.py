@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from onnxprune.choices import METRICS
 from onnxprune.errors import CalibrationError
 from onnxprune.labels import F64, Array
 from onnxprune.statistics import ActivationStats, f_statistic, is_defined
@@ -50,32 +50,6 @@ class Evidence:
     error: F64 | None = None
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """A scoring function (higher = keep), and what goes with it.
-
-    Attributes:
-        score: the function.
-        needs_labels: whether it looks at F.
-        needs_rms: whether it looks at the root mean square.
-        per_layer: whether scores have to be normalised before layers are ranked together;
-            ``activation`` is on the scale of the layer's output as it is.
-        error: whether it looks at the error that is left; ``recovering`` if what is left is
-            going to be refitted, so that the error is what remains.
-    """
-
-    score: Callable[[Evidence], F64]
-    needs_labels: bool = False
-    needs_rms: bool = False
-    per_layer: bool = True
-    error: Literal["unused", "recovering", "needed"] = "unused"
-
-    @property
-    def needs_samples(self) -> bool:
-        """Whether it looks at anything that has to be measured."""
-        return self.needs_labels or self.needs_rms or self.error == "needed"
-
-
 def _f_magnitude(e: Evidence) -> F64:
     return e.f * (e.magnitude if e.error is None else e.error)
 
@@ -100,14 +74,15 @@ def _random(e: Evidence) -> F64:
     return e.rng.random(e.magnitude.shape)
 
 
-CRITERIA: dict[str, Criterion] = {
-    "f-magnitude": Criterion(_f_magnitude, needs_labels=True, error="recovering"),
-    "f": Criterion(_f, needs_labels=True),
-    "magnitude": Criterion(_magnitude),
-    "activation": Criterion(_activation, needs_rms=True, per_layer=False),
-    "reconstruction": Criterion(_reconstruction, error="needed"),
-    "random": Criterion(_random),
+CRITERIA: dict[str, Callable[[Evidence], F64]] = {
+    "f-magnitude": _f_magnitude,
+    "f": _f,
+    "magnitude": _magnitude,
+    "activation": _activation,
+    "reconstruction": _reconstruction,
+    "random": _random,
 }
+"""Scoring functions (higher = keep); :data:`onnxprune.choices.METRICS` says what they look at."""
 
 
 class Scorer:
@@ -136,7 +111,7 @@ class Scorer:
         self._structure = structure
         self._weights = weights
         self._stats = stats
-        self._criterion = CRITERIA[metric]
+        self._criterion, self._score = METRICS[metric], CRITERIA[metric]
         self._rng = np.random.default_rng(seed)
         if self._criterion.needs_labels:
             for point, found in stats.items():
@@ -179,7 +154,7 @@ class Scorer:
             rms = self._rms(weight.point, size)[weight.channel_of]
             if errors is None:
                 f = self._f(weight.point, size, F_POWER_WEIGHTS)[weight.channel_of]
-                score = np.asarray(self._criterion.score(Evidence(magnitude, f, rms, self._rng)))
+                score = np.asarray(self._score(Evidence(magnitude, f, rms, self._rng)))
                 if self._criterion.per_layer:
                     score = _divided(score, float(np.sqrt(np.mean(score**2))))
             else:
@@ -188,7 +163,7 @@ class Scorer:
                 if error is None:
                     error = typical * _divided(magnitude**2, float((magnitude**2).sum()))
                 evidence = Evidence(magnitude, f, rms, self._rng, error)
-                score = np.asarray(self._criterion.score(evidence))
+                score = np.asarray(self._score(evidence))
             scores[weight.tensor] = scores.get(weight.tensor, 0.0) + score
         return scores
 
@@ -202,7 +177,7 @@ class Scorer:
         """
         f, rms = self._unit_evidence(lambda p, size: self._relative_f(p, size, F_POWER_ERROR))
         magnitude = np.ones(len(errors))
-        return np.asarray(self._criterion.score(Evidence(magnitude, f, rms, self._rng, errors)))
+        return np.asarray(self._score(Evidence(magnitude, f, rms, self._rng, errors)))
 
     def score_units(self) -> F64:
         """Score every unit, ``float64 [units]``.
@@ -223,7 +198,7 @@ class Scorer:
                     continue
                 others = tuple(k for k in range(values.ndim) if k != axis)
                 magnitude = np.sqrt(values.mean(axis=others))[index]
-                score = self._criterion.score(Evidence(magnitude, f[unit], rms[unit], self._rng))
+                score = self._score(Evidence(magnitude, f[unit], rms[unit], self._rng))
                 if self._criterion.per_layer:
                     score = _divided(score, float(score.max()))
                 np.add.at(total, unit, score)

@@ -39,7 +39,11 @@ STRIDE = 4
 """Steps between the first of them that have to prove themselves: what is recovered with little
 effort says roughly where to begin."""
 
-TIGHTENINGS, STEERINGS = 5, 2
+TIGHTENINGS = 5
+"""Times that a limit is tightened by what recovery added."""
+
+STEERINGS = 2
+"""Times that a latency is steered for by what was measured."""
 
 ALIGNMENTS = (8, 16)
 """Widths that processors like, tried where removing channels made a model slower."""

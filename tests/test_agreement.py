@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune import pipeline
+import onnxprune
 from onnxprune.agreement import COLLAPSE, SAMPLES
 from onnxprune.data import open_dataset
 from onnxprune.graph import load
@@ -39,30 +39,30 @@ def collapses(warnings: tuple[str, ...]) -> list[str]:
 )
 def test_whatever_was_asked_for(budget: dict[str, Any]) -> None:
     settings = budget | BRIEF | {"metric": "magnitude"}
-    (warning,) = collapses(pipeline.prune(LENET, DIGITS, **settings).report.warnings)
+    (warning,) = collapses(onnxprune.prune(LENET, DIGITS, **settings).report.warnings)
     assert "the accuracy collapsed from 1.0" in warning
-    plan = pipeline.plan(LENET, DIGITS, Request(**settings))
-    assert collapses(pipeline.apply(LENET, plan, DIGITS).report.warnings) == [warning]
+    plan = onnxprune.plan(LENET, DIGITS, Request(**settings))
+    assert collapses(onnxprune.apply(LENET, plan, DIGITS).report.warnings) == [warning]
 
 
 def test_whole_parts() -> None:
-    report = pipeline.prune(RESNET, DIGITS, layers=3, mode="depth", **BRIEF).report
+    report = onnxprune.prune(RESNET, DIGITS, layers=3, mode="depth", **BRIEF).report
     assert collapses(report.warnings)
 
 
 def test_what_keeps_its_accuracy_is_not_warned_about() -> None:
-    report = pipeline.prune(LENET, DIGITS, macs=0.8, mode="channels", **BRIEF).report
+    report = onnxprune.prune(LENET, DIGITS, macs=0.8, mode="channels", **BRIEF).report
     assert not collapses(report.warnings)
 
 
 def test_made_up_inputs_tell_too() -> None:
     settings: dict[str, Any] = {"random_inputs": True, "threads": 1}
-    report = pipeline.prune(RESNET, sparsity=0.9, mode="channels", **settings).report
+    report = onnxprune.prune(RESNET, sparsity=0.9, mode="channels", **settings).report
     (warning,) = collapses(report.warnings)
     assert "made-up inputs" in warning
-    light = pipeline.prune(LENET, sparsity=0.1, mode="weights", **settings).report
+    light = onnxprune.prune(LENET, sparsity=0.1, mode="weights", **settings).report
     assert not collapses(light.warnings)
-    assert not collapses(pipeline.prune(RESNET, lossless=True, threads=1).report.warnings)
+    assert not collapses(onnxprune.prune(RESNET, lossless=True, threads=1).report.warnings)
 
 
 def test_labels_that_fit_nothing_do_not_hide_it(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_labels_that_fit_nothing_do_not_hide_it(tmp_path: Path) -> None:
     labels = (batch.labels + 1) % 10
     data = tmp_path / "digits.npz"
     np.savez(data, **batch.feeds, y=labels)
-    result = pipeline.prune(LENET, data, sparsity=0.97, mode="channels", **BRIEF)
+    result = onnxprune.prune(LENET, data, sparsity=0.97, mode="channels", **BRIEF)
     (warning,) = collapses(result.report.warnings)
     assert "it chooses another class for" in warning
     feeds = dict(batch.feeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,7 @@ def test_many_parts_leave_the_embedded_models(model: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shorter() -> onnxprune.pipeline.PruneResult:
+def shorter() -> onnxprune.PruneResult:
     return onnxprune.prune(
         ROOT / "models" / "digits_resnet.onnx", SAMPLES, mode="depth", layers=2, threads=1
     )
@@ -202,7 +203,7 @@ def test_a_plan_reproduces_it(shorter, tmp_path: Path) -> None:
     assert again.model.SerializeToString() == shorter.model.SerializeToString()
     for wrong, message in ((("nonsense",), "no such part"), (plan.removals * 2, "cannot both")):
         with pytest.raises(PlanError, match=message):
-            onnxprune.apply(path, onnxprune.pipeline.replace(plan, removals=wrong), SAMPLES)
+            onnxprune.apply(path, replace(plan, removals=wrong), SAMPLES)
 
 
 @pytest.mark.parametrize("budget", [{"macs": 0.7}, {"params": 0.6}, {"size": 500_000},

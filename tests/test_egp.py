@@ -14,7 +14,8 @@ from onnx import numpy_helper
 from strategies import BATCH, Net
 from test_cli import DIGITS, LENET, ROOT, Counted, digits, done, report_of, run
 
-from onnxprune import egp, pipeline
+import onnxprune
+from onnxprune import egp
 from onnxprune.errors import BudgetError, OnnxpruneError
 from onnxprune.rectifiers import find_rectifiers, rectified_layers
 from onnxprune.request import Request
@@ -132,10 +133,10 @@ def test_no_layer_is_emptied_that_cannot_leave(
     samples: Path, metric: str, sparsity: float, tmp_path: Path
 ) -> None:
     """Without a recovery nothing takes the place of a layer that lies in no branch."""
-    result = pipeline.prune(
+    result = onnxprune.prune(
         LENET, samples, sparsity=sparsity, mode="depth", metric=metric, recover="none"
     )
-    pipeline.save(result, tmp_path / "o.onnx")
+    onnxprune.save(result, tmp_path / "o.onnx")
     found, report = Counted(tmp_path / "o.onnx"), result.report
     assert not report.removals
     assert sparsity - 1e-9 <= report.achieved <= sparsity + 2e-3
@@ -148,7 +149,7 @@ def test_no_layer_is_emptied_that_cannot_leave(
 
 def test_too_much_names_the_best(samples: Path) -> None:
     with pytest.raises(BudgetError, match=r"the best achievable is 0\.99") as error:
-        pipeline.prune(
+        onnxprune.prune(
             LENET, samples, sparsity=0.9999, mode="depth", metric="magnitude", recover="none"
         )
     assert "sparsity 0.9999 cannot be reached" in str(error.value)
@@ -206,7 +207,7 @@ def test_what_is_alone_leaves_where_others_can_read_its_input(tmp_path: Path) ->
             values[:, 40:] *= 1e-3
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     onnx.save(proto, tmp_path / "m.onnx")
-    result = pipeline.prune(
+    result = onnxprune.prune(
         tmp_path / "m.onnx", DIGITS, sparsity=0.7, mode="depth", metric="egp", seed=1
     )
     (removal,) = result.report.removals

@@ -136,14 +136,14 @@ def test_one_recovery_serves_parts_and_channels(whole: Study) -> None:
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_auto_meets_the_budget_and_a_plan_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
     request = Request(macs=0.35, threads=1)
-    result = pipeline.prune(path, DIGITS, macs=0.35, threads=1, cache=False)
+    result = onnxprune.prune(path, DIGITS, macs=0.35, threads=1, cache=False)
     report = result.report.to_dict()
     assert 0.3 < report["macs"]["achieved"] <= 0.35
     assert report["verification"]["max_rel_error"] < 1e-4
-    plan = pipeline.plan(path, DIGITS, request, cache=False)
+    plan = onnxprune.plan(path, DIGITS, request, cache=False)
     assert [part["name"] for part in report["removals"]] == sorted(
         plan.removals, key=[part["name"] for part in report["removals"]].index
     )
-    applied = pipeline.apply(path, plan, DIGITS, cache=False)
+    applied = onnxprune.apply(path, plan, DIGITS, cache=False)
     assert applied.model.SerializeToString() == result.model.SerializeToString()
     onnxprune.save(result, tmp_path / "out.onnx")

@@ -13,7 +13,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from strategies import Net
 
-from onnxprune import execute, pipeline
+import onnxprune
+from onnxprune import execute
 from onnxprune.cost import count_nonzero, measure
 from onnxprune.errors import BudgetError, InternalError, ModelError
 from onnxprune.graph import Model, edit, load, normalise, rebuild
@@ -100,7 +101,7 @@ def test_a_quantised_model_stays_accurate_and_quantised(
     form: str, op_type: str, how: dict[str, Any], mode: Any, tmp_path: Path, data: Path
 ) -> None:
     path = quantised(tmp_path / "q.onnx", form, op_type, **how)
-    result = pipeline.prune(path, data, sparsity=0.5, mode=mode, cache=False, threads=1)
+    result = onnxprune.prune(path, data, sparsity=0.5, mode=mode, cache=False, threads=1)
     before, after = result.report.before, result.report.after
     assert result.report.achieved >= 0.5
     assert before.accuracy is not None
@@ -114,7 +115,7 @@ def test_a_quantised_model_stays_accurate_and_quantised(
 @pytest.mark.parametrize("recover", ["bias", "none"])
 def test_quantised_biases_are_corrected(recover: str, tmp_path: Path, data: Path) -> None:
     path = quantised(tmp_path / "q.onnx", "QDQ")
-    result = pipeline.prune(
+    result = onnxprune.prune(
         path, data, sparsity=0.3, mode="channels", recover=recover, cache=False, threads=1
     )
     steps = result.report.recovery["steps"]
@@ -178,7 +179,7 @@ def test_integer_operators_that_are_written_wrong_are_caught(
     path = quantised(tmp_path / "q.onnx", "QOperator")
     monkeypatch.setattr(execute, "joined", swapped)
     with pytest.raises(InternalError, match="integer operators differs"):
-        pipeline.prune(path, data, sparsity=0.5, mode="channels", cache=False, threads=1)
+        onnxprune.prune(path, data, sparsity=0.5, mode="channels", cache=False, threads=1)
 
 
 # -- what integers stand for -------------------------------------------------------------------
@@ -260,7 +261,7 @@ def in_blocks(path: Path, dtype: str = "int4") -> Path:
 @pytest.mark.parametrize("mode", ["channels", "weights"])
 def test_weights_in_blocks_leave(mode: Any, tmp_path: Path, data: Path) -> None:
     path = in_blocks(tmp_path / "blocks.onnx")
-    result = pipeline.prune(path, data, sparsity=0.3, mode=mode, cache=False, threads=1)
+    result = onnxprune.prune(path, data, sparsity=0.3, mode=mode, cache=False, threads=1)
     assert result.report.achieved >= 0.3
     after = normalise(result.model)
     for node in after.proto.graph.node:
@@ -294,28 +295,28 @@ def packed(path: Path) -> Path:
 
 def test_packed_weights_count_and_are_named(tmp_path: Path, data: Path) -> None:
     path = packed(tmp_path / "packed.onnx")
-    found = pipeline.inspect(path)
+    found = onnxprune.inspect(path)
     assert found.cost.weights == WIDTH * 8 + 8 * 64 + 64 * 64 + 64 * CLASSES
     assert found.cost.macs == found.cost.weights
     assert any(f.node == "packed" and "packs weights" in f.reason for f in found.structure.frozen)
     reasons = {r.reason: r.weights for r in found.structure.frozen_by_reason()}
     assert reasons[next(r for r in reasons if "packs weights" in r)] == 64 * 64
     with pytest.raises(BudgetError, match=r"best achievable is 0\.\d+.*MatMulNBits.*'packed'"):
-        pipeline.prune(path, data, sparsity=0.8, mode="channels", cache=False, threads=1)
-    result = pipeline.prune(path, data, sparsity=0.02, mode="weights", cache=False, threads=1)
+        onnxprune.prune(path, data, sparsity=0.8, mode="channels", cache=False, threads=1)
+    result = onnxprune.prune(path, data, sparsity=0.02, mode="weights", cache=False, threads=1)
     assert any("1 MatMulNBits" in w and "% of the file" in w for w in result.report.warnings)
 
 
 def test_dynamically_quantised_layers_are_listed(tmp_path: Path, data: Path) -> None:
     quantize_dynamic(perceptron("MatMul"), tmp_path / "dynamic.onnx")
-    found = pipeline.inspect(tmp_path / "dynamic.onnx")
+    found = onnxprune.inspect(tmp_path / "dynamic.onnx")
     weights = WIDTH * 48 + 48 * 48 + 48 * CLASSES
     assert found.cost.weights == weights
     assert len(found.structure.frozen) == 3
     assert [r.weights for r in found.structure.frozen_by_reason()] == [weights]
     for how in ({"mode": "channels"}, {"mode": "weights"}, {"mode": "auto"}):
         with pytest.raises(BudgetError, match="best achievable is 0, since 3 layers with 3,264"):
-            pipeline.prune(tmp_path / "dynamic.onnx", data, sparsity=0.3, cache=False, **how)
+            onnxprune.prune(tmp_path / "dynamic.onnx", data, sparsity=0.3, cache=False, **how)
 
 
 def test_an_operator_without_a_rule_is_named_for_its_constants(tmp_path: Path) -> None:
@@ -323,7 +324,7 @@ def test_an_operator_without_a_rule_is_named_for_its_constants(tmp_path: Path) -
     x = n.op("CDist", n.gemm(n.input(4, WIDTH), WIDTH, 8), n.weight(64, 8), name="distances",
              metric="sqeuclidean", domain="com.microsoft")  # fmt: skip
     onnx.save(n.model(x, rank=2), tmp_path / "m.onnx")
-    found = pipeline.inspect(tmp_path / "m.onnx").structure
+    found = onnxprune.inspect(tmp_path / "m.onnx").structure
     assert [(u.node, u.weights, u.bytes) for u in found.untouched] == [("distances", 512, 2048)]
     assert "distances" in {f.node for f in found.frozen}
 
@@ -337,7 +338,7 @@ def test_files_laid_out_for_one_machine_are_refused_for_that(tmp_path: Path) -> 
         pytest.skip("onnxruntime has no blocked layout on this machine")
     onnx.save(proto, tmp_path / "m.onnx")
     with pytest.raises(BudgetError, match=r"one machine by onnxruntime.*it was made from"):
-        pipeline.prune(tmp_path / "m.onnx", sparsity=0.3, random_inputs=True, cache=False)
+        onnxprune.prune(tmp_path / "m.onnx", sparsity=0.3, random_inputs=True, cache=False)
 
 
 def test_an_operator_that_another_machine_has_is_refused_for_that(tmp_path: Path) -> None:
@@ -346,7 +347,7 @@ def test_an_operator_that_another_machine_has_is_refused_for_that(tmp_path: Path
              domain="com.microsoft")  # fmt: skip
     onnx.save(n.model(x, rank=4), tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="use the file it was made from"):
-        pipeline.inspect(tmp_path / "m.onnx")
+        onnxprune.inspect(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("mode", ["channels", "weights", "auto"])
@@ -357,7 +358,7 @@ def test_a_model_of_fused_layers_alone_prunes(mode: Any, tmp_path: Path, data: P
     x = n.op("FusedGemm", x, n.weight(32, CLASSES), n.weight(CLASSES),
              activation="Relu", domain="com.microsoft")  # fmt: skip
     onnx.save(n.model(x, rank=2), tmp_path / "m.onnx")
-    result = pipeline.prune(
+    result = onnxprune.prune(
         tmp_path / "m.onnx", data, sparsity=0.4, mode=mode, cache=False, threads=1
     )
     assert result.report.achieved >= 0.4

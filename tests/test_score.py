@@ -20,7 +20,7 @@ def test_every_criterion_conforms(name):
 
     def score(order: np.ndarray) -> np.ndarray:
         evidence = Evidence(magnitude[order], f[order], rms[order], np.random.default_rng(1))
-        return np.asarray(CRITERIA[name].score(evidence))
+        return np.asarray(CRITERIA[name](evidence))
 
     order = np.arange(5)
     scores = score(order)
@@ -38,7 +38,7 @@ def test_f_magnitude_grows_with_f_and_with_magnitude():
         evidence = Evidence(
             np.array([magnitude]), np.array([f]), np.ones(1), np.random.default_rng(0)
         )
-        return float(CRITERIA["f-magnitude"].score(evidence)[0])
+        return float(CRITERIA["f-magnitude"](evidence)[0])
 
     assert score(1, 4) > score(1, 1) > score(0.5, 1) > 0
     assert score(1, 0) == 0

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import onnxprune
 from onnxprune import candidates, division, pipeline
 from onnxprune import execute as executing
 from onnxprune.accuracy import Accuracy, drop_between, expected_drop
@@ -40,8 +41,8 @@ def test_the_file_keeps_the_budget_closely(
 ) -> None:
     ((kind, value),) = budget.items()
     wanted = int(value * path.stat().st_size) if kind == "size" else value
-    result = pipeline.prune(path, CALIB, **{kind: wanted}, recover=recover, metric="magnitude")
-    report = pipeline.save(result, tmp_path / "out.onnx")
+    result = onnxprune.prune(path, CALIB, **{kind: wanted}, recover=recover, metric="magnitude")
+    report = onnxprune.save(result, tmp_path / "out.onnx")
     before, after = report.before.cost, report.after.cost
     assert after.bytes == (tmp_path / "out.onnx").stat().st_size
     remains = {
@@ -56,17 +57,17 @@ def test_the_file_keeps_the_budget_closely(
 
 def test_a_size_that_cannot_be_reached_names_the_best() -> None:
     with pytest.raises(BudgetError, match="size 700 cannot be reached"):
-        pipeline.prune(LENET, CALIB, size=700, recover="none", metric="magnitude")
+        onnxprune.prune(LENET, CALIB, size=700, recover="none", metric="magnitude")
 
 
 def test_a_size_above_that_of_the_file_is_no_budget() -> None:
     with pytest.raises(OnnxpruneError, match="is no budget"):
-        pipeline.prune(LENET, CALIB, size=10**9, recover="none", metric="magnitude")
+        onnxprune.prune(LENET, CALIB, size=10**9, recover="none", metric="magnitude")
 
 
 def test_channels_and_zeros_leave_together() -> None:
     """A plan with both is verified, and its masks have the shapes of the original."""
-    result = pipeline.prune(RESNET, CALIB, sparsity=0.9, max_drop=0.05, recover="bias")
+    result = onnxprune.prune(RESNET, CALIB, sparsity=0.9, max_drop=0.05, recover="bias")
     split = result.report.split
     assert split["channels"] + split["zeros"] >= 0.9 - 1e-9
     assert split["zeros"] > 0
@@ -79,7 +80,7 @@ def test_channels_and_zeros_leave_together() -> None:
 def test_the_drop_decides_the_split() -> None:
     seen = {}
     for limit in (0.0, 1.0):
-        result = pipeline.prune(LENET, CALIB, sparsity=0.8, max_drop=limit, recover="bias")
+        result = onnxprune.prune(LENET, CALIB, sparsity=0.8, max_drop=limit, recover="bias")
         seen[limit] = result.report.split["channels"]
     assert seen[1.0] >= 0.8, "all leave with channels where accuracy does not matter"
     assert seen[0.0] < seen[1.0]
@@ -87,7 +88,8 @@ def test_the_drop_decides_the_split() -> None:
 
 def test_the_fewest_operations_within_a_drop() -> None:
     strict, loose = (
-        pipeline.prune(LENET, CALIB, max_drop=limit, recover="bias").report for limit in (0.01, 0.2)
+        onnxprune.prune(LENET, CALIB, max_drop=limit, recover="bias").report
+        for limit in (0.01, 0.2)
     )
     for report, limit in ((strict, 0.01), (loose, 0.2)):
         assert report.drop is not None
@@ -97,21 +99,21 @@ def test_the_fewest_operations_within_a_drop() -> None:
 
 
 def test_a_missed_gate_is_not_written(tmp_path: Path) -> None:
-    result = pipeline.prune(
+    result = onnxprune.prune(
         LENET, CALIB, sparsity=0.95, mode="channels", max_drop=0.0, recover="none"
     )
     assert not result.report.to_dict()["quality"]["met"]
     with pytest.raises(QualityError, match="accuracy drops by"):
-        pipeline.save(result, tmp_path / "out.onnx")
+        onnxprune.save(result, tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
-    pipeline.save(result, tmp_path / "out.onnx", force=True)
+    onnxprune.save(result, tmp_path / "out.onnx", force=True)
     onnx.checker.check_model(str(tmp_path / "out.onnx"))
 
 
 def test_a_gate_on_the_accuracy() -> None:
     common = {"sparsity": 0.3, "mode": "channels", "recover": "bias"}
-    assert not pipeline.prune(LENET, CALIB, **common, min_accuracy=0.5).missed
-    missed = pipeline.prune(LENET, CALIB, **common, min_accuracy=1.0).missed
+    assert not onnxprune.prune(LENET, CALIB, **common, min_accuracy=0.5).missed
+    missed = onnxprune.prune(LENET, CALIB, **common, min_accuracy=1.0).missed
     assert not missed or "wanted are 1" in missed
 
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxprune
 from onnxprune import (
     cli,
     cost,
@@ -22,7 +23,6 @@ from onnxprune import (
     latency,
     lighten,
     node_times,
-    pipeline,
     search,
     speed,
     steering,
@@ -268,7 +268,7 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_latency_is_met_by_what_is_written(
     by_macs: list[float], latency: float, recover: str
 ) -> None:
-    result = pipeline.prune(
+    result = onnxprune.prune(
         RESNET, DIGITS, latency=latency, recover=recover, metric="magnitude", align=1
     )
     report = result.report.to_dict()
@@ -282,7 +282,7 @@ def test_a_latency_is_met_by_what_is_written(
 
 def test_a_latency_that_cannot_be_reached(by_macs: list[float]) -> None:
     with pytest.raises(BudgetError, match=r"latency 0\.2 cannot be reached .* best latency"):
-        pipeline.prune(RESNET, DIGITS, latency=0.2, **BRIEF)
+        onnxprune.prune(RESNET, DIGITS, latency=0.2, **BRIEF)
     assert by_macs
 
 
@@ -291,11 +291,11 @@ def test_a_miss_in_the_end_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> No
     """The finished model is slower than the plan was: so the next plan removes more."""
     steered = search.measure_speed
     monkeypatch.setattr(search, "measure_speed", lambda s, m: exactly(1.1 * steered(s, m).value))
-    report = pipeline.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
+    report = onnxprune.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
     assert report.speed is not None
     assert report.speed.value <= 0.7
     monkeypatch.setattr(search, "measure_speed", lambda _, __: exactly(0.9))
-    report = pipeline.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
+    report = onnxprune.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
     assert any("latency 0.7 was missed: 0.9000" in text for text in report.warnings)
 
 
@@ -313,13 +313,13 @@ def test_parts_leave_for_a_latency_where_that_is_the_cheaper_cut(
     monkeypatch.setattr(
         lighten, "tried", lambda *of: replace(tried(*of), recovery={"loss_with": 0.0})
     )
-    result = pipeline.prune(RESNET, DIGITS, **settings)
+    result = onnxprune.prune(RESNET, DIGITS, **settings)
     gone = result.report.to_dict()["removals"]
     assert bool(gone) == cheaper
     assert result.report.speed is not None
     assert result.report.speed.value <= 0.7
-    plan = pipeline.plan(RESNET, DIGITS, Request(**settings))
-    applied = pipeline.apply(RESNET, plan, DIGITS).report
+    plan = onnxprune.plan(RESNET, DIGITS, Request(**settings))
+    applied = onnxprune.apply(RESNET, plan, DIGITS).report
     assert applied.speed is not None
     assert applied.speed.value <= 0.7
     again = applied.to_dict()
@@ -334,7 +334,7 @@ def test_what_came_out_slower_is_repaired(monkeypatch: pytest.MonkeyPatch) -> No
         return replace(exactly(1.2 if odd else 0.8), is_slower=odd)
 
     monkeypatch.setattr(search, "check_speed", check)
-    result = pipeline.prune(RESNET, DIGITS, sparsity=0.45, mode="channels", align=1, **BRIEF)
+    result = onnxprune.prune(RESNET, DIGITS, sparsity=0.45, mode="channels", align=1, **BRIEF)
     assert result.report.achieved >= 0.45
     assert all(g.kept % 8 == 0 for g in result.report.groups)
     assert any("multiples of 8" in text for text in result.report.warnings)
@@ -345,14 +345,14 @@ def test_what_came_out_slower_is_repaired(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_stays_slower_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     slow = replace(exactly(1.2), is_slower=True)
     monkeypatch.setattr(search, "check_speed", lambda _, __: slow)
-    result = pipeline.prune(RESNET, DIGITS, sparsity=0.5, mode="channels", **BRIEF)
+    result = onnxprune.prune(RESNET, DIGITS, sparsity=0.5, mode="channels", **BRIEF)
     with pytest.raises(QualityError, match="slower than the original"):
-        pipeline.save(result, tmp_path / "out.onnx")
+        onnxprune.save(result, tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
-    pipeline.save(result, tmp_path / "out.onnx", force=True)
-    zeros = pipeline.prune(RESNET, DIGITS, sparsity=0.5, mode="weights", **BRIEF)
-    plan = pipeline.plan(RESNET, DIGITS, Request(sparsity=0.5, mode="channels", **BRIEF))
-    assert "slower" in pipeline.apply(RESNET, plan, DIGITS).missed
+    onnxprune.save(result, tmp_path / "out.onnx", force=True)
+    zeros = onnxprune.prune(RESNET, DIGITS, sparsity=0.5, mode="weights", **BRIEF)
+    plan = onnxprune.plan(RESNET, DIGITS, Request(sparsity=0.5, mode="channels", **BRIEF))
+    assert "slower" in onnxprune.apply(RESNET, plan, DIGITS).missed
     assert zeros.report.speed is None, "zeros change nothing, so nothing is timed"
     assert not zeros.missed
 
@@ -438,7 +438,7 @@ def test_a_repair_changes_the_widths_whatever_was_asked_for(
         monkeypatch.setattr(module, "measure_speed", by_weights)
     if name == "latency":  # which is measured in any case
         monkeypatch.setattr(search, "measure_speed", check)
-    result = pipeline.prune(LENET, DIGITS, threads=1, **budget, **BRIEF)
+    result = onnxprune.prune(LENET, DIGITS, threads=1, **budget, **BRIEF)
     assert not result.missed
     assert all(width % 8 == 0 for width in widths[-1]), widths
     assert any("multiples of 8" in text for text in result.report.warnings)
@@ -456,17 +456,17 @@ def test_a_plan_is_repaired_like_what_is_written(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(search, "check_speed", check)
     settings: dict[str, Any] = {"macs": 0.57, "threads": 1, **BRIEF}
-    pruned = pipeline.prune(LENET, DIGITS, **settings)
+    pruned = onnxprune.prune(LENET, DIGITS, **settings)
     checked.clear()
-    plan = pipeline.plan(LENET, DIGITS, Request(**settings))
+    plan = onnxprune.plan(LENET, DIGITS, Request(**settings))
     assert len(checked) == 2
     assert plan.request is not None
     assert plan.request.align == 8
-    applied = pipeline.apply(LENET, plan, DIGITS)
+    applied = onnxprune.apply(LENET, plan, DIGITS)
     assert [g.kept for g in applied.report.groups] == [g.kept for g in pruned.report.groups]
     assert not applied.missed
     checked.clear()
-    assert "slower" in pipeline.apply(LENET, plan, DIGITS).missed
+    assert "slower" in onnxprune.apply(LENET, plan, DIGITS).missed
 
 
 @pytest.mark.parametrize("repairs", [0, 1])
@@ -500,7 +500,7 @@ def test_what_only_a_clean_up_made_slower_stays(
 
     seen: list[int] = []
     monkeypatch.setattr(search, "check_speed", check)
-    result = pipeline.prune(path, lossless=True)
+    result = onnxprune.prune(path, lossless=True)
     assert seen[0] == 13
     assert not result.missed
     assert result.report.to_dict()["clean_up"]["channels"]["dead"] == 0
@@ -541,7 +541,7 @@ def test_what_a_model_can_be_timed_on() -> None:
 
 def test_the_real_check_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "check_speed", speed.check_speed)
-    latency = pipeline.prune(
+    latency = onnxprune.prune(
         RESNET, DIGITS, sparsity=0.6, mode="channels", threads=1, **BRIEF
     ).report.to_dict()["latency"]
     assert latency["requested"] is None
@@ -569,7 +569,7 @@ def test_the_command_line(tmp_path: Path) -> None:
 
 def test_a_provider_must_exist() -> None:
     with pytest.raises(ModelError, match="'Abacus'"):
-        pipeline.prune(RESNET, DIGITS, latency=0.5, provider="Abacus")
+        onnxprune.prune(RESNET, DIGITS, latency=0.5, provider="Abacus")
 
 
 def test_the_channels_that_are_computed_together() -> None:

@@ -14,13 +14,13 @@ from oracle import Traced, error, run
 from strategies import BATCH, Net
 
 from onnxprune import cost, rewrite
+from onnxprune.choices import Mode
 from onnxprune.equation import parse
 from onnxprune.layers import Layer, prepare
 from onnxprune.least_squares import fit_layers
 from onnxprune.pipeline import prune
 from onnxprune.pruning_plan import plan_from_units
 from onnxprune.recovery import with_constants
-from onnxprune.request import Mode
 from onnxprune.selection import measure_moments, unit_errors
 from onnxprune.structure import Weight
 from onnxprune.unfold import StackForm
