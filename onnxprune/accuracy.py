@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.class_scores import class_scores
 from onnxprune.data import Batch
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model
-from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.session import Session
 
 SHARPNESS = (-6.0, 6.0)

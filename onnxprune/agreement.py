@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.accuracy import Accuracy
+from onnxprune.arrays import I64, Array
 from onnxprune.execute import Outcome
 from onnxprune.gates import drop_of
 from onnxprune.graph import Model
-from onnxprune.labels import I64, Array
 from onnxprune.latency import samples_of
 from onnxprune.session import Feeds, Session
 from onnxprune.study import Study

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from onnxprune.arrays import F64, I64, Bool
 from onnxprune.errors import BudgetError
-from onnxprune.labels import F64, I64, Bool
 from onnxprune.structure import Group, Structure
 
 AUTO_ALIGN, AUTO_SHARE = 8, 8

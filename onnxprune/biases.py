@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import F64, Array
 from onnxprune.graph import captured_names
-from onnxprune.labels import F64, Array
 from onnxprune.structure import Weight
 
 

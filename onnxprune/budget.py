@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune import cost
+from onnxprune.arrays import F64, Bool
 from onnxprune.graph import Model
-from onnxprune.labels import F64, Bool
 from onnxprune.storage import nbytes
 from onnxprune.structure import Structure
 

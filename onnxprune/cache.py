@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.labels import Array
+from onnxprune.arrays import Arrays
 from onnxprune.session import runtime_version
 from onnxprune.version import __version__
 
@@ -38,8 +38,6 @@ LARGEST = LIMIT // 4
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TypeError,
            NotImplementedError, RuntimeError)  # fmt: skip
 _KEY = "onnxprune/key"
-
-Arrays = Mapping[str, Array]
 
 
 class Cache:

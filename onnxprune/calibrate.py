@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.arrays import F64, I64
 from onnxprune.data import Batch
 from onnxprune.errors import CalibrationError
 from onnxprune.graph import Model, Shapes, tensor_types
-from onnxprune.labels import F64, I64
 from onnxprune.session import Session
 from onnxprune.statistics import ActivationStats
 from onnxprune.storage import draft

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.labels import F64, I64, Array, Bool
+from onnxprune.arrays import F64, I64, Array, Bool
 
 NOTHING = -1
 """Root of a constant."""

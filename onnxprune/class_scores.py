@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxprune.arrays import F64, Array
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, Shapes, TensorSpec
-from onnxprune.labels import F64, Array
 from onnxprune.values import Value
 
 _PROBABILITIES = frozenset(

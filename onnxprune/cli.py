@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune import cli_options as options
-from onnxprune.cli_options import ALLOCATIONS, DEPTH_METRICS, METRICS, MODES, RECOVERIES
 from onnxprune.errors import InternalError, OnnxpruneError, QualityError
 from onnxprune.progress import progress_bar
 from onnxprune.targets import (
@@ -30,8 +29,6 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.result import PruneResult
-
-__all__ = ["ALLOCATIONS", "DEPTH_METRICS", "METRICS", "MODES", "RECOVERIES", "main"]
 
 
 class _Commands(click.Group):

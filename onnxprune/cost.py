@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxprune.arrays import F64, Bool
 from onnxprune.constants import graphs, subgraphs
 from onnxprune.equation import parse
 from onnxprune.graph import UNPACKS, Model, Shapes, captured
-from onnxprune.labels import F64, Bool
 from onnxprune.quantised import weight_values
 from onnxprune.storage import outline
 from onnxprune.structure import Structure, Weight

@@ -21,10 +21,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from onnxprune.arrays import F64, I64, Array
 from onnxprune.errors import CalibrationError
 from onnxprune.folders import class_folders, images_under
 from onnxprune.graph import TensorSpec
-from onnxprune.labels import F64, I64, Array
 
 MAX_UNREADABLE = 0.1
 """Share of unreadable images beyond which a folder is refused."""

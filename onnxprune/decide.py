@@ -10,10 +10,10 @@ import numpy as np
 
 from onnxprune import cost
 from onnxprune.allocate import allocate_channels, allocate_weights
+from onnxprune.arrays import F64, Array, Bool
 from onnxprune.budget import Budget, Meter
 from onnxprune.errors import BudgetError
 from onnxprune.errors_left import ErrorsLeft
-from onnxprune.labels import F64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan, plan_from_units
 from onnxprune.request import Request
 from onnxprune.score import Scorer

@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from onnxprune.arrays import F64, Array
 from onnxprune.entropy import Activity
 from onnxprune.execute import refitted, shortened
 from onnxprune.graph import Model
-from onnxprune.labels import F64, Array
 from onnxprune.recovery import QUICK, sample_chunks
 from onnxprune.removals import Removal, apart
 from onnxprune.sensitivity import divergences, outputs_of, trial_chunks

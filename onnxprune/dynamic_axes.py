@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.arrays import Array
 from onnxprune.graph import Model
-from onnxprune.labels import Array
 from onnxprune.session import Feeds
 
 Place = tuple[str, int]

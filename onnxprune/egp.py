@@ -25,9 +25,9 @@ import numpy as np
 
 from onnxprune import cost
 from onnxprune.allocate import WEIGHT_FLOOR
+from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.errors import BudgetError
 from onnxprune.execute import Outcome, execute, fitted, shortened
-from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.recovery import QUICK
 from onnxprune.rectifiers import rectified_layers

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.labels import F64, I64
+from onnxprune.arrays import F64, I64
 
 DAMPING = 1e-3
 """Ridge as a multiple of the mean variance of the inputs."""

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.arrays import F64, Bool
 from onnxprune.graph import Model, Shapes, tensor_types
-from onnxprune.labels import F64, Bool
 from onnxprune.rectifiers import Rectifier
 from onnxprune.relations import States
 from onnxprune.statistics import ActivationStats

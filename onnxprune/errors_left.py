@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from onnxprune import records
-from onnxprune.cache import Arrays, Cache
-from onnxprune.labels import F64
+from onnxprune.arrays import F64, Arrays
 from onnxprune.selection import Measured, Sensitivity, unit_errors
 from onnxprune.subject import Subject
 from onnxprune.thinning import Thinning
@@ -25,19 +23,16 @@ class ErrorsLeft:
     Args:
         subject: the model.
         measure: gathers the second moments.
-        cache: remembers what is small.
-        settings: what it depends on, see :meth:`~onnxprune.cache.Cache.recall`.
+        recall: remembers what is small: given its name and what measures it, returns it.
     """
 
     def __init__(
         self,
         subject: Subject,
         measure: Callable[[], Measured],
-        cache: Cache,
-        settings: Callable[[], Mapping[str, Any]],
+        recall: Callable[[str, Callable[[], Arrays]], Arrays],
     ) -> None:
-        self._subject, self._measure = subject, measure
-        self._cache, self._settings = cache, settings
+        self._subject, self._measure, self._recall = subject, measure, recall
 
     @property
     def units(self) -> F64:
@@ -47,15 +42,15 @@ class ErrorsLeft:
     @property
     def sensitivities(self) -> list[Sensitivity]:
         """What cutting each group does to the outputs."""
-        return records.to_sensitivities(self._units)
+        return _to_sensitivities(self._units)
 
     @cached_property
     def _units(self) -> Arrays:
         def measure() -> Arrays:
             errors, trials = unit_errors(self._subject.structure, self._measured)
-            return {"errors": errors, **records.from_sensitivities(trials)}
+            return {"errors": errors, **_from_sensitivities(trials)}
 
-        return self._cache.recall("unit errors", self._settings, measure)
+        return self._recall("unit errors", measure)
 
     @cached_property
     def thinning(self) -> Thinning:
@@ -73,7 +68,7 @@ class ErrorsLeft:
                 "scales": np.array(list(scales.values()), dtype=np.float64),
             }
 
-        found = self._cache.recall("scales", self._settings, measure)
+        found = self._recall("scales", measure)
         return dict(zip(found["tensors"].tolist(), found["scales"].tolist(), strict=True))
 
     @cached_property
@@ -84,3 +79,29 @@ class ErrorsLeft:
     def _weights(self) -> dict[str, Any]:
         excluded = self._subject.structure.excluded
         return {n: w for n, w in self._subject.weights.items() if n not in excluded}
+
+
+def _from_sensitivities(found: Sequence[Sensitivity]) -> Arrays:
+    """Return trials as arrays, one entry for each trial."""
+    trials = [
+        (s.group, removed, divergence)
+        for s in found
+        for removed, divergence in zip(s.removed, s.divergence, strict=True)
+    ]
+    return {
+        "group": np.array([group for group, _, _ in trials], dtype=np.str_),
+        "removed": np.array([removed for _, removed, _ in trials], dtype=np.int64),
+        "divergence": np.array([divergence for _, _, divergence in trials], dtype=np.float64),
+    }
+
+
+def _to_sensitivities(arrays: Arrays) -> list[Sensitivity]:
+    """Invert :func:`_from_sensitivities`."""
+    trials: dict[str, list[tuple[int, float]]] = {}
+    columns = (arrays[name].tolist() for name in ("group", "removed", "divergence"))
+    for group, removed, divergence in zip(*columns, strict=True):
+        trials.setdefault(group, []).append((removed, divergence))
+    return [
+        Sensitivity(group, tuple(r for r, _ in own), tuple(d for _, d in own))
+        for group, own in trials.items()
+    ]

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxprune.arrays import Array
 from onnxprune.graph import Model, Shapes, captured
-from onnxprune.labels import Array
 from onnxprune.storage import describe, without_constants
 
 SMALL = 32768

@@ -22,10 +22,10 @@ from onnx import helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune import roundtrip, storage
+from onnxprune.arrays import Array
 from onnxprune.constants import densified, shadows, subgraphs, to_initializers
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.external import load_external
-from onnxprune.labels import Array
 from onnxprune.zero_states import without_zero_states
 
 MOST_FILE_BYTES = 2**31

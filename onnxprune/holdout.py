@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.arrays import I64
 from onnxprune.data import Batch, Dataset, NoSamples, open_dataset
 from onnxprune.errors import CalibrationError
 from onnxprune.folders import find_splits
 from onnxprune.graph import Model
-from onnxprune.labels import I64
 from onnxprune.outliers import find_outliers
 from onnxprune.session import Feeds
 

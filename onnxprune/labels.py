@@ -12,15 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-I64 = npt.NDArray[np.int64]
-Bool = npt.NDArray[np.bool_]
-F64 = npt.NDArray[np.float64]
+from onnxprune.arrays import I64, Bool
 
 FIXED = -1
 """Unit number of a label that cannot leave the model."""

@@ -24,10 +24,10 @@ from time import perf_counter
 import numpy as np
 import onnx
 
+from onnxprune.arrays import F64, Bool
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model
 from onnxprune.holdout import Progress, silent
-from onnxprune.labels import F64, Bool
 from onnxprune.session import PROVIDER, Feeds, Session
 from onnxprune.stopwatch import Lap, Stopwatch, thread_ids
 

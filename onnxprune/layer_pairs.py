@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.arrays import I64, Array
 from onnxprune.blas import one_thread
 from onnxprune.graph import Model
-from onnxprune.labels import I64, Array
 from onnxprune.layers import Layer, pairs
 from onnxprune.paired import Half, Sample, fit_pair
 from onnxprune.rectified import Gap
 from onnxprune.solve import CHECK_EVERY, Moments
-from onnxprune.unfold import MatrixForm, Product, Values, channels_last
+from onnxprune.unfold import MatrixForm, Product, channels_last
 from onnxprune.walk import Walk
 
 ROWS, MACS = 64_000, 5e9
@@ -169,12 +169,12 @@ def _matrix(layer: Layer) -> MatrixForm:
 
 def _gathered(
     pair: tuple[Layer, Layer], found: list[list[Array]], wanted: list[list[Array]], drawn: I64
-) -> tuple[Values, Values, Values]:
+) -> tuple[Array, Array, Array]:
     """Return what a pair reads, what it should give for that, and what is added to it."""
     first, second = pair
     axis = _matrix(second).output_axis
 
-    def flat(values: list[Array], axis: int) -> Values:
+    def flat(values: list[Array], axis: int) -> Array:
         taken = channels_last(_taken(values, drawn), axis)
         return taken.astype(np.promote_types(taken.dtype, np.float32), copy=False)
 

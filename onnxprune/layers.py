@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.biases import addition, bias_name, found_bias, is_own, takes_bias
 from onnxprune.graph import Model, Shapes, captured, edit, node_id, rebuild
-from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.requantise import unpack
 from onnxprune.structure import Structure, Weight

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxprune.arrays import F64, I64, Array
 from onnxprune.graph import Model
-from onnxprune.labels import F64, I64, Array
 from onnxprune.layer_pairs import LayerPairs
 from onnxprune.layers import Layer
 from onnxprune.rectified import Rows, fit_rectified

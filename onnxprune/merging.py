@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import F64, Array
 from onnxprune.graph import Model, Shapes, captured_names, edit, node_id, rebuild, values_of
-from onnxprune.labels import F64, Array
 
 MATRICES = ("Gemm", "MatMul")
 

@@ -10,16 +10,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph import (
-    Model,
-    Shapes,
-    captured_names,
-    edit,
-    node_id,
-    rebuild,
-    tensor_types,
-)
-from onnxprune.labels import Array
+from onnxprune.arrays import Array
+from onnxprune.graph import Model, Shapes, captured_names, edit, node_id, rebuild, tensor_types
 from onnxprune.relations import Relations
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.arrays import Array
 from onnxprune.counters import recounted
 from onnxprune.dynamic_axes import (
     DynamicAxis,
@@ -26,7 +27,6 @@ from onnxprune.dynamic_axes import (
 from onnxprune.errors import ModelError
 from onnxprune.folding import SMALL, Computed, computed_constants
 from onnxprune.graph import Model, Shapes, tensor_types
-from onnxprune.labels import Array
 from onnxprune.session import Feeds, Session
 from onnxprune.storage import draft, nbytes
 from onnxprune.values import is_empty, is_finite

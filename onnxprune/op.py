@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import I64, Bool
 from onnxprune.errors import InternalError
 from onnxprune.graph import Shapes, node_id
-from onnxprune.labels import I64, Bool, Labels, Reason
+from onnxprune.labels import Labels, Reason
 from onnxprune.structure import (
     Inexact,
     Origin,

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from onnxprune.arrays import F64, I64, Bool
 from onnxprune.data import Batch
-from onnxprune.labels import F64, I64, Bool
 
 FACTOR = 100.0
 """How many times larger than the typical sample an outlier is at least."""

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.labels import F64, Bool
+from onnxprune.arrays import F64, Array, Bool
 from onnxprune.rectified import FACTOR_BYTES, Gap
 from onnxprune.solve import Inverse, Moments
-from onnxprune.unfold import Product, Values
+from onnxprune.unfold import Product
 
 Map = Callable[..., Iterable[Any]]
 
@@ -94,7 +94,7 @@ class Sample:
         gap: what outputs of the second lack, given these, ``[samples, positions, channels]``.
     """
 
-    x: Values
+    x: Array
     gap: Gap
 
 
@@ -162,9 +162,9 @@ class _State:
         left: what its outputs lack, likewise.
     """
 
-    hidden: Values
+    hidden: Array
     on: Bool
-    left: Values
+    left: Array
 
 
 class _Problem:
@@ -277,13 +277,13 @@ class _Problem:
         return np.stack([inverse(w) for inverse, w in zip(inverses, masked, strict=True)])
 
 
-def _affine(product: Product, x: Values, weights: F64, bias: F64) -> Values:
+def _affine(product: Product, x: Array, weights: F64, bias: F64) -> Array:
     result = product.forward(x, weights)
     result += bias.astype(result.dtype)
     return result
 
 
-def _product(a: Values, b: Values) -> float:
+def _product(a: Array, b: Array) -> float:
     return float(np.einsum("spo,spo->", a, b, dtype=np.float64))
 
 
@@ -292,7 +292,7 @@ def _rows(states: Sequence[_State]) -> int:
     return sum(int(np.prod(state.left.shape[:2])) for state in states)
 
 
-def _centred(correlation: F64, left: Values, mean: F64) -> tuple[F64, F64]:
+def _centred(correlation: F64, left: Array, mean: F64) -> tuple[F64, F64]:
     """Return a correlation as with centred inputs, and the sum of what they correlate with."""
     total = left.sum(axis=(0, 1), dtype=np.float64)
     return correlation - total.reshape(len(mean), -1, 1) * mean[:, None], total

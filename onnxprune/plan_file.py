@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.arrays import Bool
 from onnxprune.errors import OnnxpruneError, PlanError, shortened
-from onnxprune.labels import Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.removals import Removal, apart
 from onnxprune.request import Request

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.labels import Bool
+from onnxprune.arrays import Bool
 from onnxprune.structure import Structure
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxprune.arrays import Array
 from onnxprune.cost import DEFAULT_DOMAINS
 from onnxprune.graph import Model, Shapes, captured
-from onnxprune.labels import Array
 
 SINCE = 13
 """Opset that brought scales for each channel."""

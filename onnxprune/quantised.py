@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from onnxprune.arrays import Array
 from onnxprune.graph import Model
-from onnxprune.labels import Array
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,9 @@ from dataclasses import fields
 import numpy as np
 
 from onnxprune.accuracy import Accuracy
+from onnxprune.arrays import Array, Arrays
 from onnxprune.calibrate import Point
-from onnxprune.labels import Array
-from onnxprune.selection import Sensitivity
 from onnxprune.statistics import ActivationStats
-
-Arrays = Mapping[str, Array]
 
 
 def from_stats(stats: Mapping[Point, ActivationStats], points: Sequence[Point]) -> Arrays:
@@ -58,29 +55,3 @@ def to_accuracy(arrays: Arrays) -> Accuracy:
     hits, margins = arrays["hits"].astype(np.bool_), arrays["margins"]
     per_class = tuple(arrays["per_class"].tolist())
     return Accuracy(value, standard_error, loss, len(hits), per_class, hits=hits, margins=margins)
-
-
-def from_sensitivities(found: Sequence[Sensitivity]) -> Arrays:
-    """Return trials as arrays, one entry for each trial."""
-    trials = [
-        (s.group, removed, divergence)
-        for s in found
-        for removed, divergence in zip(s.removed, s.divergence, strict=True)
-    ]
-    return {
-        "group": np.array([group for group, _, _ in trials], dtype=np.str_),
-        "removed": np.array([removed for _, removed, _ in trials], dtype=np.int64),
-        "divergence": np.array([divergence for _, _, divergence in trials], dtype=np.float64),
-    }
-
-
-def to_sensitivities(arrays: Arrays) -> list[Sensitivity]:
-    """Invert :func:`from_sensitivities`."""
-    trials: dict[str, list[tuple[int, float]]] = {}
-    columns = (arrays[name].tolist() for name in ("group", "removed", "divergence"))
-    for group, removed, divergence in zip(*columns, strict=True):
-        trials.setdefault(group, []).append((removed, divergence))
-    return [
-        Sensitivity(group, tuple(r for r, _ in own), tuple(d for _, d in own))
-        for group, own in trials.items()
-    ]

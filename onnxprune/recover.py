@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import F64, Bool
 from onnxprune.biases import add_bias, found_bias, is_own, takes_bias
 from onnxprune.graph import Model, edit, node_id, rebuild
-from onnxprune.labels import F64, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.requantise import pack, unpack
 from onnxprune.statistics import ActivationStats

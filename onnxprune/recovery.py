@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.arrays import Array
 from onnxprune.graph import Model, Shapes
 from onnxprune.holdout import Part, Progress, silent
-from onnxprune.labels import Array
 from onnxprune.layers import affected, prepare
 from onnxprune.least_squares import Fit, fit_layers
 from onnxprune.pruning_plan import PruningPlan

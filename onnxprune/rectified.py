@@ -15,14 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from onnxprune.labels import F64, Bool
+from onnxprune.arrays import F64, Array, Bool
 from onnxprune.solve import Inverse, Moments
-
-Values = np.ndarray[Any, np.dtype[Any]]
 
 STEPS = 12
 """The most steps for one layer."""
@@ -48,9 +45,9 @@ class Rows:
 
     bounds: tuple[float, float]
     chunks: int
-    _parts: list[tuple[Values, Values, Values | None]] = field(default_factory=list)
+    _parts: list[tuple[Array, Array, Array | None]] = field(default_factory=list)
 
-    def add(self, inputs: Values, targets: Values, skip: Values | None) -> None:
+    def add(self, inputs: Array, targets: Array, skip: Array | None) -> None:
         """Add rows.
 
         Args:
@@ -62,7 +59,7 @@ class Rows:
         thinned = None if skip is None else skip[:, ::step]
         self._parts.append((inputs[:, ::step], targets[:, ::step], thinned))
 
-    def group(self, g: int) -> tuple[Values, Values, Values | None]:
+    def group(self, g: int) -> tuple[Array, Array, Array | None]:
         """Return inputs, targets and what is added of one group."""
         xs, ys, skips = zip(*self._parts, strict=True)
         skip = None if skips[0] is None else np.concatenate([s[g] for s in skips])
@@ -108,7 +105,7 @@ def fit_rectified(
 
 def _fit_group(
     bounds: tuple[float, float],
-    rows: tuple[Values, Values, Values | None],
+    rows: tuple[Array, Array, Array | None],
     moments: Moments,
     start: F64,
     old: F64,
@@ -161,7 +158,7 @@ class Gap:
         skip: what is added to the outputs before the rectifier.
     """
 
-    def __init__(self, bounds: tuple[float, float], targets: Values, skip: Values | float) -> None:
+    def __init__(self, bounds: tuple[float, float], targets: Array, skip: Array | float) -> None:
         total = targets + skip
         self._wanted, self._limits = targets, []
         for bound, outside, clip in (
@@ -172,9 +169,9 @@ class Gap:
                 self._wanted = np.where(outside, targets.dtype.type(bound) - skip, self._wanted)
                 self._limits.append((outside, clip))
 
-    def __call__(self, outputs: Values) -> Values:
+    def __call__(self, outputs: Array) -> Array:
         """Return the gap of outputs of the shape of the targets."""
-        gap: Values = self._wanted - outputs
+        gap: Array = self._wanted - outputs
         for outside, clip in self._limits:
             clip(gap, 0.0, out=gap, where=outside)
         return gap

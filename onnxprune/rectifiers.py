@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.arrays import Array
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, Shapes
-from onnxprune.labels import Array
 from onnxprune.rules.elementwise import UNARY
 from onnxprune.session import Session
 from onnxprune.structure import Structure

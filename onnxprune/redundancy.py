@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.biases import add_bias
 from onnxprune.channels import NOTHING, Channels
 from onnxprune.graph import Model, edit, node_id, rebuild
-from onnxprune.labels import F64, I64, Array, Bool
 from onnxprune.relations import Relations
 from onnxprune.structure import Sink, Structure, Weight
 from onnxprune.transfers import PRODUCTS, by_channel, is_padded, matrix_form

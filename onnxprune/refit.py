@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.labels import F64, I64
+from onnxprune.arrays import F64, I64
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Choices of the ridge, for features of unit variance; by the loss on the check samples."""

@@ -15,10 +15,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.arrays import F64, Array, Bool
 from onnxprune.channels import NOTHING, Channels, Roots, channels
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, Shapes, edit, node_id, tensor_types
-from onnxprune.labels import F64, Array, Bool
 from onnxprune.session import Session
 from onnxprune.structure import Structure
 from onnxprune.transfers import PRODUCTS, TRANSFERS

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import F64, Array
 from onnxprune.graph import Model, captured_names, edit, node_id, rebuild
-from onnxprune.labels import F64, Array
 from onnxprune.quantised import Places, places, spread
 from onnxprune.unfold import PRODUCTS
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import Array, Bool
 from onnxprune.graph import Model, captured_names, edit, node_id, rebuild, values_of
-from onnxprune.labels import Array, Bool
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.quantised import places, spread
 from onnxprune.structure import OriginalShape, Renumber, Sizes, Structure

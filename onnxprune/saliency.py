@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.labels import F64, Bool
+from onnxprune.arrays import F64, Bool
 from onnxprune.solve import ridge_rows
 
 DAMPING = 1e-2

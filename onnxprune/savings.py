@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune import cost
 from onnxprune.allocate import floor
-from onnxprune.labels import Bool
+from onnxprune.arrays import Bool
 from onnxprune.node_times import OTHERS, measure_nodes
 from onnxprune.pruning_plan import plan_from_units
 from onnxprune.rewrite import rewrite

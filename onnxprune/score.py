@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.arrays import F64, Array
 from onnxprune.choices import METRICS
 from onnxprune.errors import CalibrationError
-from onnxprune.labels import F64, Array
 from onnxprune.statistics import ActivationStats, f_statistic, is_defined
 from onnxprune.structure import Structure
 
@@ -231,7 +231,7 @@ def _require_f(point: Point, stats: ActivationStats) -> None:
     """Make sure that a point has an F statistic."""
     samples, classes = int(stats.count.sum()), len(stats.count)
     if not is_defined(samples, classes):
-        usable = [name for name, c in CRITERIA.items() if not c.needs_labels]
+        usable = [name for name, c in METRICS.items() if not c.needs_labels]
         raise CalibrationError(
             f"the F statistic of '{point[0]}' is undefined: it needs samples of at least two "
             f"classes and more samples than classes; got {samples} samples of {classes} classes "

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.arrays import F64, Array
 from onnxprune.graph import Model
-from onnxprune.labels import F64, Array
 from onnxprune.layers import Layer
 from onnxprune.session import Feeds
 from onnxprune.solve import Moments

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.arrays import F64, Array
 from onnxprune.elimination import Elimination, Reader, eliminate, output_energy
 from onnxprune.graph import Model, Shapes
-from onnxprune.labels import F64, Array
 from onnxprune.layers import Layer, prepare
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.second_moments import InputMoments, from_rows, input_moments, to_rows

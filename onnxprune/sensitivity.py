@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from onnxprune.arrays import F64, Array
 from onnxprune.class_scores import class_scores
 from onnxprune.graph import Model
-from onnxprune.labels import F64, Array
 from onnxprune.session import Feeds
 from onnxprune.walk import Walk
 

@@ -11,19 +11,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
 
+from onnxprune.arrays import Array
 from onnxprune.errors import ModelError
 from onnxprune.storage import Held, is_heavy, split
 from onnxprune.values import Value
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
 PROVIDER = "CPUExecutionProvider"

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.blas import one_thread
-from onnxprune.labels import F64, I64, Bool
-
-Values = np.ndarray[Any, np.dtype[Any]]
 
 CHECK_EVERY = 5
 """One sample of so many is not fitted on, but decides how far to go."""
@@ -62,7 +59,7 @@ class Moments:
             x, y, 0, np.zeros(d), np.zeros(o), np.zeros((d, d)), np.zeros((o, d)), np.zeros(o)
         )
 
-    def add(self, x: Values, y: Values) -> None:
+    def add(self, x: Array, y: Array) -> None:
         """Add rows ``x [rows, width]`` with targets ``y [rows, outputs]``.
 
         Products are formed in the precision of the rows (at least float32), sums in float64;

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxprune.labels import F64
+from onnxprune.arrays import F64
 
 Spread = Callable[[F64, float], F64]
 """Given the scores of a layer (any shape, 0 or more, higher = keep) and its :func:`erk_share`,

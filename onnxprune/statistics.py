@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.labels import F64, I64
+from onnxprune.arrays import F64, I64
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxprune.labels import I64, Bool, Units
+from onnxprune.arrays import I64, Bool
+from onnxprune.labels import Units
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,8 +13,9 @@ import numpy as np
 from onnxprune import cache as caching
 from onnxprune import cost, records
 from onnxprune.accuracy import Accuracy, listed, measure_accuracy, outside
+from onnxprune.arrays import Arrays
 from onnxprune.budget import Meter
-from onnxprune.cache import Arrays, Cache
+from onnxprune.cache import Cache
 from onnxprune.calibrate import Point, calibrate
 from onnxprune.class_scores import class_scores
 from onnxprune.decide import Decider
@@ -28,6 +29,7 @@ from onnxprune.latency import in_batches, samples_of
 from onnxprune.layers import has_layers
 from onnxprune.log import Log
 from onnxprune.observe import observe
+from onnxprune.prunable import check_prunable
 from onnxprune.qoperators import joined
 from onnxprune.recovery import sample_chunks
 from onnxprune.rectifiers import find_rectifiers
@@ -38,7 +40,7 @@ from onnxprune.score import Scorer, weight_points
 from onnxprune.selection import Measured, measure_moments
 from onnxprune.session import Feeds
 from onnxprune.statistics import ActivationStats, is_defined
-from onnxprune.subject import Subject, observe_inputs, trace_subject, traced
+from onnxprune.subject import Subject, observe_inputs, trace_subject
 from onnxprune.untouched import untouched_warnings
 from onnxprune.verify import Verification
 
@@ -113,7 +115,10 @@ class Study:
             for axis in shapes.stuck
         ]
         with log.stage("trace"):
-            self.given: Subject = trace_subject(original, shapes, request)
+            self.given: Subject = trace_subject(
+                original, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact
+            )
+            check_prunable(self.given.structure, request)
         log.warnings += untouched_warnings(self.given.structure.untouched, self.bytes)
         self.subject = self.given
         self.shortening: Shortening | None = None
@@ -255,12 +260,7 @@ class Study:
         )
         errors = None
         if request.uses_errors and has_layers(subject.structure):
-            errors = ErrorsLeft(
-                subject,
-                lambda: self._moments,
-                self._cache,
-                lambda: self._fitting() | {"without": sorted(self.changed)},
-            )
+            errors = ErrorsLeft(subject, lambda: self._moments, self._recall_errors)
         seconds = self.node_seconds if request.latency is not None else None
         meter = Meter(
             subject.folded,
@@ -291,7 +291,12 @@ class Study:
             other.__dict__.pop(measured, None)
         with self.log.stage("trace"):
             shapes = observe(model, self.feeds[0], threads=self.request.threads)
-            other.subject = traced(model, shapes, self.request)  # of which nothing may be left
+            other.subject = trace_subject(  # of which nothing may be left
+                model,
+                shapes,
+                exclude=self.request.exclude,
+                allow_inexact=self.request.allow_inexact,
+            )
         return other
 
     def aligned(self, align: int) -> Study:
@@ -356,6 +361,12 @@ class Study:
             "output": self.output,
             "seed": request.seed,
         }
+
+    def _recall_errors(self, what: str, measure: Callable[[], Arrays]) -> Arrays:
+        """Remember an error that removals leave, or measure it."""
+        return self._cache.recall(
+            what, lambda: self._fitting() | {"without": sorted(self.changed)}, measure
+        )
 
     @cached_property
     def _moments(self) -> Measured:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune import cost
-from onnxprune.errors import BudgetError, ModelError
+from onnxprune.arrays import Array
+from onnxprune.errors import ModelError
 from onnxprune.folding import fold
 from onnxprune.graph import Model, Shapes
 from onnxprune.holdout import Holdout, Part
-from onnxprune.labels import Array
 from onnxprune.observe import observe
 from onnxprune.qoperators import separated
 from onnxprune.quantised import weight_values
-from onnxprune.request import Request
 from onnxprune.session import Feeds
-from onnxprune.structure import Structure, described
+from onnxprune.structure import Structure
 from onnxprune.synthetic import SIZES, free_names, has_free_sizes, synthetic_feeds
 from onnxprune.trace import trace
 
@@ -88,41 +87,19 @@ def _verification_feeds(model: Model, part: Part) -> Feeds:
     return {n: np.resize(v, (wanted, *v.shape[1:])) for n, v in feeds.items()}
 
 
-def traced(original: Model, shapes: Shapes, request: Request) -> Subject:
-    """Fold and trace a model, whether there is anything to prune or not."""
+def trace_subject(
+    original: Model, shapes: Shapes, *, exclude: Sequence[str] = (), allow_inexact: bool = False
+) -> Subject:
+    """Fold and trace a model, whether there is anything to prune or not.
+
+    Args:
+        original: the model as it was read.
+        shapes: its observed shapes.
+        exclude: globs over node and initializer names; what matches keeps its size.
+        allow_inexact: let channels leave across which something is normalised.
+    """
     folded = fold(original, shapes)
     costs = cost.measure(folded, shapes)
     folded, shapes = separated(folded, shapes)
-    structure = trace(folded, shapes, exclude=request.exclude, allow_inexact=request.allow_inexact)
+    structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
     return Subject(original, folded, shapes, structure, costs)
-
-
-def trace_subject(original: Model, shapes: Shapes, request: Request) -> Subject:
-    """Fold and trace a model.
-
-    Raises:
-        ModelError: if there is nothing to prune in the requested mode.
-        BudgetError: if there are weights, but no rule for any of them.
-    """
-    subject = traced(original, shapes, request)
-    structure = subject.structure
-    if request.lossless:
-        return subject
-    if structure.untouched and not cost.counted(structure):
-        best = 0 if request.budget in ("sparsity", "layers") else 1
-        raise BudgetError(
-            f"{request.goal} cannot be reached: the best achievable is {best}, since "
-            f"{described(structure.untouched)}; see 'onnxprune inspect'"
-        )
-    if not cost.counted(structure):
-        raise ModelError(
-            "the model has no prunable weight: no Conv, ConvTranspose, Gemm or MatMul with a "
-            "constant weight was found"
-        )
-    if request.mode == "channels" and not structure.groups:
-        why = structure.costliest()
-        raise ModelError(
-            f"no channel of the model can be removed{': ' if why else ''}{why}; see 'onnxprune "
-            "inspect', or use --mode weights"
-        )
-    return subject

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune.arrays import Array
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, TensorSpec
-from onnxprune.labels import Array
 
 SIZES = (224, 32, 64, 16, 128, 256, 299, 384, 512, 8)
 """Sizes to try for dynamic axes other than the batch, until the model runs."""

@@ -11,8 +11,8 @@ from itertools import repeat
 
 import numpy as np
 
+from onnxprune.arrays import F64, Array, Bool
 from onnxprune.elimination import inverse, output_energy
-from onnxprune.labels import F64, Array, Bool
 from onnxprune.layers import Layer
 from onnxprune.saliency import DAMPING, refitted
 from onnxprune.second_moments import from_rows, to_rows

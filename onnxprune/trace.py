@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import I64
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, Shapes, captured_names, edit, node_id
-from onnxprune.labels import I64, Reason, Units
+from onnxprune.labels import Reason, Units
 from onnxprune.op import Op, Trace
 from onnxprune.rules import RULES
 from onnxprune.structure import Frozen, Group, Structure, Untouched

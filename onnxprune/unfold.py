@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.labels import F64, I64
-
-Values = np.ndarray[Any, np.dtype[Any]]
+from onnxprune.arrays import F64, I64, Array
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators that :class:`MatrixForm` knows."""
@@ -74,7 +72,7 @@ class MatrixForm:
             return self.shape[0] // self.groups * self.offsets
         return self.shape[1 if self.outputs_first else 0]
 
-    def to_matrix(self, tensor: Values) -> Values:
+    def to_matrix(self, tensor: Array) -> Array:
         """Arrange a weight tensor as ``[groups, outputs, width]``."""
         g, k = self.groups, self.offsets
         if self.op_type == "Conv":
@@ -85,7 +83,7 @@ class MatrixForm:
             return split.transpose(0, 2, 3, 1).reshape(g, self.outputs, self.width)
         return (tensor if self.outputs_first else tensor.T)[None]
 
-    def to_tensor(self, matrix: Values) -> Values:
+    def to_tensor(self, matrix: Array) -> Array:
         """Invert :meth:`to_matrix`."""
         g, k = self.groups, self.offsets
         split = matrix.reshape(g, self.outputs, k, -1) if self.spatial else matrix
@@ -93,7 +91,7 @@ class MatrixForm:
             return split.swapaxes(2, 3).reshape(self.shape)
         if self.spatial:
             return split.transpose(0, 3, 1, 2).reshape(self.shape)
-        result: Values = matrix[0] if self.outputs_first else matrix[0].T
+        result: Array = matrix[0] if self.outputs_first else matrix[0].T
         return result
 
     def positions(self, y_shape: Sequence[int]) -> int:
@@ -101,7 +99,7 @@ class MatrixForm:
         axis = self.output_axis % len(y_shape)
         return int(np.prod([n for k, n in enumerate(y_shape) if k not in (0, axis)], dtype=int))
 
-    def rows(self, x: Values, y: Values, count: int, rng: np.random.Generator) -> list[I64]:
+    def rows(self, x: Array, y: Array, count: int, rng: np.random.Generator) -> list[I64]:
         """Draw at most ``count`` positions for each index of output axis 0 of a chunk.
 
         Returns:
@@ -119,12 +117,12 @@ class MatrixForm:
         drawn = rng.random((samples, per_sample)).argpartition(count, axis=1)[:, :count]
         return [np.repeat(np.arange(samples), count), drawn.ravel()]
 
-    def batched(self, x: Values, y: Values) -> bool:
+    def batched(self, x: Array, y: Array) -> bool:
         """Whether axis 0 of input and output holds samples."""
         axes = (self.data_axis % x.ndim, self.output_axis % y.ndim)
         return self.spatial or (0 not in axes and len(x) == len(y))
 
-    def inputs(self, x: Values, y_shape: Sequence[int], rows: Sequence[I64]) -> Values:
+    def inputs(self, x: Array, y_shape: Sequence[int], rows: Sequence[I64]) -> Array:
         """Return what the drawn rows of the output sum over, ``[groups, rows, width]``."""
         index, flat = rows
         if self.spatial:
@@ -136,7 +134,7 @@ class MatrixForm:
             return split.transpose(2, 0, 1, 3).reshape(self.groups, len(flat), -1)
         return self._matrix_rows(x, self.data_axis, rows)[None]
 
-    def targets(self, y: Values, rows: Sequence[I64]) -> Values:
+    def targets(self, y: Array, rows: Sequence[I64]) -> Array:
         """Return the drawn rows of the output, ``[groups, rows, outputs]``."""
         index, flat = rows
         if self.spatial:
@@ -145,11 +143,11 @@ class MatrixForm:
         return self._matrix_rows(y, self.output_axis, rows)[None]
 
     @staticmethod
-    def _matrix_rows(values: Values, axis: int, rows: Sequence[I64]) -> Values:
+    def _matrix_rows(values: Array, axis: int, rows: Sequence[I64]) -> Array:
         index, flat = rows
         moved = np.moveaxis(values, axis, -1)
         per_index = int(np.prod(moved.shape[1:-1], dtype=np.int64))
-        result: Values = moved.reshape(-1, moved.shape[-1])[index * per_index + flat]
+        result: Array = moved.reshape(-1, moved.shape[-1])[index * per_index + flat]
         return result
 
     def table(self, inside: Sequence[int], outside: Sequence[int]) -> I64:
@@ -245,11 +243,11 @@ class StackForm:
         first = next((k for k, c in enumerate(output) if c in weight), len(sizes) - 1)
         return tuple(sizes[first:])
 
-    def to_matrix(self, tensor: Values) -> Values:
+    def to_matrix(self, tensor: Array) -> Array:
         """Arrange a weight tensor as ``[groups, outputs, width]``."""
         return self._arranged(tensor, self.letters[1], self._made, self._summed)
 
-    def to_tensor(self, matrix: Values) -> Values:
+    def to_tensor(self, matrix: Array) -> Array:
         """Invert :meth:`to_matrix`."""
         order = self._stacked + self._made + self._summed
         weight = self.letters[1].replace(".", "")
@@ -266,7 +264,7 @@ class StackForm:
         found: I64 = self.to_matrix(np.broadcast_to(index, self.shape))[:, 0]
         return found
 
-    def rows(self, _: Values, y: Values, count: int, rng: np.random.Generator) -> list[I64]:
+    def rows(self, _: Array, y: Array, count: int, rng: np.random.Generator) -> list[I64]:
         """Draw at most ``count`` rows for each index along the first axis of the rows.
 
         Returns:
@@ -279,11 +277,11 @@ class StackForm:
             drawn = rng.random((samples, each)).argpartition(count, axis=1)[:, :count]
         return [np.repeat(np.arange(samples), drawn.shape[1]), drawn.ravel()]
 
-    def inputs(self, x: Values, y_shape: Sequence[int], rows: Sequence[I64]) -> Values:
+    def inputs(self, x: Array, y_shape: Sequence[int], rows: Sequence[I64]) -> Array:
         """Return what the drawn rows of the output sum over, ``[groups, rows, width]``."""
         return self._drawn(x, self.letters[0], self._summed, y_shape, rows)
 
-    def targets(self, y: Values, rows: Sequence[I64]) -> Values:
+    def targets(self, y: Array, rows: Sequence[I64]) -> Array:
         """Return the drawn rows of the output, ``[groups, rows, outputs]``."""
         return self._drawn(y, self.letters[2], self._made, y.shape, rows)
 
@@ -316,7 +314,7 @@ class StackForm:
     def _count(self, letters: str) -> int:
         return int(np.prod([self._sizes[c] for c in letters], dtype=np.int64))
 
-    def _arranged(self, values: Values, own: str, middle: str, last: str) -> Values:
+    def _arranged(self, values: Array, own: str, middle: str, last: str) -> Array:
         """Arrange an array as ``[groups, middle, last]``."""
         kept = [n for c, n in zip(own, values.shape, strict=True) if c != "."]
         named, order = own.replace(".", ""), self._stacked + middle + last
@@ -326,14 +324,14 @@ class StackForm:
         return moved.reshape(self.groups, count, -1)
 
     def _drawn(
-        self, values: Values, own: str, last: str, y_shape: Sequence[int], rows: Sequence[I64]
-    ) -> Values:
+        self, values: Array, own: str, last: str, y_shape: Sequence[int], rows: Sequence[I64]
+    ) -> Array:
         index, flat = rows
         each = int(np.prod(self._row_sizes(y_shape)[1:], dtype=np.int64))
         return self._arranged(values, own, self._rows, last)[:, index * each + flat]
 
 
-def channels_last(values: Values, axis: int) -> Values:
+def channels_last(values: Array, axis: int) -> Array:
     """Arrange an array with samples on axis 0 as ``[samples, positions, channels]``."""
     moved = np.moveaxis(values, axis, -1)
     return np.ascontiguousarray(moved.reshape(len(moved), -1, moved.shape[-1]))
@@ -359,11 +357,11 @@ class Product:
             self._reads = form.table(inside[2:], outside[2:])
             self._read_by = _inverted(self._reads, int(np.prod(inside[2:], dtype=np.int64)))
 
-    def unfold(self, x: Values) -> Values:
+    def unfold(self, x: Array) -> Array:
         """Return what every output position sums over, ``[groups, rows, width]``."""
         return self._gathered(x, self._reads)
 
-    def forward(self, unfolded: Values, weights: F64) -> Values:
+    def forward(self, unfolded: Array, weights: F64) -> Array:
         """Return the outputs.
 
         Args:
@@ -372,7 +370,7 @@ class Product:
         """
         return self._multiplied(unfolded, weights, self._outside)
 
-    def backward(self, y: Values, weights: F64) -> Values:
+    def backward(self, y: Array, weights: F64) -> Array:
         """Return the adjoint of :meth:`unfold` and :meth:`forward`, of the shape of the inputs."""
         groups, outputs, _ = weights.shape
         split = weights.reshape(groups, outputs, self._offsets, -1).transpose(0, 3, 2, 1)
@@ -380,12 +378,12 @@ class Product:
         inside = self._outside if self._read_by is None else len(self._read_by)
         return self._multiplied(self._gathered(y, self._read_by), swapped, inside)
 
-    def correlation(self, y: Values, unfolded: Values) -> F64:
+    def correlation(self, y: Array, unfolded: Array) -> F64:
         """Return the sum of ``y x^T`` over all rows, arranged as the weights."""
         left = y.reshape(-1, self._groups, y.shape[2] // self._groups).transpose(1, 2, 0)
         return np.asarray(left @ unfolded, dtype=np.float64)
 
-    def _gathered(self, values: Values, table: I64 | None) -> Values:
+    def _gathered(self, values: Array, table: I64 | None) -> Array:
         """Return what the rows of a table name, ``[groups, rows, offsets * channels]``."""
         samples, _, channels = values.shape
         if table is None:
@@ -397,8 +395,8 @@ class Product:
         split = found.reshape(samples * len(table), self._offsets, self._groups, -1)
         return split.transpose(2, 0, 1, 3).reshape(self._groups, len(split), -1)
 
-    def _multiplied(self, rows: Values, weights: F64, positions: int) -> Values:
-        found: Values = (rows @ weights.astype(rows.dtype).swapaxes(1, 2)).swapaxes(0, 1)
+    def _multiplied(self, rows: Array, weights: F64, positions: int) -> Array:
+        found: Array = (rows @ weights.astype(rows.dtype).swapaxes(1, 2)).swapaxes(0, 1)
         return found.reshape(-1, positions, weights.shape[0] * weights.shape[1])
 
 

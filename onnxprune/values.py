@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.labels import Array
+from onnxprune.arrays import Array
 
 Value = Any
 """An output: an array, a list for a sequence, a dict for a map, or None for an empty optional."""

@@ -16,11 +16,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from onnxprune.arrays import Array, Bool
 from onnxprune.counters import recounted
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.folding import RANDOM
 from onnxprune.graph import UNPACKS, Model, captured, edit, node_id, rebuild, tensor_types
-from onnxprune.labels import Array, Bool
 from onnxprune.observe import observe
 from onnxprune.pruning_plan import PruningPlan
 from onnxprune.quantised import without_rounding

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxprune.arrays import F64, Array
 from onnxprune.graph import Model, captured, tensor_types
-from onnxprune.labels import F64, Array
 from onnxprune.session import Feeds, Session
 from onnxprune.storage import describe
 

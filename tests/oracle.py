@@ -26,8 +26,9 @@ from reference import summed_axes
 from strategies import BATCH
 
 from onnxprune import graph, observe, op, pruning_plan, rewrite, trace
+from onnxprune.arrays import I64, Bool
 from onnxprune.folding import fold
-from onnxprune.labels import I64, Bool, Labels
+from onnxprune.labels import Labels
 from onnxprune.structure import Structure
 
 Array = np.ndarray[Any, Any]

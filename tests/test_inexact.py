@@ -25,8 +25,8 @@ from sabotages import without
 from strategies import Body, Net, apply, both, chain
 
 from onnxprune import verify
+from onnxprune.arrays import Bool
 from onnxprune.errors import InternalError
-from onnxprune.labels import Bool
 from onnxprune.op import MEETS_FIXED
 from onnxprune.pruning_plan import plan_from_units
 from onnxprune.rules import RULES

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from onnxprune.labels import FIXED, I64, Labels, Reason, Units
+from onnxprune.arrays import I64
+from onnxprune.labels import FIXED, Labels, Reason, Units
 
 WHY = Reason("node", "is needed")
 

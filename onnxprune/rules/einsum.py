@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from onnxprune.arrays import I64
 from onnxprune.equation import parse
-from onnxprune.labels import I64
 from onnxprune.op import Op
 from onnxprune.rules.registry import rule
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.labels import I64
+from onnxprune.arrays import I64
 from onnxprune.op import MEETS_FIXED, WHERE_SINCE, Op
 from onnxprune.rules.elementwise import join
 from onnxprune.rules.registry import rule

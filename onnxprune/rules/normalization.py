@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.labels import I64
+from onnxprune.arrays import I64
 from onnxprune.op import Op
 from onnxprune.rules.registry import rule
 

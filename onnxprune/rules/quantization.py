@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.labels import I64
+from onnxprune.arrays import I64
 from onnxprune.op import Op
 from onnxprune.rules.registry import rule
 

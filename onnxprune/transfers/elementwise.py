@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import F64, Bool
 from onnxprune.channels import Channels, channels
 from onnxprune.graph import node_id
-from onnxprune.labels import F64, Bool
 from onnxprune.transfers.registry import transfer
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import F64, Array
 from onnxprune.channels import channels
 from onnxprune.graph import node_id
-from onnxprune.labels import F64, Array
 from onnxprune.structure import Weight
 from onnxprune.transfers.registry import transfer
 from onnxprune.unfold import PRODUCTS, MatrixForm

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.arrays import I64
 from onnxprune.channels import Channels, channels, join
-from onnxprune.labels import I64
 from onnxprune.transfers.registry import transfer
 
 if TYPE_CHECKING:
