@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.accuracy import Accuracy
-from onnxprune.arrays import I64, Array
+from onnxprune.arrays import Array
+from onnxprune.class_scores import class_scores
 from onnxprune.execute import Outcome
 from onnxprune.gates import drop_of
 from onnxprune.graph import Model
@@ -44,19 +45,19 @@ class Agreement:
 
 def agreement(study: Study, model: Model) -> Agreement | None:
     """Compare what a model chooses with what the original does; None if it gives no classes."""
-    output, threads = study.output, study.request.threads
-    shapes = study.given.shapes
-    if not shapes.has(output) or len(shapes.sizes(output)) != 2:
+    threads, original = study.request.threads, study.given.original
+    found = class_scores(original, study.output)
+    if not found.count(study.given.shapes):
         return None
-    original = study.given.original
     sessions = [Session(m.proto, threads=threads) for m in (original, model)]
     same: list[bool] = []
     with study.log.stage("evaluate"):
         for feeds, rows in _inputs(study):
-            scores = [s.run_rows(feeds, rows, original.fixed_batch, [output])[0] for s in sessions]
-            if not all(_are_scores(v, rows) for v in scores):
-                return None
-            same += list(_chosen(scores[0]) == _chosen(scores[1]))
+            chosen = []
+            for session in sessions:
+                (raw,) = session.run_rows(feeds, rows, original.fixed_batch, [found.name])
+                chosen.append(found.read(raw, rows).argmax(axis=1))
+            same += list(chosen[0] == chosen[1])
     if not same:
         return None
     return Agreement(float(np.mean(same)), len(same), not len(study.samples.fit))
@@ -111,15 +112,3 @@ def _drawn(values: Array, rng: np.random.Generator) -> Array:
     if np.issubdtype(values.dtype, np.floating):
         return np.asarray(rng.standard_normal(values.shape), dtype=values.dtype)
     return rng.permutation(values.ravel()).reshape(values.shape)
-
-
-def _are_scores(values: Array, rows: int) -> bool:
-    return values.ndim == 2 and len(values) == rows and np.issubdtype(values.dtype, np.floating)
-
-
-def _chosen(scores: Array) -> I64:
-    """Return the class of each sample, ``int64 [samples]``; one score is that of two classes."""
-    if scores.shape[1] > 1:
-        return np.asarray(scores.argmax(axis=1), dtype=np.int64)
-    probable = bool(((scores >= 0) & (scores <= 1)).all())
-    return np.asarray(scores[:, 0] > (0.5 if probable else 0.0), dtype=np.int64)

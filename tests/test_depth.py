@@ -16,7 +16,7 @@ from onnxprune.errors import BudgetError, InternalError, OnnxpruneError, PlanErr
 from onnxprune.graph import load, normalise
 from onnxprune.removals import apart, find_removals
 from onnxprune.request import Request
-from onnxprune.session import Session
+from onnxprune.session import Feeds, Session
 from onnxprune.shorten import shorten, silenced, with_gates
 from onnxprune.subject import Subject, observe_inputs, trace_subject
 from onnxprune.verify import compare, verify
@@ -25,11 +25,10 @@ ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "calibration" / "digits"
 
 
-def subject(model: onnx.ModelProto | Path) -> tuple[Subject, dict[str, np.ndarray]]:
+def subject(model: onnx.ModelProto | Path) -> tuple[Subject, tuple[Feeds, ...]]:
     loaded = load(model) if isinstance(model, Path) else normalise(model)
-    feeds, shapes = observe_inputs(loaded, None, seed=0, threads=1)
-    request = Request(sparsity=0.5, recover="none", metric="magnitude", mode="weights")
-    return trace_subject(loaded, shapes, request), feeds
+    shapes = observe_inputs(loaded, None, seed=0, threads=1)
+    return trace_subject(loaded, shapes), shapes.feeds
 
 
 def parts(found: Subject) -> dict[str, str]:

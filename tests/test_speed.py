@@ -229,9 +229,9 @@ def test_what_does_not_leave_is_fixed() -> None:
 @pytest.mark.parametrize("path", [RESNET, MOBILENET], ids=lambda p: p.stem)
 def test_an_even_cut_can_be_carried_out_and_measured(path: Path) -> None:
     model = graph.load(path)
-    feeds, shapes = observe_inputs(model, None, seed=0, threads=1)
+    shapes = observe_inputs(model, None, seed=0, threads=1)
     request = Request(latency=0.5, random_inputs=True, metric="magnitude", recover="none")
-    subject = trace_subject(model, shapes, request)
+    subject = trace_subject(model, shapes)
     structure = subject.structure
     kept = even_cut(structure)
     for group in structure.groups:
@@ -239,7 +239,9 @@ def test_an_even_cut_can_be_carried_out_and_measured(path: Path) -> None:
         assert stays == size // 2 - (size // 2 % BLOCK if size >= 2 * BLOCK else 0)
     shares = weights_left(structure, structure.units.keep(kept))
     assert min(shares.values()) < 0.5
-    whole, saved = measure_savings(subject, feeds, threads=1, provider="CPUExecutionProvider")
+    whole, saved = measure_savings(
+        subject, shapes.feeds[0], threads=1, provider="CPUExecutionProvider"
+    )
     assert sum(saved.values()) == pytest.approx(sum(whole.values()))
     assert all(0 < saved[w.node] <= whole[w.node] for w in structure.weights)
 
@@ -253,7 +255,7 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     timed: list[float] = []
 
     def measure(study: Study, model: Model) -> Speed:
-        macs = cost.measure(model, observe(model, study.feeds, threads=1)).macs
+        macs = cost.measure(model, observe(model, study.feeds[0], threads=1)).macs
         timed.append(0.3 + 0.7 * macs / study.given.cost.macs)
         return exactly(timed[-1])
 
