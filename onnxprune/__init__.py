@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.version import __version__
+from onnxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from onnxprune.benchmark import Benchmark, bench
@@ -82,7 +82,6 @@ __all__ = [
     "PruningPlan",
     "QualityError",
     "Request",
-    "__version__",
     "apply",
     "bench",
     "evaluate",

@@ -30,6 +30,8 @@ from onnxprune.values import difference, is_empty, is_finite
 
 LIMIT = 1e-3
 LIMIT_HALF = 1e-2
+_BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Softsign", "Erf"})
+
 LIMIT_STEPS = 5e-2
 """Relative error up to which a few values of a quantised model that were rounded the other way,
 each by a whole step, may explain it; the models must then agree without the rounding."""
@@ -232,7 +234,8 @@ def verify(
     Raises:
         InternalError: if the relative error exceeds the limit (1e-3, float16 models 1e-2) or
             an output is not finite. Where a quantised model only differs by steps, the error
-            without them counts.
+            without them counts; where outputs are bounded, and differ by next to nothing, that
+            of what is bounded.
         ModelError: if the reference differs from itself, or cannot be compared.
     """
     result = compare(reference, candidate, feeds, threads=threads)
@@ -240,10 +243,13 @@ def verify(
     limit = LIMIT_HALF if half else LIMIT
     if not result.max_rel_error <= limit:
         refuse_random(reference, feeds, threads=threads)
-        if result.max_rel_error <= LIMIT_STEPS:
-            smooth = [without_rounding(model) for model in (reference, candidate)]
-            if smooth[0] and smooth[1]:
-                again = compare(smooth[0], smooth[1], feeds, threads=threads)
+        for applies, bypass in (
+            (result.max_rel_error <= LIMIT_STEPS, without_rounding),
+            (result.max_abs_error <= limit, _without_saturation),
+        ):
+            pair = [bypass(model) if applies else None for model in (reference, candidate)]
+            if pair[0] and pair[1]:
+                again = compare(pair[0], pair[1], feeds, threads=threads)
                 if again.max_rel_error <= limit:
                     return again
         raise InternalError(
@@ -252,6 +258,20 @@ def verify(
             "nothing was written; please report this model"
         )
     return result
+
+
+def _without_saturation(model: Model) -> Model | None:
+    """Return what goes into the bounded functions at the outputs; None if there are none.
+
+    Where they saturate, what is left of a value is smaller than a float can tell from another.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    returned = {v.name for v in proto.graph.output}
+    found = [n for n in proto.graph.node if n.op_type in _BOUNDED and n.output[0] in returned]
+    for node in found:
+        node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, node.name))
+    return replace(model, proto=proto) if found else None
 
 
 def _has_half(tensors: Sequence[onnx.TensorProto]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ from onnxprune.session import Session
 from onnxprune.trace import trace
 
 RESNET = ROOT / "models" / "digits_resnet.onnx"
+
+
+def of_data(warnings: Sequence[str]) -> list[str]:
+    """Leave out what is said of the result: how much of its accuracy is gone."""
+    return [text for text in warnings if "collapsed" not in text]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def test_outliers_are_left_out(
     tmp_path: Path, held_out: Path, some: dict[str, np.ndarray], rows: list[int], factor: float
 ) -> None:
     clean = pruned(tmp_path, held_out, some)
-    assert clean.report.warnings == ()
+    assert not of_data(clean.report.warnings)
     result = pruned(tmp_path, held_out, spoilt(some, rows, factor))
     (line,) = result.report.warnings
     assert line.startswith(f"{len(rows)} of 300 calibration samples have values of up to 1.5e+")
@@ -91,7 +97,7 @@ def test_moderate_outliers_stay(
     tmp_path: Path, held_out: Path, some: dict[str, np.ndarray]
 ) -> None:
     result = pruned(tmp_path, held_out, spoilt(some, [7, 100, 250], 10), recover="bias")
-    assert result.report.warnings == ()
+    assert not of_data(result.report.warnings)
     parts = result.report.data["samples"]
     assert parts["fit"] + parts["select"] == 300
 
@@ -101,7 +107,7 @@ def test_outliers_among_the_test_images_count(tmp_path: Path, some: dict[str, np
     np.savez(tmp_path / "test.npz", **spoilt(some, [7, 100, 250], 1e6))
     result = pruned(tmp_path, tmp_path / "test.npz", some, recover="none", metric="magnitude")
     assert result.report.data["samples"]["report"] == 300
-    assert result.report.warnings == ()
+    assert not of_data(result.report.warnings)
 
 
 def test_outliers_that_are_no_exceptions_stay(
@@ -236,7 +242,7 @@ def test_no_warning_where_nothing_is_learned(
     rows = np.arange(0, 300, 10)
     few = {n: v[rows] for n, v in some.items()}
     result = pruned(tmp_path, held_out, few, recover="none", metric="magnitude")
-    assert result.report.warnings == ()
+    assert not of_data(result.report.warnings)
 
 
 # -- half precision --------------------------------------------------------------------------

@@ -230,7 +230,6 @@ def test_what_does_not_leave_is_fixed() -> None:
 def test_an_even_cut_can_be_carried_out_and_measured(path: Path) -> None:
     model = graph.load(path)
     shapes = observe_inputs(model, None, seed=0, threads=1)
-    request = Request(latency=0.5, random_inputs=True, metric="magnitude", recover="none")
     subject = trace_subject(model, shapes)
     structure = subject.structure
     kept = even_cut(structure)
