@@ -302,6 +302,9 @@ TOKEN_HEADS = {
 }
 
 
+RANKS = {"dense_map": 4, "every_token": 3}
+"""Ranks of the outputs of heads; of the others it is 2."""
+
 # -- networks --------------------------------------------------------------------------------
 
 SHAPES = [(BATCH, "H", "W"), (BATCH, 6, "W"), (BATCH, 4, 4), (2, "H", "W"), (2, 4, 6)]
@@ -334,7 +337,8 @@ def _map_network(draw: st.DrawFn, n: Net, most: int) -> ModelProto:
             outputs.append(HEADS[heads[1]](draw, n, m))
         m = MAPS[kind](draw, n, m)
     outputs.insert(0, HEADS[heads[0]](draw, n, m))
-    return finished(n, outputs, [*kinds, *heads, f"{(batch, h, w)}"])
+    heads = heads[: len(outputs)]
+    return finished(n, outputs, heads, [*kinds, *heads, f"{(batch, h, w)}"])
 
 
 def _token_network(draw: st.DrawFn, n: Net, most: int) -> ModelProto:
@@ -352,11 +356,12 @@ def _token_network(draw: st.DrawFn, n: Net, most: int) -> ModelProto:
             outputs.append(TOKEN_HEADS[outs[1]](draw, n, x))
         x = TOKENS[kind](draw, n, x)
     outputs.insert(0, TOKEN_HEADS[outs[0]](draw, n, x))
-    return finished(n, outputs, [*kinds, *outs, f"{(batch, length)}"])
+    outs = outs[: len(outputs)]
+    return finished(n, outputs, outs, [*kinds, *outs, f"{(batch, length)}"])
 
 
-def finished(n: Net, outputs: list[str], kinds: list[str]) -> ModelProto:
+def finished(n: Net, outputs: list[str], heads: list[str], kinds: list[str]) -> ModelProto:
     """Write a model; its text names what it is made of."""
-    proto = n.model(*outputs)
+    proto = n.model(*outputs, rank=[RANKS.get(head, 2) for head in heads])
     proto.doc_string = " ".join(kinds)
     return proto
