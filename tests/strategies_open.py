@@ -161,12 +161,17 @@ def repeated(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
 # -- heads -----------------------------------------------------------------------------------
 
 
+def above_average(n: Net, rows: str, c: int) -> str:
+    """Which rows have a score of at least the mean: at least one."""
+    score = n.op("Reshape", n.dense(rows, c, 1), n.const([-1]))
+    return n.op("GreaterOrEqual", score, n.op("ReduceMean", score, keepdims=1))
+
+
 def chosen_pixels(draw: st.DrawFn, n: Net, m: Maps) -> str:
-    """Rows of those pixels whose first channel is positive (as many as the data says)."""
+    """Outputs of those pixels that have a high score (as many as the data says)."""
     rows = n.op("Transpose", m.tensor, perm=[0, 2, 3, 1])
     rows = n.op("Reshape", rows, n.const([-1, m.c]))
-    score = n.op("ReduceMax", rows, axes=[1], keepdims=0)
-    mask = n.op("GreaterOrEqual", score, n.op("ReduceMean", score, keepdims=1))
+    mask = above_average(n, rows, m.c)
     if draw(st.booleans()):
         rows = n.op("Compress", rows, mask, axis=0)
     else:
@@ -283,9 +288,7 @@ def token_scores(draw: st.DrawFn, n: Net, x: str) -> str:
 def chosen_tokens(draw: st.DrawFn, n: Net, x: str) -> str:
     """Outputs of the tokens that a mask picks."""
     rows = n.op("Reshape", x, n.const([-1, C]))
-    score = n.op("ReduceMax", rows, axes=[1], keepdims=0)
-    mask = n.op("GreaterOrEqual", score, n.op("ReduceMean", score, keepdims=1))
-    index = n.op("Transpose", n.op("NonZero", mask), perm=[1, 0])
+    index = n.op("Transpose", n.op("NonZero", above_average(n, rows, C)), perm=[1, 0])
     return n.gemm(n.op("GatherND", rows, index), C, draw(st.sampled_from([1, 3])))
 
 
