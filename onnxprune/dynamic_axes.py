@@ -58,7 +58,9 @@ def other_sizes(axis: DynamicAxis, feeds: Feeds) -> list[int]:
     """Return sizes to try beside the one in ``feeds``, the most telling first."""
     name, k = axis.places[0]
     size = feeds[name].shape[k]
-    tried = [size + 1, 1] if axis.holds_samples else [2 * size, size // 2, 1, size // 3, 3]
+    tried = [3 if size > 4 else size + 1, 1]
+    if not axis.holds_samples:
+        tried = [size // 2, 2 * size, 1, size // 3, 3]
     return [n for n in dict.fromkeys(tried) if n not in (0, size)]
 
 

@@ -6,8 +6,8 @@ or one for each index of an axis, or one for each block of indices.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -112,3 +112,38 @@ def _computable(tensor: TensorProto) -> Array:
     """Return the values of a tensor; numpy does not compute with bfloat16, but float32 holds it."""
     values = numpy_helper.to_array(tensor)
     return values.astype(np.float32) if tensor.data_type == TensorProto.BFLOAT16 else values
+
+
+def without_rounding(model: Model) -> Model | None:
+    """Let readers of what is quantised and at once dequantised read it as it was before.
+
+    What a model computes then goes smoothly with its weights, while a value that is rounded the
+    other way is off by a whole step. None if nothing computed is quantised so.
+    """
+    quantised = {
+        node.output[0]: node.input[0]
+        for node in model.proto.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    before = {
+        node.output[0]: quantised[node.input[0]]
+        for node in model.proto.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in quantised
+    }
+    if not before:
+        return None
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    returned = {v.name for v in proto.graph.output}
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.output[0] in before.keys() & returned:
+            source = before[node.output[0]]
+            node.CopyFrom(onnx.helper.make_node("Identity", [source], node.output, node.name))
+        node.input[:] = [_followed(name, before) for name in node.input]
+    return replace(model, proto=proto)
+
+
+def _followed(name: str, before: Mapping[str, str]) -> str:
+    while name in before:
+        name = before[name]
+    return name

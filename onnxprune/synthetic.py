@@ -17,7 +17,13 @@ SIZES = (224, 32, 64, 16, 128, 256, 299, 384, 512, 8)
 
 MOST_ELEMENTS = 2**28
 
-_CARRIERS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+_CARRIERS = frozenset(
+    {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Transpose"}
+    | {"Slice", "Split", "Gather"}
+)
+_LOOKUPS = frozenset(
+    {"Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND"}
+)
 
 
 def synthetic_feeds(
@@ -106,14 +112,18 @@ def _names(spec: TensorSpec, axis: int) -> list[str]:
 
 
 def _table_rows(model: Model, spec: TensorSpec) -> int | None:
-    """Return the rows of the smallest constant table that an integer input looks up in."""
+    """Return the rows of the smallest table that an integer input looks up in.
+
+    Of a table that is computed only two are certain to be there.
+    """
     tables = {t.name: tuple(t.dims) for t in model.proto.graph.initializer}
     carried, rows = {spec.name}, []
     for node in model.proto.graph.node:
         if node.op_type in _CARRIERS and node.input[0] in carried:
             carried.update(node.output)
-        elif node.op_type == "Gather" and node.input[1] in carried and node.input[0] in tables:
-            rows.append(tables[node.input[0]][_axis(node)])
+        elif node.op_type in _LOOKUPS and node.input[1] in carried:
+            table = tables.get(node.input[0]) if node.op_type == "Gather" else None
+            rows.append(table[_axis(node)] if table else 2)
     return min(rows, default=None)
 
 
