@@ -12,7 +12,9 @@ counted as short.
 What the product says is not taken for granted: each result runs on other data, with another batch
 and with other sizes of every dynamic axis, wherever the original does, and must equal the original
 with the removed channels times zero as the mask oracle of the tests builds it: shapes, types,
-finite values. With `--allow-inexact` that reference does not hold, so values are not compared.
+finite values. With `--allow-inexact`, and where integer operators are pruned as float ones, that
+reference does not hold, so values are not compared.
+Its inputs are drawn here; only where none of them work are those of the product taken.
 What differs is WRONG; where no inputs were found on which the original returns something finite,
 the result is UNCHECKED.
 """
@@ -23,7 +25,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +92,7 @@ def attempt(path: Path, sparsity: float, settings: dict[str, Any]) -> Row:
             row.outcome = "verified"
         except BudgetError as error:
             row.note = str(error)
-            best = float(re.findall(r"best achievable is (\d\.\d+)", str(error))[0])
+            best = float(re.findall(r"best achievable is (\d(?:\.\d+)?)", str(error))[0])
             if best <= 0:
                 row.outcome = "refused"
                 return row
@@ -117,19 +119,21 @@ def fill(row: Row, report: Report) -> None:
 def check(row: Row, path: Path, decided: PruningPlan, result: ModelProto) -> None:
     """Run a result where the original runs, and compare it with the masked original."""
     original = graph.load(path).proto
-    inputs = list(working_inputs(original))
+    dims = decided.request.dims if decided.request else {}
+    seen = observe_inputs(graph.load(path), None, seed=0, threads=1, dims=dims)
+    inputs = list(working_inputs(original)) or list(working(original, seen.feeds))
     if not inputs:
         row.outcome, row.note = "UNCHECKED", "no inputs found on which the original is finite"
         return
     reference = original
     exact = not (decided.request and decided.request.allow_inexact)
     if exact:
-        dims = decided.request.dims if decided.request else {}
-        seen = observe_inputs(graph.load(path), None, seed=0, threads=1, dims=dims)
         t = oracle.traced(original, seen)
-        if set(decided.keep) != {g.name for g in t.structure.groups}:
-            raise AssertionError("the plan is about other groups")
-        reference, _ = oracle.masked(t, decided.kept_labels(t.structure))
+        exact = set(decided.keep) == {g.name for g in t.structure.groups}
+        if exact:
+            reference, _ = oracle.masked(t, decided.kept_labels(t.structure))
+        else:  # integer operators, which are pruned as float ones
+            row.note = row.note or "compared in shape only"
     limit = 1e-2 if has_half(original) else 1e-3
     row.outside = 0.0
     for feeds in inputs:
@@ -146,25 +150,27 @@ def check(row: Row, path: Path, decided: PruningPlan, result: ModelProto) -> Non
 
 
 def working_inputs(proto: ModelProto) -> Iterator[Feeds]:
-    """Yield inputs with which a model returns something finite, at two sizes where it has any.
-
-    Nothing of the product's own choice of inputs is used.
-    """
+    """Yield inputs with which a model returns something finite, at two sizes where it has any."""
     free = any(k and not known(d) for v in proto.graph.input for k, d in axes(v))
     found = 0
     for size in SIZES if free else SIZES[:2]:
-        for highest in HIGHEST:
-            feeds = draw(proto, 1 + 2 * found, size, highest, seed=size + found)
-            try:
-                outputs = oracle.run(proto, feeds)
-            except AssertionError:
-                continue
-            if all(is_finite(v) for v in outputs) and any(v.size for v in outputs):
-                yield feeds
-                found += 1
-                break
+        drawn = (draw(proto, 1 + 2 * found, size, highest, size + found) for highest in HIGHEST)
+        if (feeds := next(working(proto, drawn), None)) is not None:
+            yield feeds
+            found += 1
         if found == 2:
             return
+
+
+def working(proto: ModelProto, candidates: Iterable[Feeds]) -> Iterator[Feeds]:
+    """Yield those inputs with which a model returns something finite."""
+    for feeds in candidates:
+        try:
+            outputs = oracle.run(proto, feeds)
+        except AssertionError:
+            continue
+        if all(is_finite(v) for v in outputs) and any(v.size for v in outputs):
+            yield feeds
 
 
 def is_finite(value: np.ndarray[Any, Any]) -> bool:

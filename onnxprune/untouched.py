@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 import onnx
 from onnx import TensorProto
 
-from onnxprune.cost import CONVOLUTIONS, DEFAULT_DOMAINS, PACKED_MATRICES, weight_operands
+from onnxprune.constants import subgraphs
+from onnxprune.cost import (
+    CONVOLUTIONS,
+    DEFAULT_DOMAINS,
+    PACKED_MATRICES,
+    WEIGHT_INPUTS,
+    weight_operands,
+)
 from onnxprune.graph import Model, Shapes
 from onnxprune.rules import RULES
 from onnxprune.storage import nbytes
@@ -31,8 +39,8 @@ def find_untouched(model: Model, shapes: Shapes, recorded: Collection[str]) -> l
     """Find the nodes that have weights which no rule has recorded.
 
     These are operators that count (see :data:`onnxprune.cost.WEIGHT_INPUTS`) in a form that
-    their rule does not take, and operators without a rule that read a constant with several
-    axes.
+    their rule does not take, operators without a rule that read a constant with several axes,
+    and operators with layers in their subgraphs.
 
     Args:
         model: the model that was traced.
@@ -45,12 +53,14 @@ def find_untouched(model: Model, shapes: Shapes, recorded: Collection[str]) -> l
     found = []
     for node in model.proto.graph.node:
         output = next((o for o in node.output if o), node.name)
+        inside = dict(_inside(node, tensors))
         names = counted.get(output) or dict(_constants(node, tensors))
+        names |= {name: math.prod(tensor.dims) for name, tensor in inside.items()}
         if not names or output in recorded or (output not in counted and _key(node) in RULES):
             continue
         shape = shapes.first.get(output, ())
         axis = 1 if node.op_type in CONVOLUTIONS and len(shape) > 1 else -1
-        read = {*names, *node.input} & tensors.keys()
+        read = {n: tensors[n] for n in {*names, *node.input} & tensors.keys()} | inside
         found.append(
             Untouched(
                 tensor=output,
@@ -59,7 +69,7 @@ def find_untouched(model: Model, shapes: Shapes, recorded: Collection[str]) -> l
                 reason=_why(node, makers),
                 channels=shape[axis] if shape else 0,
                 weights=sum(names.values()),
-                bytes=sum(nbytes(tensors[name]) for name in read),
+                bytes=sum(map(nbytes, read.values())),
             )
         )
     return found
@@ -76,10 +86,21 @@ def _constants(node: onnx.NodeProto, tensors: dict[str, TensorProto]) -> Iterato
         if tensor is None or sum(n > 1 for n in tensor.dims) < 2:
             continue
         if TensorProto.DataType.Name(tensor.data_type) in _HELD:
-            size = 1
-            for n in tensor.dims:
-                size *= n
-            yield name, size
+            yield name, math.prod(tensor.dims)
+
+
+def _inside(
+    node: onnx.NodeProto, outer: dict[str, TensorProto]
+) -> Iterator[tuple[str, TensorProto]]:
+    """Yield the weights of layers in the subgraphs of a node."""
+    for graph in subgraphs(node):
+        held = outer | {t.name: t for t in graph.initializer}
+        for inner in graph.node:
+            places = WEIGHT_INPUTS.get(inner.op_type, ())
+            for name in (inner.input[i] for i in places if i < len(inner.input)):
+                if name in held:
+                    yield name, held[name]
+            yield from _inside(inner, held)
 
 
 def _why(node: onnx.NodeProto, makers: dict[str, str]) -> str:
@@ -95,6 +116,8 @@ def _why(node: onnx.NodeProto, makers: dict[str, str]) -> str:
     read = {makers.get(name, "") for name in node.input}
     if node.op_type in _DYNAMIC or "DynamicQuantizeLinear" in read:
         return f"reads all channels with one scale, found while it runs; {_BEFORE}"
+    if any(True for _ in subgraphs(node)):
+        return f"runs layers in its subgraphs, which stay as they are ({node.op_type})"
     if _key(node) not in RULES:
         return f"has no rule ({node.op_type})"
     return f"is used in a form that its rule does not take ({node.op_type})"

@@ -98,10 +98,13 @@ class Net:
         """Add a Gemm with bias."""
         return self.op("Gemm", x, self.weight(c, out), self.weight(out), name=name)
 
-    def model(self, *outputs: str, rank: int | None = None) -> ModelProto:
-        """Finish the model; shapes of the outputs are inferred (or only have a rank)."""
-        dims = rank and [None] * rank
-        values = [helper.make_tensor_value_info(o, TensorProto.FLOAT, dims) for o in outputs]
+    def model(self, *outputs: str, rank: int | Sequence[int] | None = None) -> ModelProto:
+        """Finish the model; shapes of the outputs are inferred (or only have a rank, or each)."""
+        ranks = [rank] * len(outputs) if rank is None or isinstance(rank, int) else rank
+        values = [
+            helper.make_tensor_value_info(o, TensorProto.FLOAT, r and [None] * r)
+            for o, r in zip(outputs, ranks, strict=True)
+        ]
         g = helper.make_graph(self.nodes, "g", self.inputs, values, self.constants)
         domains = sorted({"", *(node.domain for node in self.nodes)})
         opset = [helper.make_opsetid(d, 1 if d else self.opset) for d in domains]

@@ -161,12 +161,17 @@ def repeated(draw: st.DrawFn, n: Net, m: Maps) -> Maps:
 # -- heads -----------------------------------------------------------------------------------
 
 
+def above_average(n: Net, rows: str, c: int) -> str:
+    """Which rows have a score of at least the mean: at least one."""
+    score = n.op("Reshape", n.dense(rows, c, 1), n.const([-1]))
+    return n.op("GreaterOrEqual", score, n.op("ReduceMean", score, keepdims=1))
+
+
 def chosen_pixels(draw: st.DrawFn, n: Net, m: Maps) -> str:
-    """Rows of those pixels whose first channel is positive (as many as the data says)."""
+    """Outputs of those pixels that have a high score (as many as the data says)."""
     rows = n.op("Transpose", m.tensor, perm=[0, 2, 3, 1])
     rows = n.op("Reshape", rows, n.const([-1, m.c]))
-    score = n.op("ReduceMax", rows, axes=[1], keepdims=0)
-    mask = n.op("GreaterOrEqual", score, n.op("ReduceMean", score, keepdims=1))
+    mask = above_average(n, rows, m.c)
     if draw(st.booleans()):
         rows = n.op("Compress", rows, mask, axis=0)
     else:
@@ -283,9 +288,7 @@ def token_scores(draw: st.DrawFn, n: Net, x: str) -> str:
 def chosen_tokens(draw: st.DrawFn, n: Net, x: str) -> str:
     """Outputs of the tokens that a mask picks."""
     rows = n.op("Reshape", x, n.const([-1, C]))
-    score = n.op("ReduceMax", rows, axes=[1], keepdims=0)
-    mask = n.op("GreaterOrEqual", score, n.op("ReduceMean", score, keepdims=1))
-    index = n.op("Transpose", n.op("NonZero", mask), perm=[1, 0])
+    index = n.op("Transpose", n.op("NonZero", above_average(n, rows, C)), perm=[1, 0])
     return n.gemm(n.op("GatherND", rows, index), C, draw(st.sampled_from([1, 3])))
 
 
@@ -301,6 +304,9 @@ TOKEN_HEADS = {
     "every_token": every_token,
 }
 
+
+RANKS = {"dense_map": 4, "every_token": 3}
+"""Ranks of the outputs of heads; of the others it is 2."""
 
 # -- networks --------------------------------------------------------------------------------
 
@@ -334,7 +340,8 @@ def _map_network(draw: st.DrawFn, n: Net, most: int) -> ModelProto:
             outputs.append(HEADS[heads[1]](draw, n, m))
         m = MAPS[kind](draw, n, m)
     outputs.insert(0, HEADS[heads[0]](draw, n, m))
-    return finished(n, outputs, [*kinds, *heads, f"{(batch, h, w)}"])
+    heads = heads[: len(outputs)]
+    return finished(n, outputs, heads, [*kinds, *heads, f"{(batch, h, w)}"])
 
 
 def _token_network(draw: st.DrawFn, n: Net, most: int) -> ModelProto:
@@ -352,11 +359,12 @@ def _token_network(draw: st.DrawFn, n: Net, most: int) -> ModelProto:
             outputs.append(TOKEN_HEADS[outs[1]](draw, n, x))
         x = TOKENS[kind](draw, n, x)
     outputs.insert(0, TOKEN_HEADS[outs[0]](draw, n, x))
-    return finished(n, outputs, [*kinds, *outs, f"{(batch, length)}"])
+    outs = outs[: len(outputs)]
+    return finished(n, outputs, outs, [*kinds, *outs, f"{(batch, length)}"])
 
 
-def finished(n: Net, outputs: list[str], kinds: list[str]) -> ModelProto:
+def finished(n: Net, outputs: list[str], heads: list[str], kinds: list[str]) -> ModelProto:
     """Write a model; its text names what it is made of."""
-    proto = n.model(*outputs)
+    proto = n.model(*outputs, rank=[RANKS.get(head, 2) for head in heads])
     proto.doc_string = " ".join(kinds)
     return proto
