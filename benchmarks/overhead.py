@@ -22,18 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxprune import graph
-from onnxprune.calibrate import calibrate
-from onnxprune.data import open_dataset
-from onnxprune.entropy import watch
-from onnxprune.folding import fold
-from onnxprune.observe import observe
-from onnxprune.pruning_plan import plan_from_units
-from onnxprune.rectifiers import find_rectifiers
-from onnxprune.rewrite import rewrite
-from onnxprune.score import weight_points
-from onnxprune.session import Session
-from onnxprune.trace import trace
+from onnxprune.decide.score import weight_points
+from onnxprune.measure.calibrate import calibrate
+from onnxprune.measure.entropy import watch
+from onnxprune.model import model as graph
+from onnxprune.model.folding import fold
+from onnxprune.model.observe import observe
+from onnxprune.model.session import Session
+from onnxprune.plans.plan import plan_from_units
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.samples.sources import open_dataset
+from onnxprune.structure.rectifiers import find_rectifiers
+from onnxprune.structure.trace import trace
 
 
 def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

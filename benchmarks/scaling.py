@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import graph
-from onnxprune.folding import fold
-from onnxprune.observe import observe
-from onnxprune.pruning_plan import plan_from_units
-from onnxprune.rewrite import rewrite
-from onnxprune.trace import trace
+from onnxprune.model import model as graph
+from onnxprune.model.folding import fold
+from onnxprune.model.observe import observe
+from onnxprune.plans.plan import plan_from_units
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.structure.trace import trace
 
 
 def residual(blocks: int, channels: int) -> onnx.ModelProto:

@@ -38,9 +38,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import oracle
 
-from onnxprune import BudgetError, OnnxpruneError, PruningPlan, Request, apply, graph, inspect, plan
-from onnxprune.report import Report
-from onnxprune.subject import observe_inputs
+from onnxprune import BudgetError, OnnxpruneError, PruningPlan, Request, apply, inspect, plan
+from onnxprune.model import model as graph
+from onnxprune.report.report import Report
+from onnxprune.samples.inputs import observe_inputs
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 
@@ -98,7 +99,9 @@ def attempt(path: Path, sparsity: float, settings: dict[str, Any]) -> Row:
                 return row
             decided = plan(path, None, Request(sparsity=best, **settings))
             row.outcome = "short"
-        with mock.patch("onnxprune.search.check_speed", return_value=None):  # bench does that
+        with mock.patch(
+            "onnxprune.search.strategies.check_speed", return_value=None
+        ):  # bench does that
             result = apply(path, decided)
         fill(row, result.report)
         row.note = row.note or result.missed

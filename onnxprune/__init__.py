@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from onnxprune.benchmark import Benchmark, bench
     from onnxprune.errors import (
         BudgetError,
         CalibrationError,
@@ -23,48 +22,46 @@ if TYPE_CHECKING:
         PlanError,
         QualityError,
     )
-    from onnxprune.pipeline import (
-        Accuracy,
-        PruneResult,
-        PruningPlan,
-        Request,
-        apply,
-        evaluate,
-        inspect,
-        load_plan,
-        plan,
-        prune,
-        save,
-        save_plan,
-        sweep,
-    )
-    from onnxprune.sweeping import Curve
+    from onnxprune.measure.accuracy import Accuracy
+    from onnxprune.plans.plan import PruningPlan
+    from onnxprune.plans.plan_file import load_plan, save_plan
+    from onnxprune.plans.request import Request
+    from onnxprune.report.benchmark import Benchmark
+    from onnxprune.report.curve import Curve
+    from onnxprune.report.result import PruneResult, save
+    from onnxprune.verbs.apply import apply
+    from onnxprune.verbs.bench import bench
+    from onnxprune.verbs.evaluate import evaluate
+    from onnxprune.verbs.inspect import inspect
+    from onnxprune.verbs.plan import plan
+    from onnxprune.verbs.prune import prune
+    from onnxprune.verbs.sweep import sweep
 
 _HOME = {
-    "Accuracy": "onnxprune.pipeline",
-    "Benchmark": "onnxprune.benchmark",
+    "Accuracy": "onnxprune.measure.accuracy",
+    "Benchmark": "onnxprune.report.benchmark",
     "BudgetError": "onnxprune.errors",
     "CalibrationError": "onnxprune.errors",
-    "Curve": "onnxprune.sweeping",
+    "Curve": "onnxprune.report.curve",
     "InternalError": "onnxprune.errors",
     "ModelError": "onnxprune.errors",
     "OnnxpruneError": "onnxprune.errors",
     "OutputError": "onnxprune.errors",
     "PlanError": "onnxprune.errors",
-    "PruneResult": "onnxprune.pipeline",
-    "PruningPlan": "onnxprune.pipeline",
+    "PruneResult": "onnxprune.report.result",
+    "PruningPlan": "onnxprune.plans.plan",
     "QualityError": "onnxprune.errors",
-    "Request": "onnxprune.pipeline",
-    "apply": "onnxprune.pipeline",
-    "bench": "onnxprune.benchmark",
-    "evaluate": "onnxprune.pipeline",
-    "inspect": "onnxprune.pipeline",
-    "load_plan": "onnxprune.pipeline",
-    "plan": "onnxprune.pipeline",
-    "prune": "onnxprune.pipeline",
-    "save": "onnxprune.pipeline",
-    "save_plan": "onnxprune.pipeline",
-    "sweep": "onnxprune.pipeline",
+    "Request": "onnxprune.plans.request",
+    "apply": "onnxprune.verbs.apply",
+    "bench": "onnxprune.verbs.bench",
+    "evaluate": "onnxprune.verbs.evaluate",
+    "inspect": "onnxprune.verbs.inspect",
+    "load_plan": "onnxprune.plans.plan_file",
+    "plan": "onnxprune.verbs.plan",
+    "prune": "onnxprune.verbs.prune",
+    "save": "onnxprune.report.result",
+    "save_plan": "onnxprune.plans.plan_file",
+    "sweep": "onnxprune.verbs.sweep",
 }
 
 __all__ = [

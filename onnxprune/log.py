@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from onnxprune.holdout import Progress
 
 
 class Log:
     """What a run has to tell besides its result.
 
     Attributes:
-        progress: see :data:`~onnxprune.holdout.Progress`.
+        progress: see :data:`~onnxprune.log.Progress`.
         timings: seconds by stage.
         warnings: a line each.
     """
@@ -35,3 +33,12 @@ class Log:
         start = time.perf_counter()
         yield
         self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+
+Progress = Callable[[str, int], Callable[[int], None]]
+"""Called with a stage and its number of samples; returns what to call as they are done."""
+
+
+def silent(_: str, __: int) -> Callable[[int], None]:
+    """Report no progress."""
+    return lambda _: None

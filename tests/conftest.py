@@ -29,4 +29,4 @@ def cache_home(
 @pytest.fixture(autouse=True)
 def _no_stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results of tests must not depend on how long anything takes; see ``test_speed.py``."""
-    monkeypatch.setattr("onnxprune.search.check_speed", lambda _, __: None)
+    monkeypatch.setattr("onnxprune.search.strategies.check_speed", lambda _, __: None)

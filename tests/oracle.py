@@ -25,11 +25,17 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from reference import summed_axes
 from strategies import BATCH
 
-from onnxprune import graph, observe, op, pruning_plan, rewrite, trace
 from onnxprune.arrays import I64, Bool
-from onnxprune.folding import fold
-from onnxprune.labels import Labels
-from onnxprune.structure import Structure
+from onnxprune.model import model as graph
+from onnxprune.model import observe
+from onnxprune.model.folding import fold
+from onnxprune.model.shapes import Shapes
+from onnxprune.plans import plan as pruning_plan
+from onnxprune.rewrite import rewrite
+from onnxprune.structure import trace
+from onnxprune.structure.labels import Labels
+from onnxprune.structure.structure import Structure
+from onnxprune.structure.trace_state import Trace
 
 Array = np.ndarray[Any, Any]
 TOLERANCE = 1e-5
@@ -55,12 +61,12 @@ class Blocks(Labels):
         return labels
 
 
-class Recorder(op.Trace):
+class Recorder(Trace):
     """The tracer's state, kept for a look at it afterwards."""
 
     seen: Recorder
 
-    def __init__(self, shapes: graph.Shapes, *, allow_inexact: bool = False) -> None:
+    def __init__(self, shapes: Shapes, *, allow_inexact: bool = False) -> None:
         super().__init__(shapes, allow_inexact=allow_inexact)
         self.labels: Blocks = Blocks()
         Recorder.seen = self
@@ -72,7 +78,7 @@ class Traced:
 
     proto: ModelProto
     model: graph.Model
-    shapes: graph.Shapes
+    shapes: Shapes
     structure: Structure
     axes: Mapping[str, Mapping[int, I64]]
     block: I64
@@ -91,7 +97,7 @@ class Traced:
 
 
 def traced(
-    proto: ModelProto, shapes: graph.Shapes | None = None, *, allow_inexact: bool = False
+    proto: ModelProto, shapes: Shapes | None = None, *, allow_inexact: bool = False
 ) -> Traced:
     """Run the tracer on a model, with ``shapes`` or as observed on random inputs."""
     whole = graph.normalise(proto)

@@ -9,8 +9,8 @@ from unittest import mock
 
 import numpy as np
 
-from onnxprune.op import Op
-from onnxprune.rules import RULES, Rule
+from onnxprune.structure.op import Op
+from onnxprune.structure.rules import RULES, Rule
 
 CORRECT = dict(RULES)
 

@@ -10,9 +10,9 @@ from unittest import mock
 import numpy as np
 from sabotages import CORRECT, SABOTAGES, Sabotage, sabotage, without
 
-from onnxprune.op import Op
-from onnxprune.rules import quantization, recurrent
-from onnxprune.rules.contrib import DOMAIN
+from onnxprune.structure.op import Op
+from onnxprune.structure.rules import quantization, recurrent
+from onnxprune.structure.rules.contrib import DOMAIN
 
 for _op, _word, _caught in (
     ("ReduceMean", "normalised", "mask"),

@@ -7,20 +7,28 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import onnxprune
-from onnxprune.cli import main
+from onnxprune.cli.commands import main
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "onnxprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 450
-STAGES = set("observe trace calibrate score allocate rewrite verify recover accuracy".split())
-WITHOUT_ONNX = ["labels", "statistics", "structure", "pruning_plan", "score", "allocate"]
+ROOMS = (
+    "model samples structure timing plans measure linear rewrite decide recover clean run search "
+    "report verbs cli"
+).split()
+"""The folders in the order of the flow; a folder imports only from those before it."""
+
+WITHOUT_ONNX = [
+    *("structure/labels", "structure/structure", "measure/statistics", "plans/plan"),
+    *("decide/score", "decide/allocate"),
+]
 HEAVY = ["numpy", "scipy", "onnx", "onnxruntime", "onnx_graphsurgeon", "PIL", "rich"]
 TOO_LONG: dict[str, pytest.MarkDecorator] = {}
 
@@ -74,31 +82,39 @@ def modules_after(script: str) -> set[str]:
 # -- imports ---------------------------------------------------------------------------------
 
 
-def test_only_session_talks_to_onnxruntime() -> None:
-    assert [name_of(f) for f in FILES if "onnxruntime" in third_party(f)] == ["session.py"]
+def room(parts: Sequence[str]) -> int:
+    """Return the place of a module in the order; the single modules are the ground floor."""
+    return ROOMS.index(parts[0]) + 1 if parts and parts[0] in ROOMS else 0
 
 
-def test_only_cli_talks_to_click() -> None:
-    assert [name_of(f) for f in FILES if "click" in third_party(f)] == [
-        "cli.py",
-        "cli_options.py",
+@pytest.mark.parametrize("file", every_file())
+def test_imports_only_go_down(file: Path) -> None:
+    here = file.relative_to(PACKAGE).parts
+    if here[-1] in ("__init__.py", "__main__.py") and len(here) == 1:
+        return  # the front door
+    names = [
+        name.split(".")[1:] for name in imported(parsed(file)) if name.startswith("onnxprune.")
     ]
+    assert [".".join(n) for n in names if room(n) > room(here[:-1])] == []
 
 
-@pytest.mark.parametrize("stage", sorted(STAGES))
-def test_stages_do_not_import_each_other(stage: str) -> None:
-    assert not own_imports(PACKAGE / f"{stage}.py") & (STAGES | {"pipeline", "cli"})
+def test_every_folder_is_a_room() -> None:
+    assert {f.name for f in PACKAGE.iterdir() if (f / "__init__.py").exists()} == set(ROOMS)
+    tests = {f.name for f in (ROOT / "tests").iterdir() if any(f.glob("test_*.py"))}
+    assert tests <= set(ROOMS)
 
 
-def test_few_modules_compose_stages() -> None:
-    """Types of a stage's result may be used elsewhere: report.py shows them."""
-    users = {name_of(f) for f in FILES if len(own_imports(f) & STAGES) > 2}
-    assert users == {"study.py", "execute.py", "cleaning.py"}
+def test_contributing_lists_the_rooms_in_order() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert re.findall(r"^\| `(\w+)/` \|", text, re.M) == ROOMS
 
 
-def test_only_the_front_ends_import_the_pipeline() -> None:
-    users = {name_of(f) for f in FILES if "pipeline" in own_imports(f)}
-    assert users == {"__init__.py", "cli.py"}
+def test_only_session_talks_to_onnxruntime() -> None:
+    assert [name_of(f) for f in FILES if "onnxruntime" in third_party(f)] == ["model/session.py"]
+
+
+def test_only_the_command_line_talks_to_click() -> None:
+    assert {f.parent.name for f in FILES if "click" in third_party(f)} == {"cli"}
 
 
 @pytest.mark.parametrize("name", WITHOUT_ONNX)
@@ -109,7 +125,7 @@ def test_deciding_needs_no_onnx(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_ONNX)
 def test_deciding_loads_no_onnx(name: str) -> None:
-    loaded = modules_after(f"import onnxprune.{name}")
+    loaded = modules_after(f"import onnxprune.{name.replace('/', '.')}")
     assert "numpy" in loaded
     assert not loaded & {"onnx", "onnx_graphsurgeon", "onnxruntime"}
 
@@ -117,7 +133,9 @@ def test_deciding_loads_no_onnx(name: str) -> None:
 def test_rules_know_labels_only() -> None:
     for file in FILES:
         if file.parent.name == "rules":
-            assert not own_imports(file) & (STAGES | {"session", "graph", "pipeline", "data"})
+            assert own_imports(file) <= {"structure", "arrays", "errors", "model"}
+            names = {n for n in imported(parsed(file)) if n.startswith("onnxprune.model.")}
+            assert {n.split(".")[2] for n in names} <= {"equation"}
             assert not third_party(file) & {"onnx", "onnxruntime"}
 
 
@@ -126,7 +144,7 @@ def test_rules_know_labels_only() -> None:
 )
 def test_help_loads_nothing_heavy(args: list[str]) -> None:
     call = f"""
-from onnxprune.cli import main
+from onnxprune.cli.commands import main
 try:
     main({args})
 except SystemExit:
@@ -193,8 +211,8 @@ def test_public_names() -> None:
 def test_public_names_stay_when_modules_are_loaded() -> None:
     """Importing a submodule binds its name in the package."""
     for file in FILES:
-        if file.parent == PACKAGE and not file.stem.startswith("_"):
-            __import__(f"onnxprune.{file.stem}")
+        if not file.stem.startswith("_"):
+            __import__(f"onnxprune.{name_of(file).removesuffix('.py').replace('/', '.')}")
     modules = [n for n in onnxprune.__all__ if isinstance(getattr(onnxprune, n), type(ast))]
     assert modules == []
 

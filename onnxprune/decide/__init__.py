@@ -1,0 +1,1 @@
+"""Damage, scores and a budget give a plan."""

@@ -1,0 +1,222 @@
+"""Selection: errors that removing channels leaves once the others make up for them.
+
+What it returns goes to the criteria as evidence (see :mod:`onnxprune.decide.score`): squared
+errors of the layers, from second moments, on a common scale that a few trials give
+(:mod:`onnxprune.measure.divergence`). For single weights see
+:mod:`onnxprune.decide.weight_damage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.arrays import F64, Array
+from onnxprune.decide.elimination import Elimination, Reader, eliminate, output_energy
+from onnxprune.decide.second_moments import InputMoments, from_rows, input_moments, to_rows
+from onnxprune.linear.layer import Layer, prepare
+from onnxprune.linear.matrix_form import MatrixForm, StackForm
+from onnxprune.measure.divergence import Sensitivity, divergences, trial_chunks
+from onnxprune.model.model import Model
+from onnxprune.model.session import Feeds
+from onnxprune.model.shapes import Shapes
+from onnxprune.model.stepwise import Walk
+from onnxprune.plans.plan import PruningPlan
+from onnxprune.structure.structure import Structure, Weight
+
+TRIALS = (0.25, 0.5, 0.75)
+"""Shares of a group's units that are removed in its trials."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model, its layers and the moments of what they read, for making selections.
+
+    Attributes:
+        model: the original, prepared (see :func:`onnxprune.linear.layer.prepare`).
+        layers: its layers, in order; those without usable moments are left out.
+        moments: of their inputs, by node, one for each group.
+        weights: values of the weight tensors by name.
+        chunks: inputs of some samples, for trials.
+        output: name of the output with the class scores.
+        macs: multiply-accumulates of the model for one sample.
+        threads: onnxruntime threads.
+    """
+
+    model: Model
+    layers: list[Layer]
+    moments: Mapping[str, list[InputMoments]]
+    weights: Mapping[str, Array]
+    chunks: Sequence[Feeds]
+    output: str
+    macs: float
+    threads: int
+
+    def matrices(self, layer: Layer) -> list[F64]:
+        """Return the weights of each group of a layer as its moments need them."""
+        values = self.weights[layer.weight].astype(np.float64)
+        return [to_rows(layer, m) for m in layer.form.to_matrix(values) * layer.alpha]
+
+    def trial(self, layer: Layer, matrices: Sequence[F64]) -> dict[str, Array]:
+        """Return the constants of a layer with other weights and the bias that goes with them."""
+        walk = Walk(self.model, [{}])
+        old = layer.form.to_matrix(self.weights[layer.weight].astype(np.float64)) * layer.alpha
+        new = np.stack([from_rows(layer, m) for m in matrices])
+        means = [m.mean for m in self.moments[layer.node]]
+        tiled = [np.tile(m, layer.form.width // len(m)) for m in means]
+        moved = np.concatenate([(a - b) @ m for a, b, m in zip(old, new, tiled, strict=True)])
+        bias = walk.constant(layer.bias) + moved.reshape(layer.bias_shape)
+        return {
+            layer.weight: layer.form.to_tensor(new) / (layer.alpha or 1.0),
+            layer.bias: bias,
+        }
+
+    def divergences(
+        self, trials: Sequence[Mapping[str, Array]], progress: Callable[[int], None]
+    ) -> F64:
+        """Return how far each trial moves the model's outputs."""
+        chunks = trial_chunks(self.chunks, len(trials), self.macs)
+        return divergences(
+            self.model, self.output, chunks, trials, threads=self.threads, progress=progress
+        )
+
+
+def measure_moments(
+    model: Model,
+    structure: Structure,
+    shapes: Shapes,
+    weights: Mapping[str, Array],
+    chunks: Sequence[Feeds],
+    *,
+    output: str,
+    macs: float,
+    seed: int,
+    threads: int,
+    progress: Callable[[int], None],
+) -> Measured:
+    """Gather the second moments of the original; see :class:`Measured`."""
+    prepared, layers = prepare(model, structure, PruningPlan(""), shapes)
+    moments = input_moments(prepared, layers, chunks, seed=seed, threads=threads, progress=progress)
+    usable = [la for la in layers if la.node in moments and la.weight in weights]
+    return Measured(prepared, usable, moments, weights, chunks, output, macs, threads)
+
+
+def unit_errors(
+    structure: Structure, measured: Measured, progress: Callable[[int], None] = lambda _: None
+) -> tuple[F64, list[Sensitivity]]:
+    """Return the error that each unit adds where it leaves, ``float64 [units]``, and the trials.
+
+    Units leave their group by backward elimination; the errors of a group add up to that of
+    removing it. Its scale is the divergence of the outputs in trials where it is partly
+    removed. Units that no layer reads have the median of the others.
+    """
+    by_node = {layer.node: layer for layer in measured.layers}
+    everything = list(_readers(structure, measured, by_node))
+    found: list[tuple[str, Elimination, list[int]]] = []
+    trials: list[dict[str, Array]] = []
+    for group in structure.groups:
+        members = {int(u) for u in group.units}
+        own = [(layer, r) for layer, r in everything if not members.isdisjoint(r.columns)]
+        if not own:
+            continue
+        counts = sorted({max(1, int(len(members) * share)) for share in TRIALS})
+        readers = [
+            Reader(
+                r.weights,
+                r.covariance,
+                {u: c for u, c in r.columns.items() if u in members},
+                r.scale,
+            )
+            for _, r in own
+        ]
+        elimination = eliminate(sorted(members), readers, counts)
+        trials += [_trial(measured, own, elimination.snapshots[count]) for count in counts]
+        found.append((group.name, elimination, counts))
+    moved = iter(measured.divergences(trials, progress))
+    result = np.full(len(structure.units), np.nan)
+    sensitivities: list[Sensitivity] = []
+    for name, elimination, counts in found:
+        divergence = [float(next(moved)) for _ in counts]
+        left = sum(float(elimination.errors[count - 1]) for count in counts)
+        scale = sum(divergence) / left if left > 0 else 0.0
+        steps = np.diff(np.concatenate([[0.0], elimination.errors]))
+        result[elimination.order] = np.maximum.accumulate(steps) * scale
+        sensitivities.append(Sensitivity(name, tuple(counts), tuple(divergence)))
+    known = np.isfinite(result)
+    result[~known] = np.median(result[known]) if known.any() else 1.0
+    return result, sensitivities
+
+
+def _trial(
+    measured: Measured, own: Sequence[tuple[Layer, Reader]], snapshot: Sequence[F64]
+) -> dict[str, Array]:
+    """Put the refitted weights of a group's readers into their layers."""
+    parts: dict[str, tuple[Layer, list[F64]]] = {}
+    for (layer, reader), weights in zip(own, snapshot, strict=True):
+        _, matrices = parts.setdefault(layer.node, (layer, measured.matrices(layer)))
+        matrices[reader.group] = weights
+    constants: dict[str, Array] = {}
+    for layer, matrices in parts.values():
+        constants |= measured.trial(layer, matrices)
+    return constants
+
+
+def _readers(
+    structure: Structure, measured: Measured, by_node: Mapping[str, Layer]
+) -> Iterator[tuple[Layer, Reader]]:
+    """Yield everything that reads units, with its layer."""
+    for weight in structure.weights:
+        layer = by_node.get(weight.node)
+        if layer is not None and isinstance(layer.form, StackForm):
+            yield from ((layer, r) for r in _stack_readers(structure, measured, layer, weight))
+        elif layer is not None and weight.data_labels is not None:
+            yield from ((layer, r) for r in _layer_readers(structure, measured, layer, weight))
+
+
+def _layer_readers(
+    structure: Structure, measured: Measured, layer: Layer, weight: Weight
+) -> Iterator[Reader]:
+    form = layer.form
+    assert isinstance(form, MatrixForm)
+    assert weight.data_labels is not None
+    index, unit = structure.units.atoms(weight.data_labels)
+    per_group = form.width // (int(np.prod(form.shape[2:])) if form.spatial else 1)
+    if not len(unit) or (per_group == 1 and form.groups > 1):
+        return  # depthwise: an output leaves with its only input
+    for g, (values, moments) in enumerate(
+        zip(measured.matrices(layer), measured.moments[layer.node], strict=True)
+    ):
+        own = np.ones(len(index), dtype=np.bool_)
+        if form.groups > 1:
+            own = index // per_group == g
+        offsets = np.arange(values.shape[1] // per_group, dtype=np.int64) * per_group
+        columns: dict[int, list[Array]] = {}
+        for i, u in zip(index[own] % per_group, unit[own], strict=True):
+            columns.setdefault(int(u), []).append(offsets + i)
+        energy = output_energy(values, moments.covariance)
+        joined = {u: np.concatenate(parts) for u, parts in columns.items()}
+        yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+
+
+def _stack_readers(
+    structure: Structure, measured: Measured, layer: Layer, weight: Weight
+) -> Iterator[Reader]:
+    """Yield the matrices of a stack: they lose inputs, or leave as a whole."""
+    form = layer.form
+    assert isinstance(form, StackForm)
+    assert weight.letters is not None
+    data, own, _ = weight.letters
+    read = {k: v for k, v in weight.axes.items() if own[k] != "." and own[k] in data}
+    along = {axis: form.along(axis) for axis in read}
+    for g, (values, moments) in enumerate(
+        zip(measured.matrices(layer), measured.moments[layer.node], strict=True)
+    ):
+        columns: dict[int, list[Array]] = {}
+        for axis, labels in read.items():
+            for i, u in zip(*structure.units.atoms(labels), strict=True):
+                columns.setdefault(int(u), []).append(np.flatnonzero(along[axis][g] == i))
+        joined = {u: np.unique(np.concatenate(parts)) for u, parts in columns.items()}
+        energy = output_energy(values, moments.covariance)
+        yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)

@@ -1,0 +1,1 @@
+"""A layer as a matrix product: its form, bias, moments, and ridge regression."""

@@ -1,0 +1,150 @@
+"""Sensitivity: how much a model's outputs change when some of its weights do, by trying it.
+
+Errors of different layers do not matter equally. A few trials, each with other weights in one
+place, give the scale: the Kullback-Leibler divergence between the class probabilities of the
+original and those of the trial. It needs no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.arrays import F64, Array
+from onnxprune.measure.class_scores import class_scores
+from onnxprune.model.model import Model
+from onnxprune.model.session import Feeds
+from onnxprune.model.stepwise import Walk
+
+WORK = 1e12
+"""Multiply-accumulates that the trials of a run may take together, roughly."""
+
+SAMPLES = (32, 2048)
+"""Least and most samples of a trial."""
+
+TEMPERATURE = 4.0
+"""What scores are divided by: a confident model is saturated, and what it says of the classes that
+it does not choose tells more (Hinton et al., arXiv 1503.02531, section 2)."""
+
+
+def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feeds]:
+    """Take as many samples for trials as the work allows, spread over the chunks.
+
+    Args:
+        chunks: inputs of all samples.
+        trials: number of trials.
+        macs: multiply-accumulates of the model for one sample.
+    """
+    size = _samples(chunks[0])
+    samples = np.clip(WORK / max(trials * macs / 2, 1.0), *SAMPLES)
+    count = max(1, min(len(chunks), int(samples / size)))
+    chosen = np.unique(np.linspace(0, len(chunks) - 1, count).astype(np.int64))
+    return [chunks[k] for k in chosen]
+
+
+def divergences(
+    model: Model,
+    output: str,
+    chunks: Sequence[Feeds],
+    trials: Sequence[Mapping[str, Array]],
+    *,
+    reference: Sequence[F64] | None = None,
+    temperature: float = TEMPERATURE,
+    threads: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> F64:
+    """Return the mean divergence of each trial, ``float64 [trials]``; infinite if not finite.
+
+    Args:
+        model: the model.
+        output: the output with the class scores.
+        chunks: inputs of the samples.
+        trials: for each, other values of some constants.
+        reference: the log-probabilities that they are compared with (see :func:`outputs_of`);
+            default the model's own.
+        temperature: what scores are divided by.
+        threads: onnxruntime threads.
+        progress: called with 1 after each trial.
+    """
+    walk, found = Walk(model, chunks, threads=threads), class_scores(model, output)
+    sizes = [_samples(feeds) for feeds in chunks]
+
+    def scores(constants: Mapping[str, Array]) -> list[Array]:
+        values = walk.peek(found.tensor, constants)
+        return [found.columns(v, size) for v, size in zip(values, sizes, strict=True)]
+
+    if reference is None:
+        reference = [log_probabilities(v, temperature) for v in scores({})]
+    result = np.zeros(len(trials))
+    starts = [walk.first_user(trial.keys()) for trial in trials]
+    for k in np.argsort(starts, kind="stable"):
+        walk.step_to(starts[k], [found.tensor])
+        result[k] = divergence(reference, scores(trials[k]), temperature)
+        progress(1)
+    return result
+
+
+def divergence(
+    reference: Sequence[F64], scores: Sequence[Array], temperature: float = TEMPERATURE
+) -> float:
+    """Return the mean divergence of class scores from log-probabilities, chunk by chunk."""
+    values = [
+        (np.exp(a) * (a - log_probabilities(b, temperature))).sum(axis=1).ravel()
+        for a, b in zip(reference, scores, strict=True)
+    ]
+    mean = float(np.concatenate(values).mean())
+    return max(mean, 0.0) if np.isfinite(mean) else np.inf
+
+
+def outputs_of(
+    model: Model,
+    output: str,
+    chunks: Sequence[Feeds],
+    temperature: float = TEMPERATURE,
+    *,
+    threads: int = 0,
+) -> list[F64]:
+    """Return the log-probabilities that a model gives for the samples of each chunk."""
+    found = class_scores(model, output)
+    values = Walk(model, chunks, threads=threads).peek(found.tensor, {})
+    return [
+        log_probabilities(found.columns(v, _samples(feeds)), temperature)
+        for v, feeds in zip(values, chunks, strict=True)
+    ]
+
+
+def _samples(feeds: Feeds) -> int:
+    return max((len(v) for v in feeds.values() if v.ndim), default=1)
+
+
+def log_probabilities(scores: Array, temperature: float = TEMPERATURE) -> F64:
+    """Return log-probabilities along axis 1 at a temperature.
+
+    Scores that are probabilities already are taken so.
+    """
+    from scipy.special import log_softmax
+
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim < 2:
+        values = values[None]
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
+        values = np.log(np.maximum(values, 1e-12))
+    return np.asarray(log_softmax(values / temperature, axis=1))
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What cutting one group does to the model's outputs, its readers refitted.
+
+    Attributes:
+        group: its name.
+        removed: how many of its units leave in each trial.
+        divergence: how far the outputs move then, in nats (see
+            :func:`onnxprune.measure.divergence.divergences`).
+    """
+
+    group: str
+    removed: tuple[int, ...]
+    divergence: tuple[float, ...]

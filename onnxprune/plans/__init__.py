@@ -1,0 +1,1 @@
+"""What is asked for, and the decision in the middle."""

@@ -1,0 +1,70 @@
+"""Choices: what settings may be called, and what goes with the names. Quick to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["auto", "channels", "weights", "depth"]
+MODES: tuple[Mode, ...] = ("auto", "channels", "weights", "depth")
+
+MOST_THREADS = 1024
+"""Threads beyond which a number is taken for a mistake; onnxruntime would start them all."""
+
+BUDGETS = ("sparsity", "params", "macs", "latency", "size", "layers")
+
+DEPTH_METRICS = ("trial", "egp", "magnitude")
+"""What ``depth`` goes by: trial removal, entropy (EGP), or for comparison magnitude."""
+
+DROP = 0.01
+"""Accuracy that ``auto`` may lose where the user does not say how much."""
+
+RECOVERIES = ("none", "bias", "full")
+
+ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a criterion looks at.
+
+    Attributes:
+        needs_labels: whether it looks at F.
+        needs_rms: whether it looks at the root mean square.
+        per_layer: whether scores have to be normalised before layers are ranked together;
+            ``activation`` is on the scale of the layer's output as it is.
+        error: whether it looks at the error that is left; ``recovering`` if what is left is
+            going to be refitted, so that the error is what remains.
+    """
+
+    needs_labels: bool = False
+    needs_rms: bool = False
+    per_layer: bool = True
+    error: Literal["unused", "recovering", "needed"] = "unused"
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether it looks at anything that has to be measured."""
+        return self.needs_labels or self.needs_rms or self.error == "needed"
+
+
+METRICS: Mapping[str, Criterion] = {
+    "f-magnitude": Criterion(needs_labels=True, error="recovering"),
+    "f": Criterion(needs_labels=True),
+    "magnitude": Criterion(),
+    "activation": Criterion(needs_rms=True, per_layer=False),
+    "reconstruction": Criterion(error="needed"),
+    "random": Criterion(),
+}
+"""The criteria; :data:`onnxprune.decide.score.CRITERIA` holds their functions."""
+
+
+def settled(
+    metric: str | None, recover: str | None, *, random_inputs: bool, mode: Mode = "auto"
+) -> tuple[str, str]:
+    """Return metric and recovery, with what the mode can do with or without samples as default."""
+    if mode == "depth":
+        return metric or "trial", recover or "full"
+    defaults = ("magnitude", "none") if random_inputs else ("f-magnitude", "full")
+    return metric or defaults[0], recover or defaults[1]

@@ -1,0 +1,1 @@
+"""Accuracy back, step by step."""

@@ -1,0 +1,129 @@
+"""Recovery: run the steps of a recovery, and accept each only if it does no harm.
+
+A step is accepted if the loss on the *select* part does not get worse; so no step ever raises
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.arrays import Array
+from onnxprune.linear.layer import affected, prepare
+from onnxprune.linear.requantise import pack
+from onnxprune.log import Progress, silent
+from onnxprune.model.model import Model
+from onnxprune.model.shapes import Shapes
+from onnxprune.plans.plan import PruningPlan
+from onnxprune.recover.ladder import Ladder
+from onnxprune.recover.least_squares import Fit, fit_layers
+from onnxprune.samples.chunks import sample_chunks
+from onnxprune.samples.holdout import Part
+from onnxprune.structure.structure import Structure
+
+
+def recover_layers(
+    ladder: Ladder,
+    original: Model,
+    pruned: Model,
+    structure: Structure,
+    plan: PruningPlan,
+    shapes: Shapes,
+    part: Part,
+    *,
+    changed: Collection[str] = (),
+    grow: bool = True,
+    rows: float = 1.0,
+    seed: int,
+    threads: int,
+    progress: Progress = silent,
+) -> None:
+    """Offer a ladder the pruned model with all its layers refitted (``--recover full``).
+
+    If the loss gets worse, it is offered with the first half of the layers only, and so on.
+
+    Args:
+        ladder: where to offer it.
+        original: the model that was traced.
+        pruned: what rewriting it gave.
+        structure: the result of tracing it.
+        plan: what was removed.
+        shapes: its observed shapes.
+        part: the samples to fit on.
+        changed: tensors that are not what they were, besides what the plan says.
+        grow: whether layers may get biases that have none of their own.
+        rows: see :class:`Effort`.
+        seed: of the drawn positions.
+        threads: onnxruntime threads.
+        progress: told of each layer that is done.
+    """
+    prepared, every = prepare(pruned, structure, plan, shapes, grow=grow)
+    layers = affected(prepared, every, changed)
+    if not layers:
+        return
+    chunks = sample_chunks(original, shapes, part)
+    fits = list(
+        fit_layers(
+            original,
+            prepared,
+            layers,
+            chunks,
+            rows=rows,
+            seed=seed,
+            threads=threads,
+            progress=progress("recover", len(layers)),
+        )
+    )
+    ladder.warnings += fit_warnings(fits)
+    count = len(fits)
+    while count:
+        name = f"least squares, {count} of {len(fits)} layers"
+        if ladder.offer(name, pack(with_constants(prepared, fits[:count]), pruned)):
+            break
+        if count == len(fits):
+            ladder.refuse("least squares of all layers")
+        count //= 2
+
+
+def fit_warnings(fits: Sequence[Fit]) -> list[str]:
+    """Say which layers could not be fitted, or hardly so: one line for each reason."""
+    layers: dict[str, list[str]] = {}
+    for fit in fits:
+        if fit.note:
+            reason = f"{fit.note}; left as it was"
+            layers.setdefault(reason, []).append(f"'{fit.layer.node}'")
+        elif fit.rows < fit.inputs:
+            reason = (
+                "fewer rows to fit on than inputs; what they do not determine keeps its old "
+                "weights; give more samples"
+            )
+            counts = f"({fit.rows} rows for {fit.inputs} inputs)"
+            layers.setdefault(reason, []).append(f"'{fit.layer.node}' {counts}")
+    return [
+        f"{names[0]}: {reason}"
+        if len(names) == 1
+        else f"{len(names)} layers, the first {names[0]}: {reason}"
+        for reason, names in layers.items()
+    ]
+
+
+def with_constants(model: Model, fits: Sequence[Fit]) -> Model:
+    """Return a model with the new constants of these fits."""
+    from onnx import ModelProto, numpy_helper
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    from onnxprune.model.storage import describe
+
+    values: Mapping[str, Array] = {n: v for fit in fits for n, v in fit.constants.items()}
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in values:
+            dtype = tensor_dtype_to_np_dtype(tensor.data_type)
+            cast = np.ascontiguousarray(values[tensor.name], dtype=dtype)
+            made = numpy_helper.from_array(cast, tensor.name)
+            describe(made, tensor)
+            tensor.CopyFrom(made)
+    return Model(proto, model.sha256)

@@ -1,0 +1,54 @@
+"""Changes: what happened to the groups and the layers of a model, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import numpy_helper
+
+from onnxprune.measure.divergence import Sensitivity
+from onnxprune.model.cost import unpacked_weights
+from onnxprune.model.model import Model
+from onnxprune.plans.plan import PruningPlan
+from onnxprune.report.report import GroupChange, Layer
+from onnxprune.structure.structure import Structure
+
+
+def group_changes(
+    structure: Structure, plan: PruningPlan, sensitivities: Sequence[Sensitivity] = ()
+) -> list[GroupChange]:
+    """Count the units of each group that stay, beside what trials say of the group."""
+    kept = plan.kept_units(structure)
+    found = {s.group: s for s in sensitivities}
+    return [
+        GroupChange(g.name, g.nodes, len(g.units), int(kept[g.units].sum()), found.get(g.name))
+        for g in structure.groups
+    ]
+
+
+def layer_changes(structure: Structure, before: Model, after: Model) -> list[Layer]:
+    """Compare the weight operands of the nodes that both models have."""
+    tensors = [{t.name: t for t in m.proto.graph.initializer} for m in (before, after)]
+    nodes = {n.output[0]: n for n in after.proto.graph.node}
+    stored = unpacked_weights(after)
+    layers = []
+    for weight in structure.weights:
+        node = nodes.get(weight.node) or nodes.get(f"{weight.node}/without_bias")
+        old = tensors[0].get(weight.tensor)
+        operand = node.input[weight.input] if node else ""
+        new = tensors[1].get(stored.get(operand, operand))
+        if node is None or old is None or new is None:
+            continue
+        zeros = [int(np.count_nonzero(numpy_helper.to_array(t))) for t in (old, new)]
+        layers.append(
+            Layer(
+                node.name or weight.node,
+                weight.op_type,
+                weight.tensor,
+                tuple(old.dims),
+                tuple(new.dims),
+                *zeros,
+            )
+        )
+    return layers

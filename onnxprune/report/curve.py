@@ -1,0 +1,105 @@
+"""Sweeping: what accuracy is left at many budgets, from one calibration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.errors import OutputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model of a sweep.
+
+    Attributes:
+        requested: the operations that may remain, as a fraction of the original's.
+        macs: those that do, likewise.
+        params: parameters, likewise.
+        accuracy: top-1 on the *report* samples, as a fraction; None without any.
+        standard_error: of the accuracy.
+        loss: cross-entropy on the same samples, in nats.
+    """
+
+    requested: float
+    macs: float
+    params: float
+    accuracy: float | None
+    standard_error: float | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy against operations: the original first, then ever smaller models.
+
+    ``warnings`` says which ratios could not be reached, and more.
+    """
+
+    model: str
+    points: Sequence[Point]
+    warnings: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "model": self.model,
+            "points": [asdict(p) for p in self.points],
+            "warnings": list(self.warnings),
+        }
+
+    def to_json(self) -> str:
+        """Return the curve as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def summary(self) -> RenderableType:
+        """Return a table for the terminal."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for name in ("macs", "params", "accuracy", "loss"):
+            table.add_column(name, justify="right")
+        for p in self.points:
+            accuracy = "-"
+            if p.accuracy is not None:
+                accuracy = f"{100 * p.accuracy:.2f} ± {100 * (p.standard_error or 0.0):.2f} %"
+            loss = "-" if p.loss is None else f"{p.loss:.4f}"
+            table.add_row(f"{p.macs:.3f}", f"{p.params:.3f}", accuracy, loss)
+        return table
+
+    def plot(self, path: Path) -> None:
+        """Draw the curve into a PNG, SVG or PDF file.
+
+        Raises:
+            OutputError: if matplotlib is not there, or the file cannot be written.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise OutputError(
+                f"{path}: plots need matplotlib: pip install 'onnxprune[plot]'"
+            ) from None
+        known = [p for p in self.points if p.accuracy is not None]
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.errorbar(
+            [100 * p.macs for p in known],
+            [100 * (p.accuracy or 0.0) for p in known],
+            yerr=[100 * (p.standard_error or 0.0) for p in known],
+            marker="o",
+            capsize=3,
+        )
+        axes.set_xlabel("multiply-accumulates, % of the original")
+        axes.set_ylabel("top-1 accuracy, %")
+        axes.set_title(Path(self.model).name, parse_math=False)
+        axes.grid(alpha=0.3)
+        try:
+            figure.savefig(path)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path}: the plot cannot be written: {error}") from None

@@ -1,0 +1,1 @@
+"""One run: what is known, executed, remembered."""

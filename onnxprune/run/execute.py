@@ -1,0 +1,334 @@
+"""Execute: carry out a plan, prove it, and give accuracy back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnxprune.clean.clean_up import CleanUp, clean_up
+from onnxprune.clean.facts import relu_states
+from onnxprune.errors import BudgetError, CalibrationError
+from onnxprune.measure.accuracy import Accuracy
+from onnxprune.model import cost
+from onnxprune.model.edit import check, with_metadata
+from onnxprune.model.model import Model
+from onnxprune.model.qoperators import joined, separated
+from onnxprune.plans.plan import PruningPlan
+from onnxprune.plans.request import Request
+from onnxprune.recover.bias_shift import compensate_bias
+from onnxprune.recover.classifier import recover_classifier
+from onnxprune.recover.ladder import ALL, QUICK, Effort, Ladder
+from onnxprune.recover.layers import recover_layers
+from onnxprune.rewrite.rewrite import rewrite
+from onnxprune.rewrite.verify import Verification, masked, verify
+from onnxprune.rewrite.without_parts import shorten, silenced
+from onnxprune.run.study import Shortening, Study
+from onnxprune.timing.speed import Speed
+from onnxprune.version import __version__
+
+WIDTH = 8
+"""Behind a cut, a width that is a multiple of it stays one: others run slower, by up to a fifth."""
+
+SLACK = 1e-3
+"""How far a clean-up may take a sparsity of zeros beyond what was asked for."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A plan that was carried out.
+
+    Attributes:
+        study: the study that the plan belongs to.
+        plan: what was removed.
+        model: the result.
+        verification: the proof of the rewrite.
+        clean_up: what was taken out because it computed nothing.
+        recovery: the steps of the recovery, for the report.
+        warnings: what the user should know of them.
+        selected: accuracy on the *select* samples, None without any.
+        speed: measured latency; None if it was not measured.
+    """
+
+    study: Study
+    plan: PruningPlan
+    model: Model
+    verification: Verification
+    clean_up: CleanUp
+    recovery: dict[str, Any]
+    warnings: tuple[str, ...]
+    selected: Accuracy | None
+    speed: Speed | None = None
+
+    @property
+    def narrower(self) -> bool:
+        """Whether channels left."""
+        return self.plan.cuts_channels or any(self.clean_up.channels.values())
+
+    @property
+    def smaller(self) -> bool:
+        """Whether channels or whole parts left, so that the latency may be another."""
+        return bool(self.narrower or self.plan.removals or self.clean_up.merged)
+
+
+def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
+    """Rewrite a model by a plan, verify that, and recover what was lost.
+
+    Args:
+        study: the model.
+        plan: a plan for it.
+        effort: how much of the samples the recovery uses.
+
+    Raises:
+        InternalError: if the rewritten model is wrong.
+    """
+    log, subject, gone = study.log, study.subject, study.shortening
+    with log.stage("rewrite"):
+        pruned = rewrite(subject.folded, subject.structure, plan)
+    with log.stage("verify"):
+        proof = verify(
+            masked(subject.folded, subject.structure, plan),
+            pruned,
+            study.feeds,
+            "rewritten model",
+            threads=study.request.threads,
+        )
+    judge = _Judge(study)
+    with log.stage("recover"):
+        ladder = _recover(study, pruned, plan, effort, judge)
+    clean, went = ladder.model, CleanUp()
+    if effort == ALL:
+        clean, went = cleaned(study, ladder.model)
+        if went and _exceeds(study, clean):
+            clean, went = ladder.model, CleanUp(dropped=("channels beyond the sparsity",))
+    if effort == ALL:
+        _check_joined(clean, study)
+    model, selected = finished(clean, study), None
+    if study.gated:
+        known = judge.found(clean) if clean is ladder.model else None
+        selected = known or study.accuracy(model, study.samples.select)
+    if gone:
+        proof = max(proof, gone.verification, key=lambda v: v.max_rel_error)
+    return Outcome(
+        study,
+        of_given(plan, study),
+        model,
+        proof,
+        went,
+        ladder.to_dict(),
+        tuple(ladder.warnings),
+        selected,
+    )
+
+
+def _check_joined(model: Model, study: Study) -> None:
+    """Make sure that integer operators are written as the layers that were verified.
+
+    They are read back as float layers: their own sums saturate on some processors.
+
+    Raises:
+        InternalError: if they are not.
+    """
+    written = joined(model, study.given.original)
+    if written is not model:
+        again = separated(written, study.subject.shapes)[0]
+        what, threads = "model with integer operators", study.request.threads
+        verify(model, again, study.feeds, what, threads=threads)
+
+
+def of_given(plan: PruningPlan, study: Study) -> PruningPlan:
+    """Return a plan for what is left of a model as one for the model that was given."""
+    if study.shortening is None:
+        return plan
+    return replace(plan, model_sha256=study.given.original.sha256, removals=study.shortening.names)
+
+
+def tried(study: Study, plan: Callable[[], PruningPlan]) -> Outcome | None:
+    """Carry out a candidate with little effort; None if there is no such plan."""
+    try:
+        return execute(study, plan(), QUICK)
+    except BudgetError:
+        return None
+
+
+def shortened(study: Study, names: Sequence[str]) -> Study:
+    """Take whole parts out of the model that a study was given.
+
+    Args:
+        study: the model, shortened already or not.
+        names: of all the removals that are to be gone (see :attr:`Study.removals`).
+
+    Returns:
+        The study of what is left. Nothing makes up for what is gone yet: :func:`execute` does,
+        together with what a plan takes out of the rest.
+
+    Raises:
+        InternalError: if the rewritten model is wrong.
+    """
+    log, given = study.log, study.given
+    known = {r.name: r for r in study.removals}
+    removals = [known[name] for name in names]
+    with log.stage("rewrite"):
+        short = shorten(given.folded, removals, given.structure, given.shapes)
+    with log.stage("verify"):
+        proof = verify(
+            silenced(given.folded, removals),
+            short,
+            study.feeds,
+            "shortened model",
+            threads=study.request.threads,
+        )
+    changed = {r.name for r in removals} | {n for r in removals for n, _ in r.readers}
+    return study.shortened(short, Shortening(tuple(names), proof, frozenset(changed)))
+
+
+def refitted(left: Study, effort: Effort = ALL) -> Outcome:
+    """Make up for the parts that are gone, and take out nothing more."""
+    return execute(left, PruningPlan(left.given.original.sha256), effort)
+
+
+def fitted(left: Study) -> Study:
+    """Return a study of what is left of a model once it is fitted, with little effort."""
+    assert left.shortening is not None
+    model = refitted(left, QUICK).model
+    return left.shortened(model, replace(left.shortening, changed=frozenset()))
+
+
+class _Judge:
+    """Measures models on the *select* samples, and remembers those that are alive."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._found: dict[int, Accuracy] = {}
+
+    def loss(self, model: Model) -> float | None:
+        """Return the loss of a model; infinite where its outputs are not finite."""
+        self._found.pop(id(model), None)  # that of one that is gone
+        try:
+            measured = self._study.accuracy(model, self._study.samples.select)
+        except CalibrationError:
+            return float("inf")
+        if measured:
+            self._found[id(model)] = measured
+        return measured.loss if measured else None
+
+    def found(self, model: Model) -> Accuracy | None:
+        """Return what was found of a model; None if nothing was."""
+        return self._found.get(id(model))
+
+
+def _exceeds(study: Study, model: Model) -> bool:
+    """Whether more weights are gone than a sparsity of zeros asks for."""
+    request = study.request
+    if request.sparsity is None or not request.zeroes:
+        return False
+    wanted = (1 - request.sparsity - SLACK) * study.given.cost.weights
+    return cost.count_nonzero(model) < wanted
+
+
+def clean(study: Study) -> Outcome:
+    """Take out of the original what does not change its outputs (``--lossless``)."""
+    original = study.subject.original
+    model, went = cleaned(study, original)
+    return Outcome(
+        study,
+        PruningPlan(original.sha256),
+        original if model is original else finished(model, study),
+        went.verification or Verification(0.0, 0.0, 0),
+        went,
+        {"accepted": False, "steps": []},
+        tuple(went.warnings()),
+        None,
+    )
+
+
+def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
+    """Take out of a model what computes nothing; return the same object if there is nothing."""
+    request = study.request
+    if not study.cleans:
+        return model, CleanUp()
+    width = study.align or (1 if request.lossless else WIDTH)
+    states = relu_states(study.rectifiers or ()) if request.empirical else {}
+    with study.log.stage("clean up"):
+        return clean_up(
+            model,
+            study.feeds[0],
+            exclude=request.exclude,
+            states=states,
+            align=width,
+            threads=request.threads,
+        )
+
+
+def _recover(
+    study: Study, pruned: Model, plan: PruningPlan, effort: Effort, judge: _Judge
+) -> Ladder:
+    """Run the steps of the recovery; none may raise the loss on the *select* part."""
+    subject, request = study.subject, study.request
+    ladder = Ladder(pruned, (lambda _: None) if request.recover == "none" else judge.loss)
+    cuts = plan.cuts_channels or bool(plan.masks)
+    if cuts and (request.recover == "bias" or (request.recover == "full" and effort == ALL)):
+        moved = compensate_bias(
+            subject.folded, pruned, subject.structure, plan, study.stats, grow=_grows(study, plan)
+        )
+        if not ladder.offer("bias", moved) and request.recover == "bias":
+            ladder.refuse("bias compensation")
+    if request.recover == "full" and (cuts or study.changed):
+        _refit(study, ladder, pruned, plan, effort)
+    return ladder
+
+
+def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effort: Effort) -> None:
+    """Offer the layers fitted to those of the original, then the classifier to the labels."""
+    subject, request = study.subject, study.request
+    fit = effort.thinned(study.samples.fit)
+    recover_layers(
+        ladder,
+        study.given.folded,
+        pruned,
+        subject.structure,
+        plan,
+        subject.shapes,
+        fit,
+        changed=study.changed,
+        grow=_grows(study, plan),
+        rows=effort.rows,
+        seed=request.seed,
+        threads=request.threads,
+        progress=study.log.progress,
+    )
+    recover_classifier(
+        ladder,
+        subject.structure,
+        plan,
+        subject.shapes,
+        fit,
+        study.output,
+        grow=_grows(study, plan),
+        threads=request.threads,
+    )
+
+
+def _grows(study: Study, plan: PruningPlan) -> bool:
+    """Whether the recovery may add biases: zeros alone must not make a model larger."""
+    return plan.cuts_channels or study.shortening is not None
+
+
+def finished(model: Model, study: Study) -> Model:
+    """Add provenance and make sure that the result is a valid model with the same interface."""
+    final = with_metadata(
+        joined(model, study.given.original),
+        {
+            "onnxprune.version": __version__,
+            "onnxprune.source_sha256": study.given.original.sha256,
+            "onnxprune.plans.request": _settings(study.request),
+        },
+    )
+    check(final)
+    return final
+
+
+def _settings(request: Request) -> str:
+    if request.lossless:
+        return f"{request.goal} seed {request.seed}"
+    return f"{request.mode} {request.goal} {request.metric} {request.recover} seed {request.seed}"

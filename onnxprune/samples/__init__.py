@@ -1,0 +1,1 @@
+"""Labelled samples: sources, split by use, made-up inputs."""

@@ -1,0 +1,46 @@
+"""Chunks: samples in as many at a time as the memory takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxprune.model.model import Model
+from onnxprune.model.session import Feeds
+from onnxprune.model.shapes import Shapes
+from onnxprune.model.stepwise import live_bytes
+from onnxprune.samples.holdout import Part
+
+MEMORY = 1 << 30
+"""Bytes of activations that recovery may hold; more samples than fit are left out."""
+
+CHUNK = 64
+"""Samples that are run at once where the model leaves it open."""
+
+
+def sample_chunks(model: Model, shapes: Shapes, part: Part, memory: int = MEMORY) -> list[Feeds]:
+    """Read as many samples as a walk of two models may hold in memory, in equal chunks.
+
+    Args:
+        model: the larger of the two.
+        shapes: its observed shapes.
+        part: the samples; they are thinned out evenly if there are too many.
+        memory: bytes of activations.
+    """
+    each = 2 * live_bytes(model, shapes.first) / shapes.batch
+    most = max(int(memory / max(each, 1.0)), model.fixed_batch or 2)
+    taken = part.at_most(most)
+    size = model.fixed_batch or min(CHUNK, len(taken))
+    return list(_full(Part(part.dataset, taken.rows, size), model.fixed_batch))
+
+
+def _full(part: Part, fixed: int | None) -> Iterator[Feeds]:
+    """Stream a part; where the batch is fixed, what does not fill one is left out."""
+    first = True
+    for batch in part.batches():
+        if fixed is None or len(batch) == fixed:
+            yield batch.feeds
+        elif first:
+            yield {n: np.resize(v, (fixed, *v.shape[1:])) for n, v in batch.feeds.items()}
+        first = False

@@ -1,0 +1,1 @@
+"""What can leave together, and why not: labels, rules, the trace."""

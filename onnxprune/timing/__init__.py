@@ -1,0 +1,1 @@
+"""What a machine says: latency in turns, node times, footprint."""

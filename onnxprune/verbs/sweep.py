@@ -1,0 +1,116 @@
+"""Sweep: what accuracy is left at many budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxprune.errors import BudgetError, OnnxpruneError
+from onnxprune.log import Progress, silent
+from onnxprune.measure.accuracy import Accuracy
+from onnxprune.model import cost
+from onnxprune.model.observe import observe
+from onnxprune.plans.request import Budget, Request
+from onnxprune.report.curve import Curve, Point
+from onnxprune.run.execute import execute
+from onnxprune.run.open import _load, _study
+from onnxprune.run.study import Study
+
+RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Operations that remain, as fractions of the original's."""
+
+
+def sweep_macs(study: Study, ratios: Sequence[float], model: str) -> Curve:
+    """Prune a model to many ratios of its operations; nothing is measured twice.
+
+    Args:
+        study: the model.
+        ratios: operations that remain, as fractions of the original's.
+        model: what the model is called.
+    """
+    points = [_point(1.0, study.subject.cost, study.subject.cost, study.reported)]
+    for ratio in sorted(set(ratios), reverse=True):
+        try:
+            plan = study.decider.channels(Budget("macs", ratio, f"macs {ratio:g}"))
+        except BudgetError as error:
+            study.log.warnings.append(str(error))
+            break
+        outcome = execute(study, plan)
+        shapes = observe(outcome.model, study.feeds[0], threads=study.request.threads)
+        after = cost.measure(outcome.model, shapes)
+        accuracy = study.accuracy(outcome.model, study.samples.report)
+        points.append(_point(ratio, study.subject.cost, after, accuracy))
+        study.log.warnings += outcome.warnings
+    return Curve(model, points, tuple(dict.fromkeys(study.log.warnings)))
+
+
+def _point(
+    requested: float, before: cost.Cost, after: cost.Cost, accuracy: Accuracy | None
+) -> Point:
+    return Point(
+        requested,
+        after.macs / max(before.macs, 1),
+        after.params / max(before.params, 1),
+        accuracy.value if accuracy else None,
+        accuracy.standard_error if accuracy else None,
+        accuracy.loss if accuracy else None,
+    )
+
+
+def sweep(
+    model: str | Path,
+    data: str | Path,
+    ratios: Sequence[float] = RATIOS,
+    *,
+    eval_data: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    metric: str = "f-magnitude",
+    recover: str = "full",
+    output: str = "",
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    threads: int = 0,
+    batch_size: int = 32,
+    cache: bool = True,
+    progress: Progress = silent,
+) -> Curve:
+    """Measure what accuracy is left at many budgets of operations, from one calibration.
+
+    Args:
+        model: path of the model.
+        data: as for :func:`prune`, like the settings that are not listed here.
+        ratios: operations that remain, as fractions of the original's.
+        eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
+        mean: channel means for image folders, on the 0..1 scale.
+        std: channel standard deviations, likewise.
+        metric: the criterion.
+        recover: ``full``, ``bias`` or ``none``.
+        output: name of the output with the class scores.
+        exclude: globs over node and initializer names.
+        seed: of everything that is drawn.
+        threads: onnxruntime threads.
+        batch_size: samples per run.
+        cache: use and keep what was measured.
+        progress: see :data:`~onnxprune.log.Progress`.
+
+    Raises:
+        OnnxpruneError: for everything the user can act on.
+    """
+    for ratio in ratios:
+        if not 0.0 < ratio < 1.0:
+            raise OnnxpruneError(f"ratios must lie between 0 and 1; got {ratio:g}")
+    request = Request(
+        macs=max(ratios),
+        mode="channels",
+        metric=metric,
+        recover=recover,
+        exclude=tuple(exclude),
+        output=output,
+        seed=seed,
+        threads=threads,
+        batch_size=batch_size,
+    )
+    original = _load(model)
+    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
+    return sweep_macs(study, ratios, str(model))
