@@ -321,7 +321,7 @@ def finished(model: Model, study: Study) -> Model:
         {
             "onnxprune.version": __version__,
             "onnxprune.source_sha256": study.given.original.sha256,
-            "onnxprune.plans.request": _settings(study.request),
+            "onnxprune.request": _settings(study.request),
         },
     )
     check(final)

@@ -78,7 +78,7 @@ def test_lossless_needs_no_samples(dead: Path) -> None:
     feeds = {"x": tiny_arrays()["x"]}
     assert after.scores(feeds) == pytest.approx(before.scores(feeds), rel=1e-5, abs=1e-5)
     assert after.weights < before.weights
-    assert {p.key: p.value for p in after.proto.metadata_props}["onnxprune.plans.request"] == (
+    assert {p.key: p.value for p in after.proto.metadata_props}["onnxprune.request"] == (
         "lossless seed 0"
     )
     layers = report["layers"]
