@@ -15,7 +15,7 @@ with the removed channels times zero as the mask oracle of the tests builds it: 
 finite values. With `--allow-inexact`, and where integer operators are pruned as float ones, that
 reference does not hold, so values are not compared.
 Its inputs are drawn here; only where none of them work are those of the product taken.
-What differs is WRONG; where no inputs were found on which the original returns something finite,
+Behind QuantizeLinear the mean difference counts. What differs is WRONG; where no inputs were found on which the original returns something finite,
 the result is UNCHECKED.
 """
 
@@ -25,7 +25,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ from onnxprune import BudgetError, OnnxpruneError, PruningPlan, Request, apply, 
 from onnxprune.report import Report
 from onnxprune.subject import observe_inputs
 
-Feeds = dict[str, np.ndarray[Any, Any]]
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Array]
 
 SETTINGS: dict[str, Any] = {
     "mode": "channels", "metric": "magnitude", "recover": "none", "random_inputs": True
@@ -135,11 +136,14 @@ def check(row: Row, path: Path, decided: PruningPlan, result: ModelProto) -> Non
         else:  # integer operators, which are pruned as float ones
             row.note = row.note or "compared in shape only"
     limit = 1e-2 if has_half(original) else 1e-3
+    quantised = any(n.op_type == "QuantizeLinear" for n in original.graph.node)
     row.outside = 0.0
     for feeds in inputs:
         try:
             expected, got = oracle.run(reference, feeds), oracle.run(result, feeds)
             found = oracle.error(expected, got)
+            if quantised:
+                found = typical(expected, got)
         except AssertionError as error:
             found, row.note = float("inf"), str(error)
         if exact or found == float("inf"):
@@ -173,7 +177,7 @@ def working(proto: ModelProto, candidates: Iterable[Feeds]) -> Iterator[Feeds]:
             yield feeds
 
 
-def is_finite(value: np.ndarray[Any, Any]) -> bool:
+def is_finite(value: Array) -> bool:
     """Whether all numbers are finite; texts are."""
     return value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
 
@@ -204,6 +208,12 @@ def draw(proto: ModelProto, batch: int, size: int, highest: int, seed: int) -> F
         values = rng.integers(0, highest, shape) if whole else rng.standard_normal(shape)
         feeds[value.name] = np.asarray(values, dtype)
     return feeds
+
+
+def typical(expected: Sequence[Array], got: Sequence[Array]) -> float:
+    """Mean difference of any output: what rounds the other way moves a few numbers by a step."""
+    pairs = [(a.astype(float), b.astype(float)) for a, b in zip(expected, got, strict=True)]
+    return max(np.abs(a - b).mean() / max(np.abs(a).max(), 1e-30) for a, b in pairs if a.size)
 
 
 def has_half(proto: ModelProto) -> bool:
