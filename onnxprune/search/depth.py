@@ -19,7 +19,7 @@ from onnxprune.run.study import Study
 from onnxprune.search.branch_trials import MOST_LAYERS, _apart, branch_order, part_entropies
 
 
-def _shorter(study: Study) -> Outcome:
+def shorter(study: Study) -> Outcome:
     """Take out whole parts, one after the other, until the request is met."""
     if not study.removals:
         raise BudgetError(

@@ -18,11 +18,12 @@ from onnxprune.run.speed_check import check_speed
 from onnxprune.run.study import Study
 from onnxprune.search.auto import divided
 from onnxprune.search.branches import lightened
-from onnxprune.search.depth import _shorter
+from onnxprune.search.depth import shorter
 from onnxprune.search.egp import emptied
-from onnxprune.search.within_budget import _within
-from onnxprune.search.within_drop import _fewest_macs
-from onnxprune.search.within_latency import _steered, as_finished
+from onnxprune.search.meet_latency import meet_latency
+from onnxprune.search.within_budget import within_budget
+from onnxprune.search.within_drop import fewest_macs
+from onnxprune.search.within_latency import as_finished
 from onnxprune.timing.speed import Speed, refusal
 
 ALIGNMENTS = (8, 16)
@@ -77,16 +78,20 @@ def _found(study: Study) -> Outcome | tuple[Study, PruningPlan]:
     if request.lossless:
         return clean(study)
     if request.mode == "depth":
-        return emptied(study) if request.zeroes else _shorter(study)
+        return emptied(study) if request.zeroes else shorter(study)
     if request.budget is None:
-        return _fewest_macs(study)
+        return fewest_macs(study)
     if request.sparsity is not None and request.mode == "weights":
         return study, study.decider.zeros(request.sparsity)
     if request.sparsity is not None and request.mode == "auto" and study.selected:
         return divided(study, request.sparsity)
     budget = request.limit(study.bytes)
     left = lightened(study, budget)
-    return _steered(left, budget) if budget.kind == "latency" else (left, _within(left, budget))
+    return (
+        meet_latency(left, budget)
+        if budget.kind == "latency"
+        else (left, within_budget(left, budget))
+    )
 
 
 def timed(study: Study, outcome: Outcome) -> Outcome:

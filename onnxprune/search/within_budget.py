@@ -15,7 +15,7 @@ TIGHTENINGS = 5
 """Times that a limit is tightened by what recovery added."""
 
 
-def _within(study: Study, budget: Budget) -> PruningPlan:
+def within_budget(study: Study, budget: Budget) -> PruningPlan:
     """Remove channels until the finished model is within a budget.
 
     What recovery adds (biases) is only known once it is there, so the limit is tightened by

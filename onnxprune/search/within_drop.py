@@ -24,7 +24,7 @@ STRIDE = 4
 effort says roughly where to begin."""
 
 
-def _fewest_macs(study: Study) -> Outcome:
+def fewest_macs(study: Study) -> Outcome:
     """Remove as many operations as the accuracy allows."""
 
     @cache

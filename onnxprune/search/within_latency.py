@@ -15,8 +15,6 @@ from onnxprune.plans.plan import PruningPlan
 from onnxprune.plans.request import Budget
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.run.execute import (
-    Outcome,
-    execute,
     finished,
 )
 from onnxprune.run.speed_check import measure_speed
@@ -138,21 +136,3 @@ def _between(low: Point, high: Point, aim: float) -> float | None:
 
 def _same(a: PruningPlan, b: PruningPlan) -> bool:
     return all(np.array_equal(a.keep[name], b.keep[name]) for name in a.keep)
-
-
-STEERINGS = 2
-"""Times that a latency is steered for by what was measured."""
-
-
-def _steered(study: Study, budget: Budget) -> Outcome:
-    """Meet a latency; what the recovery does to it is only known once it is there."""
-    limit = budget
-    for _ in range(STEERINGS):
-        found = within_latency(study, limit)
-        outcome = execute(study, found.plan)
-        speed = measure_speed(study, outcome.model)
-        outcome = replace(outcome, speed=speed)
-        if speed.low <= budget.limit:
-            return outcome
-        limit = replace(limit, limit=found.speed.value * budget.limit / speed.value)
-    return outcome

@@ -26,11 +26,13 @@ from onnxprune.model.observe import observe
 from onnxprune.model.session import NodeRun, optimised
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.plans.request import Budget, Request
+from onnxprune.run import speed_check
 from onnxprune.run.execute import tried
 from onnxprune.run.speed_check import LOOK_S, SECONDS, check_speed
 from onnxprune.run.study import Study
 from onnxprune.samples.inputs import observe_inputs
 from onnxprune.search import branches as lighten
+from onnxprune.search import depth, meet_latency
 from onnxprune.search import strategies as search
 from onnxprune.search import within_latency as steering
 from onnxprune.search.branch_trials import Yardstick
@@ -256,9 +258,9 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         timed.append(0.3 + 0.7 * macs / study.given.cost.macs)
         return exactly(timed[-1])
 
-    monkeypatch.setattr(steering, "measure_speed", measure)
-    for name in ("measure_speed", "check_speed"):
-        monkeypatch.setattr(search, name, measure)
+    for module in (steering, meet_latency, depth):
+        monkeypatch.setattr(module, "measure_speed", measure)
+    monkeypatch.setattr(search, "check_speed", measure)
     return timed
 
 
@@ -288,12 +290,14 @@ def test_a_latency_that_cannot_be_reached(by_macs: list[float]) -> None:
 @pytest.mark.usefixtures("by_macs")
 def test_a_miss_in_the_end_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The finished model is slower than the plan was: so the next plan removes more."""
-    steered = search.measure_speed
-    monkeypatch.setattr(search, "measure_speed", lambda s, m: exactly(1.1 * steered(s, m).value))
+    steered = meet_latency.measure_speed
+    monkeypatch.setattr(
+        meet_latency, "measure_speed", lambda s, m: exactly(1.1 * steered(s, m).value)
+    )
     report = onnxprune.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
     assert report.speed is not None
     assert report.speed.value <= 0.7
-    monkeypatch.setattr(search, "measure_speed", lambda _, __: exactly(0.9))
+    monkeypatch.setattr(meet_latency, "measure_speed", lambda _, __: exactly(0.9))
     report = onnxprune.prune(RESNET, DIGITS, latency=0.7, align=1, **BRIEF).report
     assert any("latency 0.7 was missed: 0.9000" in text for text in report.warnings)
 
@@ -380,8 +384,8 @@ def test_a_second_look_before_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None
         looks.append((seconds, len(feeds["x"])))
         return slowly(measured[len(looks) - 1])
 
-    monkeypatch.setattr(speed, "measure_speed", measure)
-    monkeypatch.setattr(speed, "_one_run", lambda _: one_run)
+    monkeypatch.setattr(speed_check, "measure_speed", measure)
+    monkeypatch.setattr(speed_check, "_one_run", lambda _: one_run)
     study = SimpleNamespace(
         log=SimpleNamespace(elapsed=1.0), timing_feeds=[{"x": np.zeros(n)} for n in (8, 1)]
     )
@@ -412,7 +416,7 @@ REPAIRED = {
     "params": {"params": 0.57, "mode": "channels"},
     "size": {"size": 60_000},
     "drop": {"max_drop": 0.05},
-    "latency": {"latency": 0.62},
+    "latency": {"latency": 0.61},
 }
 
 
@@ -433,10 +437,10 @@ def test_a_repair_changes_the_widths_whatever_was_asked_for(
         return exactly(cost.count_nonzero(model) / study.given.cost.weights)
 
     monkeypatch.setattr(search, "check_speed", check)
-    for module in (search, steering):
+    for module in (meet_latency, depth, steering):
         monkeypatch.setattr(module, "measure_speed", by_weights)
     if name == "latency":  # which is measured in any case
-        monkeypatch.setattr(search, "measure_speed", check)
+        monkeypatch.setattr(meet_latency, "measure_speed", check)
     result = onnxprune.prune(LENET, DIGITS, threads=1, **budget, **BRIEF)
     assert not result.missed
     assert all(width % 8 == 0 for width in widths[-1]), widths
@@ -517,7 +521,7 @@ def test_a_latency_is_timed_at_the_batch_that_was_asked_for(
         return replace(slowly(1.2 if sizes[-1] == 1 else 0.8), batch=sizes[-1])
 
     monkeypatch.setattr(search, "check_speed", check_speed)
-    monkeypatch.setattr(speed, "measure_speed", measure)
+    monkeypatch.setattr(speed_check, "measure_speed", measure)
     out, report = tmp_path / "out.onnx", tmp_path / "r.json"
     args = [RESNET, "--calib", DIGITS, "--sparsity", 0.5, "--mode", "channels", "-o", out, "-q",
             "--recover", "none", "--latency-batch", 16, "--report", report]  # fmt: skip

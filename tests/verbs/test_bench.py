@@ -18,9 +18,10 @@ import onnxprune
 from onnxprune.cli import commands as cli
 from onnxprune.errors import ModelError, OnnxpruneError
 from onnxprune.model import session
-from onnxprune.report import benchmark
 from onnxprune.timing import footprint
 from onnxprune.timing.footprint import Footprint, measure_footprint
+from onnxprune.timing.latency import Comparison
+from onnxprune.verbs import bench as benching
 
 ROOT = Path(__file__).parents[2]
 LENET = ROOT / "models" / "digits_lenet300.onnx"
@@ -263,7 +264,7 @@ def test_int8_that_fails_says_why(monkeypatch, tmp_path):
     def fail(_: ModelProto, __: Path) -> None:
         raise ModelError("onnxruntime cannot quantise the model: no reason")
 
-    monkeypatch.setattr(benchmark, "quantize_dynamic", fail)
+    monkeypatch.setattr(benching, "quantize_dynamic", fail)
     path = dense(tmp_path / "a.onnx")
     result = run(path, path, *QUICK)
     assert result.exit_code == 0
@@ -289,16 +290,16 @@ def test_quantising_is_quiet_and_leaves_no_trace(tmp_path, capfd):
 
 
 def test_doubts_are_said(monkeypatch, tmp_path):
-    real = benchmark.compare
+    real = benching.compare
 
     def doubtful(*args, **settings):
         measured = real(*args, **settings)
-        return benchmark.Comparison(
+        return Comparison(
             measured.timings, measured.ratios, measured.rounds, measured.blocks, 0.5, False
         )
 
-    monkeypatch.setattr(benchmark, "compare", doubtful)
-    monkeypatch.setattr(benchmark, "measure_footprint", lambda *_, **__: Footprint(1, 1, None))
+    monkeypatch.setattr(benching, "compare", doubtful)
+    monkeypatch.setattr(benching, "measure_footprint", lambda *_, **__: Footprint(1, 1, None))
     path = dense(tmp_path / "a.onnx")
     one, two = (onnxprune.bench([path], rounds=3, threads=t, int8=False).warnings for t in (1, 2))
     assert "other programs kept 50 % of the runs waiting" in one[0]

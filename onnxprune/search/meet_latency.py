@@ -1,0 +1,28 @@
+"""Meet a latency: steer for it, finish the model, measure that, and steer again if it is missed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxprune.plans.request import Budget
+from onnxprune.run.execute import Outcome, execute
+from onnxprune.run.speed_check import measure_speed
+from onnxprune.run.study import Study
+from onnxprune.search.within_latency import within_latency
+
+STEERINGS = 2
+"""Times that a latency is steered for by what was measured."""
+
+
+def meet_latency(study: Study, budget: Budget) -> Outcome:
+    """Meet a latency; what the recovery does to it is only known once it is there."""
+    limit = budget
+    for _ in range(STEERINGS):
+        found = within_latency(study, limit)
+        outcome = execute(study, found.plan)
+        speed = measure_speed(study, outcome.model)
+        outcome = replace(outcome, speed=speed)
+        if speed.low <= budget.limit:
+            return outcome
+        limit = replace(limit, limit=found.speed.value * budget.limit / speed.value)
+    return outcome
