@@ -26,8 +26,7 @@ from onnxprune.structure.structure import (
 from onnxprune.structure.trace_state import Trace
 
 MEETS_FIXED = "meets an axis that cannot shrink"
-WHERE_SINCE = 9
-"""Opset that brought Where, with which entries of a computed shape are replaced."""
+WHERE_SINCE = 9  # the opset that brought Where, which replaces entries of a computed shape
 
 
 class Op:
@@ -337,29 +336,28 @@ class Op:
                 self.dynamic(0, first + k) or (k not in counted and self.loose())
                 for k in range(size)
             ]
-            if not (self.type == "Reshape" and sum(dynamic) <= 1):
-                for k in counted:
-                    if dynamic[k]:  # batch x heads, say: no number can be written for it
-                        self.freeze(counted[k], "shares an axis of dynamic size")
-            if self.opset < WHERE_SINCE and not (self.type == "Reshape" and sum(dynamic) <= 1):
+            inferred = self.type == "Reshape" and sum(dynamic) <= 1
+            for k in counted:
+                if dynamic[k] and not inferred:  # batch x heads, say: no number fits it
+                    self.freeze(counted[k], "shares an axis of dynamic size")
+            if self.opset < WHERE_SINCE and not inferred:
                 for labels in counted.values():
                     self.freeze(labels, f"needs opset {WHERE_SINCE} to change a computed size")
                 return None
-            return self._add_sizes(place, values, np.asarray(dynamic), counted)
-        return self._add_sizes(place, values, np.zeros(len(values), dtype=np.bool_), counted)
+            return self._add_sizes(place, values, counted, np.asarray(dynamic))
+        return self._add_sizes(place, values, counted)
 
     def known_sizes(
         self, values: Sequence[int], counted: Mapping[int, I64], place: int | str
     ) -> None:
         """Like :meth:`sizes`, for an input or attribute whose normalised values are known."""
-        if not counted:
-            return
-        vector = np.asarray(values, dtype=np.int64)
-        self._add_sizes(place, vector, np.zeros(len(vector), dtype=np.bool_), counted)
+        if counted:
+            self._add_sizes(place, np.asarray(values, dtype=np.int64), counted)
 
     def _add_sizes(
-        self, place: int | str, values: I64, dynamic: Bool, counted: Mapping[int, I64]
+        self, place: int | str, values: I64, counted: Mapping[int, I64], dynamic: Bool | None = None
     ) -> None:
+        dynamic = np.zeros(len(values), dtype=np.bool_) if dynamic is None else dynamic
         self._trace.sizes.append(Sizes(self.id, place, values, dynamic, dict(counted)))
 
     def renumber(self, i: int, labels: I64) -> None:
