@@ -4,6 +4,7 @@
 
     OnnxpruneError          one line for the user, exit code 1
     ├─ ModelError           the model cannot be read, run or pruned
+    │  └─ RunError          it was loaded, but does not run on these inputs
     ├─ CalibrationError     the samples or labels cannot be used
     ├─ PlanError            a plan is damaged, or does not fit the model
     ├─ BudgetError          what was asked for cannot be reached; says what can
@@ -37,6 +38,10 @@ class OnnxpruneError(Exception):
 
 class ModelError(OnnxpruneError):
     """The model cannot be read, run or pruned."""
+
+
+class RunError(ModelError):
+    """The model does not run on the inputs that it was given."""
 
 
 class CalibrationError(OnnxpruneError):

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from onnxprune.arrays import Array
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, RunError
 from onnxprune.model.storage import Held, is_heavy, split
 from onnxprune.model.values import Value
 
@@ -122,7 +122,7 @@ class Session:
             values = self._session.run(names, dict(feeds))
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
-            raise ModelError(
+            raise RunError(
                 f"onnxruntime cannot run the model on {shapes}: {_first(error)}"
             ) from None
         return [v if v is None or isinstance(v, (list, dict)) else np.asarray(v) for v in values]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, RunError
 from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
 from onnxprune.model.session import Feeds
@@ -48,7 +48,7 @@ def observe_inputs(
             return observe(model, feeds, threads=threads)
         except ModelError as error:
             failure = error
-    if names := free_names(model, dims or {}):
+    if isinstance(failure, RunError) and (names := free_names(model, dims or {})):
         raise ModelError(
             f"{failure}; if the model needs certain sizes of {', '.join(names)}, give them with "
             "--dim NAME=SIZE"

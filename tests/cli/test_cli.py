@@ -586,7 +586,10 @@ def test_quiet_and_summary(calib: Path, tmp_path: Path) -> None:
 
 
 def test_progress_goes_to_a_terminal_on_stderr_only(calib: Path, tmp_path: Path) -> None:
-    script = "from onnxprune import cli, progress as p; p.PROGRESS_AFTER_S = -1; cli.main()"
+    script = (
+        "from onnxprune.cli import commands, progress as p; "
+        "p.PROGRESS_AFTER_S = -1; commands.main()"
+    )
     shown = {}
     for extra in ("--force", "--json", "-q"):
         leader, follower = os.openpty()

@@ -17,7 +17,8 @@ from PIL import Image
 
 from onnxprune.errors import CalibrationError
 from onnxprune.model.model import TensorSpec
-from onnxprune.samples import dataset as data
+from onnxprune.samples import images
+from onnxprune.samples import npz as arrays
 from onnxprune.samples.holdout import split
 from onnxprune.samples.images import _decode
 from onnxprune.samples.sources import open_dataset
@@ -287,7 +288,7 @@ def test_too_many_unreadable(tmp_path):
 def test_images_are_decoded_lazily(tmp_path, monkeypatch):
     decoded = []
     decode = _decode
-    monkeypatch.setattr(data, "_decode", lambda *a: decoded.append(a[0].name) or decode(*a))
+    monkeypatch.setattr(images, "_decode", lambda *a: decoded.append(a[0].name) or decode(*a))
     dataset = open_dataset(folder(tmp_path, a=range(6), b=range(6)), [GREY])
     assert decoded == []
     next(dataset.batches(np.array([9, 2, 4]), 2))
@@ -366,7 +367,7 @@ def test_mean_and_std_need_images_and_floats(tmp_path):
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u1", "i8", "i4", "?"])
 def test_streaming_equals_load(tmp_path, compressed, dtype, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 50)  # so that gaps take several reads
+    monkeypatch.setattr(arrays, "CHUNK", 50)  # so that gaps take several reads
     rng = np.random.default_rng(0)
     values = rng.integers(0, 100, (57, 3, 5)).astype(dtype)
     labels = rng.integers(0, 4, 57)

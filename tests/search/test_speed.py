@@ -428,10 +428,9 @@ def test_a_repair_changes_the_widths_whatever_was_asked_for(
     budget: dict[str, Any] = REPAIRED[name]
     widths: list[list[int]] = []
 
-    def check(_: Study, model: Model) -> Speed:
+    def check(study: Study, model: Model) -> Speed:
         widths.append([t.dims[-1] for t in model.proto.graph.initializer if len(t.dims) == 1][:-1])
-        even = all(width % 8 == 0 for width in widths[-1])
-        return slowly(0.6 if even and len(widths) > 1 else 1.2)
+        return slowly(0.6 if study.align else 1.2)
 
     def by_weights(study: Study, model: Model) -> Speed:
         return exactly(cost.count_nonzero(model) / study.given.cost.weights)
@@ -445,7 +444,8 @@ def test_a_repair_changes_the_widths_whatever_was_asked_for(
     assert not result.missed
     assert all(width % 8 == 0 for width in widths[-1]), widths
     assert any("multiples of 8" in text for text in result.report.warnings)
-    if name != "sparsity, auto":  # where zeros make up for the rest
+    # Zeros make up for the rest, or node times decide, which are measured.
+    if name not in ("sparsity, auto", "latency"):
         assert any(width % 8 for width in widths[0]), widths
 
 
