@@ -105,7 +105,7 @@ class Thinning:
             for la in self._layers:
                 groups = self._groups(la, result[la.weight], fitted[la.node])
                 fitted[la.node] = [values for values, *_ in groups]
-                errors[la.weight] = self._worth(la, groups) * scales.get(la.weight, 1.0)
+                errors[la.weight] = _rounded(self._worth(la, groups) * scales.get(la.weight, 1.0))
             result = masks_at(errors, result, 1 - float(first) * ratio ** (k / rounds))
             progress(1)
         return result
@@ -176,3 +176,9 @@ def refitted(
         ridge = damping * float(variance[live].mean()) if live.any() else 1.0
         fitted = ridge_rows(weights, covariance, support, ridge, start)
     return fitted, np.where(support, fitted**2 / inverse_diagonal, 0.0)
+
+
+def _rounded(errors: F64) -> F64:
+    """Round errors to 12 bits: sums in another order, on other threads, must decide nothing."""
+    fraction, exponent = np.frexp(errors)
+    return np.asarray(np.ldexp(np.round(fraction * 4096) / 4096, exponent))
