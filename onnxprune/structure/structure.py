@@ -278,8 +278,9 @@ def described(found: Sequence[Untouched]) -> str:
     names = ", ".join(f"{n} {op}" for op, n in counts.most_common())
     most = max(found, key=lambda item: item.weights)
     weights = sum(item.weights for item in found)
+    layers = "1 layer" if len(found) == 1 else f"{len(found)} layers"
     return (
-        f"{len(found)} layers with {weights:,} weights cannot be pruned ({names}): the largest, "
+        f"{layers} with {weights:,} weights cannot be pruned ({names}): the largest, "
         f"'{most.node}', {most.reason}"
     )
 
