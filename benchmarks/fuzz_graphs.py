@@ -74,6 +74,7 @@ def main() -> None:
 
     start = time.perf_counter()
     hold()
+    a.save.unlink(missing_ok=True)  # of a network that held
     groups = sum(f.groups for f in found)
     print(
         f"{len(found)} networks, seed {a.seed}: no failure; {sum(f.removed for f in found)} units "
