@@ -1,4 +1,4 @@
-"""Pipeline: the verbs. This is the Python API; the command line is a client of it."""
+"""Prune: decide, carry out, prove, recover and measure."""
 
 from __future__ import annotations
 
@@ -6,41 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnxprune.log import Progress, silent
-from onnxprune.measure.accuracy import Accuracy
 from onnxprune.model.session import PROVIDER
 from onnxprune.plans.choices import Mode, settled
-from onnxprune.plans.plan import PruningPlan
-from onnxprune.plans.plan_file import (
-    load_plan,
-    save_plan,
-)
 from onnxprune.plans.request import Request
-from onnxprune.report.inspection import Inspection
-from onnxprune.report.result import PruneResult, measured, save
+from onnxprune.report.result import PruneResult, measured
 from onnxprune.run.open import _load, _study
 from onnxprune.search.strategies import search
-from onnxprune.verbs.apply import apply
-from onnxprune.verbs.evaluate import evaluate
-from onnxprune.verbs.inspect import inspect
-from onnxprune.verbs.plan import plan
-from onnxprune.verbs.sweep import sweep
-
-__all__ = [
-    "Accuracy",
-    "Inspection",
-    "PruneResult",
-    "PruningPlan",
-    "Request",
-    "apply",
-    "evaluate",
-    "inspect",
-    "load_plan",
-    "plan",
-    "prune",
-    "save",
-    "save_plan",
-    "sweep",
-]
 
 
 def prune(
