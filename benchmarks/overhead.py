@@ -28,6 +28,7 @@ from onnxprune.measure.entropy import watch
 from onnxprune.model import model as graph
 from onnxprune.model.folding import fold
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import Session
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
@@ -62,10 +63,12 @@ def stages(model_path: Path, data: Path, rounds: int) -> None:
             plain.run(batch.feeds)
 
     def gather() -> None:
-        calibrate(watched, known, [*points, *states], lambda: batches, classes=classes, threads=1)
+        calibrate(
+            watched, known, [*points, *states], lambda: batches, classes=classes, runner=Runner(1)
+        )
 
     def gather_less() -> None:
-        calibrate(folded, shapes, points, lambda: batches, classes=classes, threads=1)
+        calibrate(folded, shapes, points, lambda: batches, classes=classes, runner=Runner(1))
 
     gather(), gather_less(), forward()
     works = (gather, gather_less, forward)

@@ -40,6 +40,7 @@ import oracle
 
 from onnxprune import BudgetError, OnnxpruneError, PruningPlan, Request, apply, inspect, plan
 from onnxprune.model import model as graph
+from onnxprune.model.runner import Runner
 from onnxprune.report.report import Report
 from onnxprune.samples.inputs import observe_inputs
 
@@ -124,7 +125,7 @@ def check(row: Row, path: Path, decided: PruningPlan, result: ModelProto) -> Non
     """Run a result where the original runs, and compare it with the masked original."""
     original = graph.load(path).proto
     dims = decided.request.dims if decided.request else {}
-    seen = observe_inputs(graph.load(path), None, seed=0, threads=1, dims=dims)
+    seen = observe_inputs(graph.load(path), None, seed=0, runner=Runner(1), dims=dims)
     inputs = list(working_inputs(original)) or list(working(original, seen.feeds))
     if not inputs:
         row.outcome, row.note = "UNCHECKED", "no inputs found on which the original is finite"

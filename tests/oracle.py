@@ -29,6 +29,7 @@ from onnxprune.arrays import I64, Bool
 from onnxprune.model import model as graph
 from onnxprune.model import observe
 from onnxprune.model.folding import fold
+from onnxprune.model.runner import Runner
 from onnxprune.model.shapes import Shapes
 from onnxprune.plans import plan as pruning_plan
 from onnxprune.rewrite import rewrite
@@ -101,7 +102,7 @@ def traced(
 ) -> Traced:
     """Run the tracer on a model, with ``shapes`` or as observed on random inputs."""
     whole = graph.normalise(proto)
-    shapes = shapes or observe.observe(whole, feeds(proto, 2), threads=1)
+    shapes = shapes or observe.observe(whole, feeds(proto, 2), runner=Runner(1))
     model = fold(whole, shapes)
     with mock.patch.object(trace, "Trace", Recorder):
         structure = trace.trace(model, shapes, allow_inexact=allow_inexact)

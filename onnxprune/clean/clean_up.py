@@ -27,6 +27,7 @@ from onnxprune.model.cost import count_params
 from onnxprune.model.folding import fold
 from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
 from onnxprune.plans.plan import plan_from_units
@@ -103,7 +104,7 @@ def clean_up(
     exclude: Sequence[str] = (),
     states: Mapping[str, States] | None = None,
     align: int = 1,
-    threads: int = 0,
+    runner: Runner = PLAIN,
 ) -> tuple[Model, CleanUp]:
     """Remove what does not change the outputs of a model.
 
@@ -114,7 +115,7 @@ def clean_up(
         states: what its Relu nodes did on samples, by their first output, to be taken for what
             they always do.
         align: a number whose multiples run faster; widths that are such stay such.
-        threads: onnxruntime threads.
+        runner: runs the models.
 
     Returns:
         The model, the same object if there was nothing to remove, and what went.
@@ -123,7 +124,7 @@ def clean_up(
     channels, nodes, branches, merged = Counter[str](), Counter[str](), 0, 0
     dropped: list[str] = []
     larger = set[str]()  # what makes up for what goes would be more than that
-    seen = _seen(model, feeds, threads)
+    seen = _seen(model, feeds, runner)
     inputs = seen[1].feeds
     for _ in range(MOST_ROUNDS):
         found = False
@@ -136,13 +137,13 @@ def clean_up(
             if any(a > b for a, b in zip(_sizes(candidate), _sizes(seen[0]), strict=True)):
                 larger.add(name)
                 continue
-            result = compare(model, candidate, inputs, threads=threads)
+            result = compare(model, candidate, inputs, runner=runner)
             if not result.max_rel_error <= LIMIT:
-                refuse_random(model, inputs, threads=threads)
+                refuse_random(model, inputs, runner=runner)
                 dropped.append(name)
                 continue
             current, proof, found = candidate, result, True
-            seen = _seen(current, feeds, threads)
+            seen = _seen(current, feeds, runner)
             branches += went.pop("branches", 0)
             merged += went.pop("merged", 0)
             (nodes if name == "nodes" else channels).update(went)
@@ -160,9 +161,9 @@ def _sizes(model: Model) -> tuple[int, int]:
     return count_params(model), held
 
 
-def _seen(model: Model, feeds: Feeds, threads: int) -> tuple[Model, Shapes]:
+def _seen(model: Model, feeds: Feeds, runner: Runner) -> tuple[Model, Shapes]:
     """Observe and fold a model."""
-    shapes = observe(model, feeds, threads=threads)
+    shapes = observe(model, feeds, runner=runner)
     return fold(model, shapes), shapes
 
 

@@ -20,6 +20,7 @@ from onnxprune.linear.layer import Layer, prepare
 from onnxprune.linear.matrix_form import MatrixForm, StackForm
 from onnxprune.measure.divergence import Sensitivity, divergences, trial_chunks
 from onnxprune.model.model import Model
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.stepwise import Walk
@@ -42,7 +43,7 @@ class Measured:
         chunks: inputs of some samples, for trials.
         output: name of the output with the class scores.
         macs: multiply-accumulates of the model for one sample.
-        threads: onnxruntime threads.
+        runner: runs the models.
     """
 
     model: Model
@@ -52,7 +53,7 @@ class Measured:
     chunks: Sequence[Feeds]
     output: str
     macs: float
-    threads: int
+    runner: Runner
 
     def matrices(self, layer: Layer) -> list[F64]:
         """Return the weights of each group of a layer as its moments need them."""
@@ -79,7 +80,7 @@ class Measured:
         """Return how far each trial moves the model's outputs."""
         chunks = trial_chunks(self.chunks, len(trials), self.macs)
         return divergences(
-            self.model, self.output, chunks, trials, threads=self.threads, progress=progress
+            self.model, self.output, chunks, trials, runner=self.runner, progress=progress
         )
 
 
@@ -93,14 +94,14 @@ def measure_moments(
     output: str,
     macs: float,
     seed: int,
-    threads: int,
+    runner: Runner,
     progress: Callable[[int], None],
 ) -> Measured:
     """Gather the second moments of the original; see :class:`Measured`."""
     prepared, layers = prepare(model, structure, PruningPlan(""), shapes)
-    moments = input_moments(prepared, layers, chunks, seed=seed, threads=threads, progress=progress)
+    moments = input_moments(prepared, layers, chunks, seed=seed, runner=runner, progress=progress)
     usable = [la for la in layers if la.node in moments and la.weight in weights]
-    return Measured(prepared, usable, moments, weights, chunks, output, macs, threads)
+    return Measured(prepared, usable, moments, weights, chunks, output, macs, runner)
 
 
 def unit_errors(

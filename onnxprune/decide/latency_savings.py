@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxprune.arrays import Bool
 from onnxprune.decide.allocate import floor
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
@@ -29,15 +30,14 @@ LEAST = 0.05
 
 
 def measure_savings(
-    subject: Subject, feeds: Feeds, *, threads: int, provider: str
+    subject: Subject, feeds: Feeds, *, runner: Runner
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Measure the time of each node, by its first output, and the part that channels can save.
 
     Args:
         subject: the model.
         feeds: what to run it on.
-        threads: onnxruntime threads.
-        provider: the execution provider.
+        runner: runs the models.
 
     Returns:
         Seconds, and the seconds that go with the size of the weights, the others under
@@ -46,10 +46,7 @@ def measure_savings(
     kept = even_cut(subject.structure)
     plan = plan_from_units(subject.original.sha256, subject.structure, kept)
     smaller = rewrite(subject.folded, subject.structure, plan)
-    whole, cut = (
-        measure_nodes(model, feeds, threads=threads, provider=provider)
-        for model in (subject.folded, smaller)
-    )
+    whole, cut = (measure_nodes(model, feeds, runner=runner) for model in (subject.folded, smaller))
     left = weights_left(subject.structure, subject.structure.units.keep(kept))
     return whole, responsive(whole, cut, left)
 

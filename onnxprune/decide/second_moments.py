@@ -11,6 +11,7 @@ from onnxprune.arrays import F64, Array
 from onnxprune.linear.layer import Layer
 from onnxprune.linear.moments import Moments
 from onnxprune.model.model import Model
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.stepwise import Walk
 
@@ -43,7 +44,7 @@ def input_moments(
     chunks: Sequence[Feeds],
     *,
     seed: int = 0,
-    threads: int = 0,
+    runner: Runner = PLAIN,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[InputMoments]]:
     """Return the moments of each layer's inputs, by its node: one for each group.
@@ -56,10 +57,10 @@ def input_moments(
         layers: its layers, in order.
         chunks: inputs of the samples.
         seed: of the drawn positions.
-        threads: onnxruntime threads.
+        runner: runs the models.
         progress: called with 1 after each layer.
     """
-    walk = Walk(model, chunks, threads=threads)
+    walk = Walk(model, chunks, runner=runner)
     samples = sum(max((len(v) for v in c.values() if v.ndim), default=1) for c in chunks)
     result: dict[str, list[InputMoments]] = {}
     for k, layer in enumerate(layers):

@@ -12,7 +12,7 @@ from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.errors import CalibrationError
 from onnxprune.measure.class_scores import class_scores
 from onnxprune.model.model import Model
-from onnxprune.model.session import Session
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.samples.dataset import Batch
 
 SHARPNESS = (-6.0, 6.0)
@@ -110,7 +110,7 @@ def measure_accuracy(
     batches: Iterable[Batch],
     *,
     output: str = "",
-    threads: int = 0,
+    runner: Runner = PLAIN,
     folders: Sequence[str] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> Accuracy:
@@ -120,7 +120,7 @@ def measure_accuracy(
         model: a classifier.
         batches: labelled samples.
         output: name of the output that holds the class scores (default: the first that can).
-        threads: onnxruntime threads.
+        runner: runs the models.
         folders: names of the class folders, by label, for messages.
         progress: called with the number of samples done after each batch.
 
@@ -128,7 +128,7 @@ def measure_accuracy(
         ModelError: if the output does not hold one score per class.
         CalibrationError: if a label is outside the model's classes, or scores are NaN.
     """
-    session = Session(model.proto, threads=threads)
+    session = runner.session(model.proto)
     found = class_scores(model, output)
     name = found.name
     losses: list[F64] = []

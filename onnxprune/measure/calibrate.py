@@ -19,7 +19,7 @@ from onnxprune.arrays import F64, I64
 from onnxprune.errors import CalibrationError
 from onnxprune.measure.statistics import ActivationStats
 from onnxprune.model.model import Model, tensor_types
-from onnxprune.model.session import Session
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.storage import draft
 from onnxprune.samples.dataset import Batch
@@ -58,7 +58,7 @@ def calibrate(
     *,
     classes: int,
     squares: bool = False,
-    threads: int = 0,
+    runner: Runner = PLAIN,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[Point, ActivationStats]:
     """Gather the statistics of channel means at the given points of a model.
@@ -71,7 +71,7 @@ def calibrate(
             more than once where the classes are too many for :data:`MEMORY`.
         classes: number of classes that occur.
         squares: also gather mean squares (see :attr:`ActivationStats.square`).
-        threads: onnxruntime threads.
+        runner: runs the models.
         progress: called with the number of samples done after each batch, the first time.
 
     Returns:
@@ -84,7 +84,7 @@ def calibrate(
     reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
     found: dict[Point, ActivationStats] = {}
     for some in _passes(reductions, max(classes, 1)):
-        total = _gather(model, some, read(), squares, threads, progress)
+        total = _gather(model, some, read(), squares, runner, progress)
         if not len(total.count):
             raise CalibrationError("there are no calibration samples")
         bounds = np.cumsum([0, *(r.channels for r in some)])
@@ -112,13 +112,13 @@ def _gather(
     reductions: Sequence[_Reduction],
     batches: Iterable[Batch],
     squares: bool,
-    threads: int,
+    runner: Runner,
     progress: Callable[[int], None],
 ) -> ActivationStats:
     """Return the statistics of all channels of some points, side by side."""
     proto, held = draft(model.proto)
     _add_reductions(proto, model, reductions, squares)
-    session = Session(proto, threads=threads, held=held)
+    session = runner.session(proto, held=held)
     kinds = [_PREFIX, _SQUARE] if squares else [_PREFIX]
     outputs = [kind + _key(r.point) for kind in kinds for r in reductions]
     total = ActivationStats.empty(sum(r.channels for r in reductions), squares)

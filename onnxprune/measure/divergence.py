@@ -15,6 +15,7 @@ import numpy as np
 from onnxprune.arrays import F64, Array
 from onnxprune.measure.class_scores import class_scores
 from onnxprune.model.model import Model
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.stepwise import Walk
 
@@ -52,7 +53,7 @@ def divergences(
     *,
     reference: Sequence[F64] | None = None,
     temperature: float = TEMPERATURE,
-    threads: int = 0,
+    runner: Runner = PLAIN,
     progress: Callable[[int], None] = lambda _: None,
 ) -> F64:
     """Return the mean divergence of each trial, ``float64 [trials]``; infinite if not finite.
@@ -65,10 +66,10 @@ def divergences(
         reference: the log-probabilities that they are compared with (see :func:`outputs_of`);
             default the model's own.
         temperature: what scores are divided by.
-        threads: onnxruntime threads.
+        runner: runs the models.
         progress: called with 1 after each trial.
     """
-    walk, found = Walk(model, chunks, threads=threads), class_scores(model, output)
+    walk, found = Walk(model, chunks, runner=runner), class_scores(model, output)
     sizes = [_samples(feeds) for feeds in chunks]
 
     def scores(constants: Mapping[str, Array]) -> list[Array]:
@@ -104,11 +105,11 @@ def outputs_of(
     chunks: Sequence[Feeds],
     temperature: float = TEMPERATURE,
     *,
-    threads: int = 0,
+    runner: Runner = PLAIN,
 ) -> list[F64]:
     """Return the log-probabilities that a model gives for the samples of each chunk."""
     found = class_scores(model, output)
-    values = Walk(model, chunks, threads=threads).peek(found.tensor, {})
+    values = Walk(model, chunks, runner=runner).peek(found.tensor, {})
     return [
         log_probabilities(found.columns(v, _samples(feeds)), temperature)
         for v, feeds in zip(values, chunks, strict=True)

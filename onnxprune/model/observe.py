@@ -27,6 +27,7 @@ from onnxprune.model.dynamic_axes import (
 )
 from onnxprune.model.folding import SMALL, Computed, computed_constants
 from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds, Session
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.storage import draft, nbytes
@@ -46,13 +47,13 @@ Draw = Callable[[Feeds, Sizes, int], dict[str, Array]]
 """Makes inputs of other sizes from given ones; the number tells draws apart."""
 
 
-def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
+def observe(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> Shapes:
     """Run the model on ``feeds``, and on other data with every dynamic axis changed.
 
     Args:
         model: the model.
         feeds: real or synthetic inputs with at least one sample on axis 0.
-        threads: onnxruntime threads.
+        runner: runs the models.
 
     Returns:
         Both shapes of every tensor, the values of computed constants on which both runs agree,
@@ -79,11 +80,11 @@ def observe(model: Model, feeds: Feeds, *, threads: int = 0) -> Shapes:
 
         return run
 
-    session = Session(proto, threads=threads, optimize=False, held=held)
+    session = runner.session(proto, optimize=False, held=held)
     runs = [run_with(session)]
     first, constants = runs[0](feeds)
     if (other := recounted(proto, model.opset, first)) is not None:
-        runs.insert(0, run_with(Session(other, threads=threads, optimize=False, held=held)))
+        runs.insert(0, run_with(runner.session(other, optimize=False, held=held)))
     axes = dynamic_axes(model, feeds)
     second = _second_run(axes, feeds, runs)
     return Shapes(

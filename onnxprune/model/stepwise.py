@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.arrays import F64, Array
 from onnxprune.model.model import Model, captured, tensor_types
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds, Session
 from onnxprune.model.storage import describe
 
@@ -25,12 +26,12 @@ class Walk:
     Args:
         model: the model; its constants may be replaced between steps.
         chunks: inputs of each chunk of samples. They are referenced, not copied.
-        threads: onnxruntime threads.
+        runner: runs the models.
     """
 
-    def __init__(self, model: Model, chunks: Sequence[Feeds], *, threads: int = 0) -> None:
+    def __init__(self, model: Model, chunks: Sequence[Feeds], *, runner: Runner = PLAIN) -> None:
         self._proto = model.proto
-        self._threads = threads
+        self._runner = runner
         self._constants = {t.name: t for t in model.proto.graph.initializer}
         self._producer = {o: k for k, n in enumerate(model.proto.graph.node) for o in n.output if o}
         self._inputs = [_read(node) for node in model.proto.graph.node]
@@ -188,7 +189,7 @@ class Walk:
         proto = helper.make_model(
             graph, opset_imports=self._proto.opset_import, ir_version=self._proto.ir_version
         )
-        return Session(proto, threads=self._threads), inputs
+        return self._runner.session(proto), inputs
 
 
 def _read(node: onnx.NodeProto) -> list[str]:

@@ -12,6 +12,7 @@ from onnxprune.arrays import F64, I64, Array
 from onnxprune.linear.layer import prepare
 from onnxprune.linear.matrix_form import MatrixForm
 from onnxprune.linear.requantise import pack
+from onnxprune.model.runner import Runner
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.stepwise import Walk
 from onnxprune.plans.plan import PruningPlan
@@ -108,7 +109,7 @@ def recover_classifier(
     output: str,
     *,
     grow: bool = True,
-    threads: int,
+    runner: Runner,
 ) -> None:
     """Offer a ladder its model with the classifier refitted to the labels.
 
@@ -124,7 +125,7 @@ def recover_classifier(
         part: the labelled samples to fit on.
         output: name of the output with the class scores.
         grow: see :func:`recover_layers`.
-        threads: onnxruntime threads.
+        runner: runs the models.
     """
     prepared, layers = prepare(ladder.model, structure, plan, shapes, grow=grow)
     found = [
@@ -154,7 +155,7 @@ def recover_classifier(
     for batch in part.batches():
         if prepared.fixed_batch not in (None, len(batch)):
             continue
-        walk = Walk(prepared, [batch.feeds], threads=threads) if walk is None else walk
+        walk = Walk(prepared, [batch.feeds], runner=runner) if walk is None else walk
         features.append(walk.on(batch.feeds, layer.data))
         labels.append(batch.labels)
     if walk is None:

@@ -13,8 +13,8 @@ import numpy as np
 from onnxprune.arrays import Array
 from onnxprune.linear.layer import affected, prepare
 from onnxprune.linear.requantise import pack
-from onnxprune.log import Progress, silent
 from onnxprune.model.model import Model
+from onnxprune.model.runner import Runner
 from onnxprune.model.shapes import Shapes
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.recover.ladder import Ladder
@@ -37,8 +37,7 @@ def recover_layers(
     grow: bool = True,
     rows: float = 1.0,
     seed: int,
-    threads: int,
-    progress: Progress = silent,
+    runner: Runner,
 ) -> None:
     """Offer a ladder the pruned model with all its layers refitted (``--recover full``).
 
@@ -56,8 +55,7 @@ def recover_layers(
         grow: whether layers may get biases that have none of their own.
         rows: see :class:`Effort`.
         seed: of the drawn positions.
-        threads: onnxruntime threads.
-        progress: told of each layer that is done.
+        runner: runs the models.
     """
     prepared, every = prepare(pruned, structure, plan, shapes, grow=grow)
     layers = affected(prepared, every, changed)
@@ -72,8 +70,8 @@ def recover_layers(
             chunks,
             rows=rows,
             seed=seed,
-            threads=threads,
-            progress=progress("recover", len(layers)),
+            runner=runner,
+            progress=runner.progress("recover", len(layers)),
         )
     )
     ladder.warnings += fit_warnings(fits)

@@ -21,6 +21,7 @@ from onnxprune.linear.layer import Layer
 from onnxprune.linear.moments import CHECK_EVERY, Moments
 from onnxprune.linear.ridge import ridge
 from onnxprune.model.model import Model
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.stepwise import Walk
 from onnxprune.recover.pairs import LayerPairs
@@ -71,7 +72,7 @@ def fit_layers(
     *,
     rows: float = 1.0,
     seed: int = 0,
-    threads: int = 0,
+    runner: Runner = PLAIN,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Fit]:
     """Fit the layers of a pruned model one after the other.
@@ -83,12 +84,12 @@ def fit_layers(
         chunks: inputs of the samples to fit on, in chunks that the models can run.
         rows: multiplies the number of rows that a layer is fitted on.
         seed: of the drawn positions.
-        threads: onnxruntime threads.
+        runner: runs the models.
         progress: called with 1 after each layer.
     """
-    before, after = (Walk(m, chunks, threads=threads) for m in (original, pruned))
+    before, after = (Walk(m, chunks, runner=runner) for m in (original, pruned))
     samples = sum(_samples(c) for c in chunks)
-    pairs = LayerPairs(pruned, layers, rows, threads)
+    pairs = LayerPairs(pruned, layers, rows, runner)
     for k, layer in enumerate(layers):
         rest = layers[k + 1 :]
         pending = {r.output for r in rest}

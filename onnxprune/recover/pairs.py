@@ -16,6 +16,7 @@ from onnxprune.linear.matrix_form import MatrixForm
 from onnxprune.linear.moments import CHECK_EVERY, Moments
 from onnxprune.linear.product import Product, channels_last
 from onnxprune.model.model import Model
+from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.stepwise import Walk
 from onnxprune.recover.pair_fit import Half, Sample, fit_pair
 from onnxprune.recover.through_rectifier import Gap
@@ -55,9 +56,9 @@ class LayerPairs:
     """
 
     def __init__(
-        self, model: Model, layers: Sequence[Layer], share: float, threads: int = 0
+        self, model: Model, layers: Sequence[Layer], share: float, runner: Runner = PLAIN
     ) -> None:
-        self._first_of, self._share, self._threads = pairs(model, layers), share, threads
+        self._first_of, self._share, self._runner = pairs(model, layers), share, runner
         self._firsts = {first.node for first in self._first_of.values()}
         self._solved: dict[str, _Solved] = {}
 
@@ -140,7 +141,7 @@ class LayerPairs:
 
         is_check = np.arange(len(drawn)) % CHECK_EVERY == CHECK_EVERY - 1
         fitted, checked = (blocks(np.flatnonzero(own)) for own in (~is_check, is_check))
-        workers = self._threads or os.cpu_count() or 1
+        workers = self._runner.threads or os.cpu_count() or 1
         with one_thread(), ThreadPoolExecutor(workers) as pool:
             solutions = fit_pair(one, two, pair[0].bounds, fitted, checked, pool.map)
         constants: dict[str, Array] = {}

@@ -54,9 +54,7 @@ def measured(
     location = data_target(default_target(Path(path))).name if external else None
     final = replace(outcome.model, file_bytes=storage.pack(outcome.model.proto, location).size)
     with log.stage("check"):
-        after_cost = cost.measure(
-            final, observe(final, study.feeds[0], threads=study.request.threads)
-        )
+        after_cost = cost.measure(final, observe(final, study.feeds[0], runner=study.runner))
     after = study.accuracy(final, study.samples.report)
     unchanged = outcome.model is original
     if original.proto.training_info and not unchanged:

@@ -24,7 +24,8 @@ from onnxprune.model.folding import RANDOM
 from onnxprune.model.model import UNPACKS, Model, captured, tensor_types
 from onnxprune.model.observe import observe
 from onnxprune.model.quantised import without_rounding
-from onnxprune.model.session import Feeds, Session
+from onnxprune.model.runner import PLAIN, Runner
+from onnxprune.model.session import Feeds
 from onnxprune.model.values import difference, is_empty, is_finite
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import Inexact, Structure
@@ -142,7 +143,7 @@ def _types(model: Model) -> dict[str, np.dtype[np.generic]]:
 
 
 def compare(
-    reference: Model, candidate: Model, feeds: Sequence[Feeds], *, threads: int = 0
+    reference: Model, candidate: Model, feeds: Sequence[Feeds], *, runner: Runner = PLAIN
 ) -> Verification:
     """Run two models on the same inputs, one set after the other, and compare all their outputs.
 
@@ -153,12 +154,12 @@ def compare(
         ModelError: if an output of the reference is not finite, or empty all the same: that
             cannot be compared.
     """
-    result, empty = _compare_outputs(reference, candidate, feeds, threads)
+    result, empty = _compare_outputs(reference, candidate, feeds, runner)
     if not empty:
         return result
-    pair = [_counting(model, feeds, threads) for model in (reference, candidate)]
+    pair = [_counting(model, feeds, runner) for model in (reference, candidate)]
     if pair[0] and pair[1]:
-        again, empty = _compare_outputs(pair[0], pair[1], feeds, threads)
+        again, empty = _compare_outputs(pair[0], pair[1], feeds, runner)
         result = max(result, again, key=lambda v: v.max_rel_error)
     if empty:
         raise ModelError(
@@ -169,21 +170,19 @@ def compare(
     return result
 
 
-def _counting(model: Model, feeds: Sequence[Feeds], threads: int) -> Model | None:
+def _counting(model: Model, feeds: Sequence[Feeds], runner: Runner) -> Model | None:
     """Return a model whose counters find something; None if it has none."""
-    shapes = observe(model, feeds[0], threads=threads)
+    shapes = observe(model, feeds[0], runner=runner)
     proto = recounted(model.proto, model.opset, shapes.first)
     return replace(model, proto=proto) if proto else None
 
 
 def _compare_outputs(
-    reference: Model, candidate: Model, feeds: Sequence[Feeds], threads: int
+    reference: Model, candidate: Model, feeds: Sequence[Feeds], runner: Runner
 ) -> tuple[Verification, set[str]]:
     """Compare two models; return the outputs that are empty on all inputs, too."""
     optimize = not _is_quantised(reference)
-    sessions = [
-        Session(m.proto, threads=threads, optimize=optimize) for m in (reference, candidate)
-    ]
+    sessions = [runner.session(m.proto, optimize=optimize) for m in (reference, candidate)]
     names = [spec.name for spec in reference.outputs]
     absolute, relative, samples, empty = 0.0, 0.0, 0, set(names)
     for inputs in feeds:
@@ -212,7 +211,7 @@ def _is_quantised(model: Model) -> bool:
     return any(n.op_type in quantised for n in model.proto.graph.node)
 
 
-def refuse_random(model: Model, feeds: Sequence[Feeds], *, threads: int = 0) -> None:
+def refuse_random(model: Model, feeds: Sequence[Feeds], *, runner: Runner = PLAIN) -> None:
     """Refuse a model whose outputs differ from run to run, if it does.
 
     Raises:
@@ -221,7 +220,7 @@ def refuse_random(model: Model, feeds: Sequence[Feeds], *, threads: int = 0) -> 
     drawing = [n for n in model.proto.graph.node if n.op_type in RANDOM or captured(n)]
     if not drawing:
         return
-    session = Session(model.proto, threads=threads, optimize=False)
+    session = runner.session(model.proto, optimize=False)
     values = [session.run(feeds[0]) for _ in range(2)]
     for spec, one, other in zip(model.outputs, *values, strict=True):
         if is_finite(one) and difference(one, other)[0] != 0:
@@ -235,7 +234,7 @@ def refuse_random(model: Model, feeds: Sequence[Feeds], *, threads: int = 0) -> 
 
 
 def refuse_unsteady(
-    model: Model, feeds: Sequence[Feeds], limit: float, *, threads: int = 0
+    model: Model, feeds: Sequence[Feeds], limit: float, *, runner: Runner = PLAIN
 ) -> None:
     """Refuse a model that makes more of rounding errors than a proof allows, if it does.
 
@@ -243,7 +242,7 @@ def refuse_unsteady(
         ModelError: saying how far the model is from itself where onnxruntime computes its sums in
             another order.
     """
-    sessions = [Session(model.proto, threads=threads, optimize=o) for o in (True, False)]
+    sessions = [runner.session(model.proto, optimize=o) for o in (True, False)]
     for inputs in feeds:
         for spec, one, other in zip(model.outputs, *(s.run(inputs) for s in sessions), strict=True):
             error, scale = difference(one, other)
@@ -257,7 +256,7 @@ def refuse_unsteady(
 
 
 def verify(
-    reference: Model, candidate: Model, feeds: Sequence[Feeds], what: str, *, threads: int = 0
+    reference: Model, candidate: Model, feeds: Sequence[Feeds], what: str, *, runner: Runner = PLAIN
 ) -> Verification:
     """Like :func:`compare`, but refuse a model that differs.
 
@@ -268,22 +267,22 @@ def verify(
             of what is bounded.
         ModelError: if the reference differs from itself by as much, or cannot be compared.
     """
-    result = compare(reference, candidate, feeds, threads=threads)
+    result = compare(reference, candidate, feeds, runner=runner)
     half = _has_half(reference.proto.graph.initializer)
     limit = LIMIT_HALF if half else LIMIT
     if not result.max_rel_error <= limit:
-        refuse_random(reference, feeds, threads=threads)
+        refuse_random(reference, feeds, runner=runner)
         for applies, bypass in (
             (result.max_rel_error <= LIMIT_STEPS, without_rounding),
             (result.max_abs_error <= limit, _without_saturation),
         ):
             pair = [bypass(model) if applies else None for model in (reference, candidate)]
             if pair[0] and pair[1]:
-                again = compare(pair[0], pair[1], feeds, threads=threads)
+                again = compare(pair[0], pair[1], feeds, runner=runner)
                 if again.max_rel_error <= limit:
                     return again
         if not _is_quantised(reference):
-            refuse_unsteady(reference, feeds, limit, threads=threads)
+            refuse_unsteady(reference, feeds, limit, runner=runner)
         raise InternalError(
             f"the {what} differs from its reference: relative error "
             f"{result.max_rel_error:.3g}, limit {limit:g}, on {result.samples} samples; "

@@ -15,7 +15,7 @@ from onnxprune.arrays import Array
 from onnxprune.measure.accuracy import Accuracy
 from onnxprune.measure.class_scores import class_scores
 from onnxprune.model.model import Model
-from onnxprune.model.session import Feeds, Session
+from onnxprune.model.session import Feeds
 from onnxprune.run.execute import Outcome
 from onnxprune.run.gates import drop_of
 from onnxprune.run.study import Study
@@ -45,11 +45,11 @@ class Agreement:
 
 def agreement(study: Study, model: Model) -> Agreement | None:
     """Compare what a model chooses with what the original does; None if it gives no classes."""
-    threads, original = study.request.threads, study.given.original
+    original = study.given.original
     found = class_scores(original, study.output)
     if not found.count(study.given.shapes):
         return None
-    sessions = [Session(m.proto, threads=threads) for m in (original, model)]
+    sessions = [study.runner.session(m.proto) for m in (original, model)]
     same: list[bool] = []
     with study.log.stage("evaluate"):
         for feeds, rows in _inputs(study):

@@ -91,7 +91,7 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
             pruned,
             study.feeds,
             "rewritten model",
-            threads=study.request.threads,
+            runner=study.runner,
         )
     judge = _Judge(study)
     with log.stage("recover"):
@@ -132,8 +132,8 @@ def _check_joined(model: Model, study: Study) -> None:
     written = joined(model, study.given.original)
     if written is not model:
         again = separated(written, study.subject.shapes)[0]
-        what, threads = "model with integer operators", study.request.threads
-        verify(model, again, study.feeds, what, threads=threads)
+        what = "model with integer operators"
+        verify(model, again, study.feeds, what, runner=study.runner)
 
 
 def of_given(plan: PruningPlan, study: Study) -> PruningPlan:
@@ -176,7 +176,7 @@ def shortened(study: Study, names: Sequence[str]) -> Study:
             short,
             study.feeds,
             "shortened model",
-            threads=study.request.threads,
+            runner=study.runner,
         )
     changed = {r.name for r in removals} | {n for r in removals for n, _ in r.readers}
     return study.shortened(short, Shortening(tuple(names), proof, frozenset(changed)))
@@ -256,7 +256,7 @@ def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
             exclude=request.exclude,
             states=states,
             align=width,
-            threads=request.threads,
+            runner=study.runner,
         )
 
 
@@ -294,8 +294,7 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
         grow=_grows(study, plan),
         rows=effort.rows,
         seed=request.seed,
-        threads=request.threads,
-        progress=study.log.progress,
+        runner=study.runner,
     )
     recover_classifier(
         ladder,
@@ -305,7 +304,7 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
         fit,
         study.output,
         grow=_grows(study, plan),
-        threads=request.threads,
+        runner=study.runner,
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from time import perf_counter
 
 from onnxprune.model.model import Model
-from onnxprune.model.session import Feeds, Session
+from onnxprune.model.session import Feeds
 from onnxprune.run.study import Study
 from onnxprune.timing.latency import NOISE, compare, samples_of
 from onnxprune.timing.speed import Speed, speed_of
@@ -40,12 +39,10 @@ def measure_speed(
         result = compare(
             [study.given.original.proto, model.proto],
             feeds,
-            threads=request.threads,
-            provider=request.provider,
+            runner=study.runner,
             seconds=seconds,
             tolerance=NOISE / 2,
             seed=request.seed,
-            progress=study.log.progress,
         )
     return speed_of(result, samples_of(feeds))
 
@@ -71,9 +68,7 @@ def check_speed(study: Study, model: Model) -> Speed | None:
 
 def _one_run(study: Study) -> float:
     """Return roughly how long the original takes to run once, on each of what it is timed on."""
-    request = study.request
-    make = partial(Session, threads=request.threads, provider=request.provider, timed=True)
-    session, every = make(study.given.original.proto), study.timing_feeds
+    session, every = study.runner.timed(study.given.original.proto), study.timing_feeds
     start = perf_counter()
     for feeds in every:
         session.run(feeds)

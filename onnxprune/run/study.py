@@ -29,6 +29,7 @@ from onnxprune.model import cost
 from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
 from onnxprune.model.qoperators import joined
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
 from onnxprune.plans.request import Request
 from onnxprune.rewrite.verify import Verification
@@ -101,13 +102,14 @@ class Study:
         self.location, self.align, self.cleans = location, request.align, True
         log.warnings += samples.warnings
         self.samples, self.request, self.log = samples, _measurable(request, samples, log), log
+        self.runner = Runner(request.threads, request.provider, log.progress)
         self.output = class_scores(original, request.output).name
         with log.stage("observe"):
             shapes = observe_inputs(
                 original,
                 samples,
                 seed=request.seed,
-                threads=request.threads,
+                runner=self.runner,
                 dims=dict(request.dims),
             )
         self.feeds: Sequence[Feeds] = shapes.feeds
@@ -205,7 +207,7 @@ class Study:
                     self.samples.fit.batches,
                     classes=len(np.unique(self.samples.fit.labels)),
                     squares=squares,
-                    threads=request.threads,
+                    runner=self.runner,
                     progress=self.log.progress("calibrate", len(self.samples.fit)),
                 )
             return records.from_stats(found, points)
@@ -231,8 +233,8 @@ class Study:
 
         Where the model runs with no such number, the samples to verify on.
         """
-        wanted, threads = self.request.latency_batch, self.request.threads
-        found = in_batches(self.given.original, self.feeds[0], (wanted, 1), threads=threads)
+        wanted = self.request.latency_batch
+        found = in_batches(self.given.original, self.feeds[0], (wanted, 1), runner=self.runner)
         if wanted not in (1, samples_of(found[0])):
             self.log.warnings.append(
                 f"latency is measured at batch {samples_of(found[0])} and not at {wanted}, with "
@@ -243,14 +245,8 @@ class Study:
     @cached_property
     def node_seconds(self) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """Measured seconds of each node, and the part of them that leaves with its channels."""
-        request = self.request
         with self.log.stage("latency"):
-            return measure_savings(
-                self.subject,
-                self.timing_feeds[0],
-                threads=request.threads,
-                provider=request.provider,
-            )
+            return measure_savings(self.subject, self.timing_feeds[0], runner=self.runner)
 
     @cached_property
     def decider(self) -> Decider:
@@ -292,7 +288,7 @@ class Study:
         for measured in stale:
             other.__dict__.pop(measured, None)
         with self.log.stage("trace"):
-            shapes = observe(model, self.feeds[0], threads=self.request.threads)
+            shapes = observe(model, self.feeds[0], runner=self.runner)
             other.subject = trace_subject(  # of which nothing may be left
                 model,
                 shapes,
@@ -324,7 +320,7 @@ class Study:
                 joined(model, self.given.original),
                 part.batches(),
                 output=self.request.output,
-                threads=self.request.threads,
+                runner=self.runner,
                 progress=self.log.progress("evaluate", len(part)),
             )
 
@@ -383,7 +379,7 @@ class Study:
                 output=self.output,
                 macs=subject.cost.macs,
                 seed=self.request.seed,
-                threads=self.request.threads,
+                runner=self.runner,
                 progress=self.log.progress("moments", len(subject.structure.weights)),
             )
 

@@ -9,6 +9,7 @@ import numpy as np
 from onnxprune.errors import ModelError, RunError
 from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
 from onnxprune.samples.holdout import Holdout, Part
@@ -22,7 +23,7 @@ def observe_inputs(
     samples: Holdout | None,
     *,
     seed: int,
-    threads: int,
+    runner: Runner,
     batch: int = 2,
     dims: Mapping[str, int] | None = None,
 ) -> Shapes:
@@ -32,7 +33,7 @@ def observe_inputs(
         model: the model.
         samples: its samples; None, or none to fit on, for synthetic inputs.
         seed: of synthetic inputs.
-        threads: onnxruntime threads.
+        runner: runs the models.
         batch: number of synthetic samples.
         dims: sizes of dynamic axes of synthetic inputs by name.
 
@@ -40,12 +41,12 @@ def observe_inputs(
         ModelError: if the model cannot be run.
     """
     if samples is not None and len(samples.fit):
-        return observe(model, _verification_feeds(model, samples.fit), threads=threads)
+        return observe(model, _verification_feeds(model, samples.fit), runner=runner)
     failure = ModelError("no size of its dynamic axes was tried")
     for size in SIZES if has_free_sizes(model, dims or {}) else SIZES[:1]:
         feeds = synthetic_feeds(model, batch=batch, size=size, dims=dims, seed=seed)
         try:
-            return observe(model, feeds, threads=threads)
+            return observe(model, feeds, runner=runner)
         except ModelError as error:
             failure = error
     if isinstance(failure, RunError) and (names := free_names(model, dims or {})):

@@ -109,12 +109,12 @@ class Yardstick:
 
     def __init__(self, study: Study, trials: int) -> None:
         given = study.given
-        self._study, self._threads = study, study.request.threads
+        self._study, self._runner = study, study.runner
         part = study.samples.select if len(study.samples.select) else study.samples.fit
         every = sample_chunks(given.folded, given.shapes, part)
         self._chunks = trial_chunks(every, max(trials, 1), given.cost.macs)
         self._reference = outputs_of(
-            given.folded, study.output, self._chunks, TEMPERATURE, threads=self._threads
+            given.folded, study.output, self._chunks, TEMPERATURE, runner=self._runner
         )
 
     def distance(self, model: Model) -> float:
@@ -141,7 +141,7 @@ class Yardstick:
                 trials,
                 reference=self._reference,
                 temperature=TEMPERATURE,
-                threads=self._threads,
+                runner=self._runner,
                 progress=self._study.log.progress("trials", len(trials)),
             )
 

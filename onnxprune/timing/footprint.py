@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.errors import ModelError
-from onnxprune.model.session import PROVIDER, Feeds, Session
+from onnxprune.model.runner import PLAIN, Runner
+from onnxprune.model.session import Feeds
 
 _STATUS, _RESET = "/proc/self/status", "/proc/self/clear_refs"
 _CHUNK = 2**20
@@ -41,16 +42,13 @@ class Footprint:
     peak_memory_bytes: int | None
 
 
-def measure_footprint(
-    files: Sequence[Path], feeds: Feeds, *, threads: int = 0, provider: str = PROVIDER
-) -> Footprint:
+def measure_footprint(files: Sequence[Path], feeds: Feeds, *, runner: Runner = PLAIN) -> Footprint:
     """Measure what a model takes.
 
     Args:
         files: the file of the model, and those of its external data.
         feeds: what to run it on.
-        threads: intra-operator threads; 0 lets onnxruntime choose.
-        provider: the execution provider.
+        runner: Runnerra-operator threads; 0 lets onnxruntime choose.
 
     Raises:
         ModelError: if the model cannot be loaded or run.
@@ -58,7 +56,7 @@ def measure_footprint(
     return Footprint(
         sum(file.stat().st_size for file in files),
         sum(map(_deflated, files)),
-        _peak_memory(files[0], feeds, threads, provider),
+        _peak_memory(files[0], feeds, runner),
     )
 
 
@@ -70,13 +68,15 @@ def _deflated(file: Path) -> int:
     return size + len(packer.flush())
 
 
-def _peak_memory(model: Path, feeds: Feeds, threads: int, provider: str) -> int | None:
+def _peak_memory(model: Path, feeds: Feeds, runner: Runner) -> int | None:
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder, "inputs.npz")
         np.savez(inputs, *feeds.values())
         process = subprocess.run(
             [sys.executable, "-m", "onnxprune.timing.footprint"],
-            input=json.dumps([str(model.absolute()), str(inputs), list(feeds), threads, provider]),
+            input=json.dumps(
+                [str(model.absolute()), str(inputs), list(feeds), runner.threads, runner.provider]
+            ),
             capture_output=True,
             text=True,
             check=False,
@@ -112,7 +112,7 @@ def _main() -> None:
         print("null")
         return
     before = _memory("VmHWM")
-    session = Session(Path(model), threads=threads, provider=provider, timed=True)
+    session = Runner(threads, provider).timed(Path(model))
     for _ in range(2):
         session.run(feeds)
     after = _memory("VmHWM")

@@ -27,9 +27,9 @@ import onnx
 
 from onnxprune.arrays import F64, Bool
 from onnxprune.errors import ModelError
-from onnxprune.log import Progress, silent
 from onnxprune.model.model import Model
-from onnxprune.model.session import PROVIDER, Feeds, Session
+from onnxprune.model.runner import PLAIN, Runner
+from onnxprune.model.session import Feeds, Session
 from onnxprune.timing.stopwatch import Lap, Stopwatch, thread_ids
 
 NOISE = 0.03
@@ -142,7 +142,7 @@ def samples_of(feeds: Feeds) -> int:
 
 
 def in_batches(
-    model: Model, feeds: Feeds, sizes: Sequence[int], *, threads: int = 0
+    model: Model, feeds: Feeds, sizes: Sequence[int], *, runner: Runner = PLAIN
 ) -> list[Feeds]:
     """Return inputs of so many samples, once for each size that the model runs with.
 
@@ -151,10 +151,10 @@ def in_batches(
         feeds: inputs of it, whose samples are repeated or left out; what they are returned as where
             the model runs with none of the sizes.
         sizes: numbers of samples.
-        threads: onnxruntime threads.
+        runner: runs the models.
     """
     free = {s.name for s in model.inputs if s.shape and not isinstance(s.shape[0], int)}
-    session = Session(model.proto, threads=threads, optimize=False) if free else None
+    session = runner.session(model.proto, optimize=False) if free else None
     found: dict[int, Feeds] = {}
     for size in sizes:
         one = {n: np.resize(v, (size, *v.shape[1:])) if n in free else v for n, v in feeds.items()}
@@ -170,26 +170,22 @@ def compare(
     models: Sequence[onnx.ModelProto | Path],
     feeds: Feeds | Sequence[Feeds],
     *,
-    threads: int = 0,
-    provider: str = PROVIDER,
+    runner: Runner = PLAIN,
     seconds: float = 20.0,
     rounds: int | None = None,
     tolerance: float = 0.01,
     seed: int = 0,
-    progress: Progress = silent,
 ) -> Comparison:
     """Time models in turns until their ratios to the first are known.
 
     Args:
         models: the models, or their files (which makes the time to load them that of users).
         feeds: what to run them on: the same for all, or one for each.
-        threads: intra-operator threads; 0 lets onnxruntime choose.
-        provider: the execution provider.
+        runner: makes the sessions; it is told of milliseconds.
         seconds: to take at most, once every model was run a few times.
         rounds: to take exactly, rather than until the ratios are known; ``seconds`` still binds.
         tolerance: half the width of the intervals, relative to the ratios, that is narrow enough.
         seed: of the order.
-        progress: called with milliseconds.
 
     Raises:
         ModelError: if onnxruntime cannot load or run a model.
@@ -197,15 +193,16 @@ def compare(
     own = [feeds] * len(models) if isinstance(feeds, Mapping) else list(feeds)
     if not models or len(own) != len(models):
         raise ValueError(f"{len(models)} models and {len(own)} sets of inputs")
-    make = partial(Session, threads=threads, provider=provider, timed=True)
     rng = np.random.default_rng(seed)
     total = round(1000 * seconds)
-    advance, told = progress("latency", total), 0
+    advance, told = runner.progress("latency", total), 0
     start = perf_counter()
     blocks: list[Block] = []
     check, left = MIN_BLOCKS, rounds or sys.maxsize
     while left and (perf_counter() < start + seconds or sum(map(len, blocks)) < MIN_ROUNDS):
-        blocks.append(_block(make, models, own, min(left, BLOCK_ROUNDS), start + seconds, rng))
+        blocks.append(
+            _block(runner.timed, models, own, min(left, BLOCK_ROUNDS), start + seconds, rng)
+        )
         left -= len(blocks[-1])
         spent = min(round(1000 * (perf_counter() - start)), total)
         advance(spent - told)

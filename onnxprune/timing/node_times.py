@@ -19,7 +19,8 @@ import onnx
 
 from onnxprune.model.cost import WEIGHT_INPUTS
 from onnxprune.model.model import Model, captured
-from onnxprune.model.session import PROVIDER, Feeds, NodeRun, Session
+from onnxprune.model.runner import PLAIN, Runner
+from onnxprune.model.session import Feeds, NodeRun
 from onnxprune.model.storage import draft
 
 RUNS, SECONDS = 12, 2.0
@@ -34,16 +35,13 @@ _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _NUMBER = re.compile(r"onnxprune-(\d+)-")
 
 
-def measure_nodes(
-    model: Model, feeds: Feeds, *, threads: int = 0, provider: str = PROVIDER
-) -> dict[str, float]:
+def measure_nodes(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> dict[str, float]:
     """Measure the seconds that each node takes in one run, by its first output.
 
     Args:
         model: the model.
         feeds: what to run it on.
-        threads: onnxruntime threads.
-        provider: the execution provider.
+        runner: runs the models.
 
     Returns:
         The medians; what was fused counts as the layer with weights in it, and what cannot be
@@ -55,14 +53,7 @@ def measure_nodes(
     proto, held = draft(model.proto)
     _number(proto)
     with tempfile.TemporaryDirectory() as folder:
-        session = Session(
-            proto,
-            threads=threads,
-            held=held,
-            provider=provider,
-            timed=True,
-            profile=Path(folder),
-        )
+        session = runner.timed(proto, held=held, profile=Path(folder))
         start, runs = perf_counter(), 0
         while runs < RUNS and (runs < FEW_RUNS or perf_counter() < start + SECONDS):
             session.run(feeds)

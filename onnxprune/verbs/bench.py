@@ -14,10 +14,10 @@ from onnxprune.model import model as graph
 from onnxprune.model.cost import Cost
 from onnxprune.model.model import Model, TensorSpec
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import (
     PROVIDER,
     Feeds,
-    Session,
     check_provider,
     quantize_dynamic,
 )
@@ -62,17 +62,15 @@ def bench(
     paths = [Path(m) for m in models]
     _check_settings(paths, batch_size, threads, seconds, rounds, seed)
     check_provider(provider)
+    runner = Runner(threads, provider, progress)
     loaded = [graph.load(path) for path in paths]
     for path, model in zip(paths, loaded, strict=True):
         _check_inputs(paths[0], loaded[0].inputs, path, model.inputs)
     strictest = min(loaded, key=lambda m: sum(map(_free_sizes, m.inputs)))
-    shapes = observe_inputs(
-        strictest, None, seed=seed, threads=threads, batch=batch_size, dims=dims
-    )
+    shapes = observe_inputs(strictest, None, seed=seed, runner=runner, batch=batch_size, dims=dims)
     feeds = shapes.feeds[0]
     candidates = [
-        _try(str(path), model, feeds, threads, provider)
-        for path, model in zip(paths, loaded, strict=True)
+        _try(str(path), model, feeds, runner) for path, model in zip(paths, loaded, strict=True)
     ]
     warnings = []
     if shapes.batch != batch_size:
@@ -85,25 +83,23 @@ def bench(
             name = f"{paths[0]} int8"
             try:
                 quantised = _quantised(loaded[0], Path(folder, "int8.onnx"))
-                entry = _try(name, quantised, feeds, threads, provider, int8=True)
+                entry = _try(name, quantised, feeds, runner, int8=True)
                 candidates.insert(1, entry)
             except ModelError as error:
                 failed = Entry(name, int8=True, error=str(error))
         measured = compare(
             [c.model.files[0] for c in candidates],
             feeds,
-            threads=threads,
-            provider=provider,
+            runner=runner,
             seconds=seconds,
             rounds=rounds,
             seed=seed,
-            progress=progress,
         )
         advance = progress("memory", len(candidates))
         entries = []
         for k, candidate in enumerate(candidates):
             files = candidate.model.files
-            footprint = measure_footprint(files, feeds, threads=threads, provider=provider)
+            footprint = measure_footprint(files, feeds, runner=runner)
             entries.append(
                 Entry(
                     candidate.name,
@@ -160,12 +156,12 @@ def _check_settings(
 
 
 def _try(
-    name: str, model: Model, feeds: Feeds, threads: int, provider: str, *, int8: bool = False
+    name: str, model: Model, feeds: Feeds, runner: Runner, *, int8: bool = False
 ) -> _Candidate:
     """Run a model once, and count what it costs."""
     try:
-        Session(model.files[0], threads=threads, provider=provider, timed=True).run(feeds)
-        shapes = observe(model, feeds, threads=threads)
+        runner.timed(model.files[0]).run(feeds)
+        shapes = observe(model, feeds, runner=runner)
         return _Candidate(name, model, cost.measure(model, shapes), int8)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None

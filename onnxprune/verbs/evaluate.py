@@ -9,6 +9,7 @@ from pathlib import Path
 from onnxprune.log import Progress, silent
 from onnxprune.measure.accuracy import Accuracy, measure_accuracy
 from onnxprune.measure.class_scores import class_scores
+from onnxprune.model.runner import Runner
 from onnxprune.run.open import _load
 from onnxprune.samples.holdout import evaluated, folder_names, skip_warnings
 from onnxprune.samples.sources import open_dataset
@@ -39,7 +40,7 @@ def evaluate(
         loaded,
         dataset.batches(None, size),
         output=output,
-        threads=threads,
+        runner=Runner(threads),
         folders=folder_names(dataset),
         progress=progress("evaluate", len(dataset.labels)),
     )

@@ -9,6 +9,7 @@ from onnxprune.log import Progress, silent
 from onnxprune.model import cost
 from onnxprune.model.folding import fold
 from onnxprune.model.qoperators import separated
+from onnxprune.model.runner import Runner
 from onnxprune.plans.request import Request
 from onnxprune.report.inspection import Inspection
 from onnxprune.run.open import _load, _study
@@ -39,7 +40,7 @@ def inspect(
     """
     original = _load(model)
     if data is None:
-        shapes = observe_inputs(original, None, seed=0, threads=threads, dims=dims)
+        shapes = observe_inputs(original, None, seed=0, runner=Runner(threads), dims=dims)
         folded, shapes = separated(fold(original, shapes), shapes)
         structure = trace(folded, shapes, exclude=exclude, allow_inexact=allow_inexact)
         macs = cost.node_macs(folded, shapes)

@@ -36,7 +36,7 @@ def sweep_macs(study: Study, ratios: Sequence[float], model: str) -> Curve:
             study.log.warnings.append(str(error))
             break
         outcome = execute(study, plan)
-        shapes = observe(outcome.model, study.feeds[0], threads=study.request.threads)
+        shapes = observe(outcome.model, study.feeds[0], runner=study.runner)
         after = cost.measure(outcome.model, shapes)
         accuracy = study.accuracy(outcome.model, study.samples.report)
         points.append(_point(ratio, study.subject.cost, after, accuracy))

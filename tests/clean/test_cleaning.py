@@ -18,6 +18,7 @@ from validity import check as check_valid
 from onnxprune.clean import clean_up as cleaning
 from onnxprune.clean.clean_up import CleanUp, clean_up
 from onnxprune.model import model as graph
+from onnxprune.model.runner import Runner
 from onnxprune.structure.structure import Structure
 
 Array = np.ndarray[Any, Any]
@@ -33,7 +34,7 @@ FOLLOWED = (
 def cleaned(proto: ModelProto) -> tuple[ModelProto, CleanUp]:
     """Clean a model up and hold the result against it, on samples that the product did not see."""
     model = graph.normalise(proto)
-    result, what = clean_up(model, oracle.feeds(proto, 2), threads=1)
+    result, what = clean_up(model, oracle.feeds(proto, 2), runner=Runner(1))
     assert bool(what) == (result is not model)
     check_valid(result.proto)
     for ours, theirs in (
@@ -260,7 +261,7 @@ def test_a_width_that_runs_fast_stays_one(align: int, left: int) -> None:
 
     proto = two_layers(off)
     model = graph.normalise(proto)
-    result, what = clean_up(model, oracle.feeds(proto, 2), align=align, threads=1)
+    result, what = clean_up(model, oracle.feeds(proto, 2), align=align, runner=Runner(1))
     assert what.channels.get("dead", 0) == 6 - left
     rows = {t.name: t.dims[0] for t in result.proto.graph.initializer}
     conv = next(node for node in result.proto.graph.node if node.op_type == "Conv")
@@ -299,7 +300,7 @@ def test_what_is_not_exact_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     proto, _ = KINDS["constant"]
     monkeypatch.setattr(cleaning, "absorb", lambda _, pruned, *__: pruned)
     model = graph.normalise(proto)
-    result, what = clean_up(model, oracle.feeds(proto, 2), threads=1)
+    result, what = clean_up(model, oracle.feeds(proto, 2), runner=Runner(1))
     assert result is model
     assert not what
     assert what.dropped == ("channels",)
@@ -311,7 +312,7 @@ def test_excluded_layers_stay() -> None:
     proto, _ = KINDS["duplicate"]
     model = graph.normalise(proto)
     for pattern in ("Conv", proto.graph.node[0].input[1]):
-        result, what = clean_up(model, oracle.feeds(proto, 2), exclude=[pattern], threads=1)
+        result, what = clean_up(model, oracle.feeds(proto, 2), exclude=[pattern], runner=Runner(1))
         assert result is model
         assert not what
 

@@ -23,6 +23,7 @@ from onnxprune.clean.merging import merge_layers
 from onnxprune.model import model as graph
 from onnxprune.model.folding import fold
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 
 Build = Callable[[Net], tuple[str, ...]]
 
@@ -30,7 +31,7 @@ Build = Callable[[Net], tuple[str, ...]]
 def merged(proto: ModelProto, **settings: Any) -> tuple[ModelProto, int]:
     """Merge, and hold the result against the model on other samples."""
     model = graph.normalise(proto)
-    shapes = observe(model, oracle.feeds(proto, 2), threads=1)
+    shapes = observe(model, oracle.feeds(proto, 2), runner=Runner(1))
     result, count = merge_layers(fold(model, shapes), shapes, **settings)
     check_valid(result.proto)
     for batch in (3, 5):
@@ -206,7 +207,7 @@ REFUSED = (
 def test_refused(body: Build) -> None:
     proto = built(body)
     model = graph.normalise(proto)
-    shapes = observe(model, oracle.feeds(proto, 2), threads=1)
+    shapes = observe(model, oracle.feeds(proto, 2), runner=Runner(1))
     result, count = merge_layers(model, shapes)
     assert result is model
     assert count == 0
@@ -233,7 +234,7 @@ def test_excluded_layers_stay() -> None:
     for node in proto.graph.node:
         assert merged(proto, keep=[node.output[0]])[1] == 0
         what = clean_up(
-            graph.normalise(proto), oracle.feeds(proto, 2), exclude=[node.name], threads=1
+            graph.normalise(proto), oracle.feeds(proto, 2), exclude=[node.name], runner=Runner(1)
         )[1]
         assert not what
     assert merged(proto)[1] == 1
@@ -243,7 +244,7 @@ def test_what_is_not_exact_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.clean.merging._sum", lambda a, _: a)
     proto = built(narrow)
     model = graph.normalise(proto)
-    result, what = clean_up(model, oracle.feeds(proto, 2), threads=1)
+    result, what = clean_up(model, oracle.feeds(proto, 2), runner=Runner(1))
     assert result is model
     assert what.dropped == ("layers",)
     assert "layers that could be one with the next were found, but" in what.warnings()[0]

@@ -10,6 +10,7 @@ from onnxprune.measure import calibrate
 from onnxprune.measure.statistics import ActivationStats
 from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.run import records
 from onnxprune.samples.dataset import Batch
 
@@ -27,8 +28,10 @@ def gathered(calls: list[int] | None = None) -> dict[tuple[str, int], Activation
             calls.append(1)
         return batches
 
-    shapes = observe(model, {"x": arrays["x"][:4]}, threads=1)
-    return calibrate.calibrate(model, shapes, POINTS, read, classes=3, squares=True, threads=1)
+    shapes = observe(model, {"x": arrays["x"][:4]}, runner=Runner(1))
+    return calibrate.calibrate(
+        model, shapes, POINTS, read, classes=3, squares=True, runner=Runner(1)
+    )
 
 
 @pytest.mark.parametrize(("memory", "passes"), [(1 << 30, 1), (16 * 3 * 16, 2), (1, 3)])
@@ -62,9 +65,14 @@ def test_points_that_never_change_are_no_reason_to_refuse(monkeypatch):
         if tensor.name == "conv2.w":
             tensor.raw_data = bytes(len(tensor.raw_data))
     arrays = tiny_arrays()
-    shapes = observe(Model(model), {"x": arrays["x"][:4]}, threads=1)
+    shapes = observe(Model(model), {"x": arrays["x"][:4]}, runner=Runner(1))
     batch = Batch({"x": arrays["x"]}, arrays["y"])
     found = calibrate.calibrate(
-        Model(model), shapes, [("conv2", 1), ("act1", 1)], lambda: [batch], classes=3, threads=1
+        Model(model),
+        shapes,
+        [("conv2", 1), ("act1", 1)],
+        lambda: [batch],
+        classes=3,
+        runner=Runner(1),
     )
     assert found["conv2", 1].m2.max() < 1e-9

@@ -15,6 +15,7 @@ from strategies import BATCH, Body, Net, apply, both, chain
 
 from onnxprune.measure import calibrate, entropy
 from onnxprune.model.model import load
+from onnxprune.model.runner import Runner
 from onnxprune.samples import dataset as data
 from onnxprune.samples.sources import hold_out
 from onnxprune.structure.rectifiers import Rectifier, find_rectifiers
@@ -86,7 +87,7 @@ def shares(proto: ModelProto, inputs: Array, classes: int = 2) -> list[entropy.A
         for part, own in zip(np.array_split(inputs, 3), np.array_split(labels, 3), strict=True)
     ]
     stats = calibrate.calibrate(
-        watched, shapes, points, lambda: batches, classes=classes, threads=1
+        watched, shapes, points, lambda: batches, classes=classes, runner=Runner(1)
     )
     return entropy.activities(found, stats)
 

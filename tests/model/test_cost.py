@@ -11,6 +11,7 @@ from strategies import Net
 from onnxprune.model.cost import measure
 from onnxprune.model.model import load, normalise
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import quantize_dynamic
 
 
@@ -49,7 +50,9 @@ def test_macs_and_weights_by_hand():
     model = normalise(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     )
-    cost = measure(model, observe(model, {"x": np.ones((3, 3, 8, 8), np.float32)}, threads=1))
+    cost = measure(
+        model, observe(model, {"x": np.ones((3, 3, 8, 8), np.float32)}, runner=Runner(1))
+    )
     conv, depthwise = 8 * 8 * 6 * 27, 8 * 8 * 6 * 9
     transposed, dense = 8 * 8 * 6 * 4 * 4, 5 * 4 + 5 * 7
     assert cost.macs == conv + depthwise + transposed + dense
@@ -85,7 +88,7 @@ def test_integer_layers_count_like_their_originals(tmp_path):
     quantised = load(tmp_path / "int8.onnx")
     assert {"ConvInteger", "MatMulInteger"} <= {n.op_type for n in quantised.proto.graph.node}
     feeds = {"x": np.ones((2, 3, 8, 8), np.float32)}
-    before, after = (measure(m, observe(m, feeds, threads=1)) for m in (model, quantised))
+    before, after = (measure(m, observe(m, feeds, runner=Runner(1))) for m in (model, quantised))
     assert before.macs == 64 * 6 * 27 + 6 * 64 * 7
     assert (after.macs, after.weights) == (before.macs, before.weights)
     scales = 2  # one for each weight tensor
@@ -98,7 +101,7 @@ def test_operations_of_einsum_count():
     heads = n.op("Einsum", x, n.weight(4, 3, 6), equation="btd, dhk -> bthk")
     y = n.op("Einsum", heads, heads, equation="bihk,bjhk->bhij")
     model = normalise(n.model(y, rank=4))
-    cost = measure(model, observe(model, {"x0": np.ones((2, 5, 4), np.float32)}, threads=1))
+    cost = measure(model, observe(model, {"x0": np.ones((2, 5, 4), np.float32)}, runner=Runner(1)))
     assert (cost.params, cost.weights) == (4 * 3 * 6, 4 * 3 * 6)
     assert cost.macs == 5 * 4 * 3 * 6 + 3 * 5 * 5 * 6
 
@@ -114,5 +117,5 @@ def test_operations_of_grouped_attention_count(packed):
     numbers = {"num_heads": 4, "kv_num_heads": 2, "domain": "com.microsoft"}
     y, *_ = n.ops("GroupQueryAttention", 3, *parts, *seen, *lengths, **numbers)
     model = normalise(n.model(y, rank=3))
-    cost = measure(model, observe(model, {"x0": np.ones((1, 3, 64), np.float32)}, threads=1))
+    cost = measure(model, observe(model, {"x0": np.ones((1, 3, 64), np.float32)}, runner=Runner(1)))
     assert cost.macs == 2 * 4 * 3 * 5 * 8 + (0 if packed else 3 * 64 * 64)

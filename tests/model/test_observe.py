@@ -19,6 +19,7 @@ from onnxprune.errors import InternalError, ModelError
 from onnxprune.model import model as graph
 from onnxprune.model.folding import computed_constants, fold
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import compare, verify
@@ -75,7 +76,7 @@ def test_a_size_that_depends_on_the_data_is_not_folded(
 def test_counts_that_saturate_are_still_dynamic() -> None:
     model = graph.normalise(counting_net("NonZero", 4))
     x = np.ones((24, 6), np.float32)
-    shapes = observe(model, {"x0": x}, threads=1)
+    shapes = observe(model, {"x0": x}, runner=Runner(1))
     relu = next(n for n in model.proto.graph.node if n.op_type == "Relu").output[0]
     assert shapes.first[relu] == (4, 16)
     assert shapes.is_dynamic(relu, 0)
@@ -179,7 +180,7 @@ def tokens(batch: int, length: int, seed: int = 0) -> dict[str, Any]:
 def test_where_a_length_cannot_grow_shorter_ones_are_tried() -> None:
     proto = positions_net()
     model = graph.normalise(proto)
-    shapes = observe(model, tokens(2, 16), threads=1)
+    shapes = observe(model, tokens(2, 16), runner=Runner(1))
     assert not shapes.stuck
     assert shapes.second["x0"][1] < 16
     folded = fold(model, shapes)
@@ -201,7 +202,7 @@ def test_an_axis_with_one_size_is_said_and_nothing_is_folded(tmp_path: Path) -> 
     proto = n.model(n.dense(y, 8, 3), rank=3)
     model = graph.normalise(proto)
     x = np.random.default_rng(0).normal(size=(2, 6, 5)).astype(np.float32)
-    shapes = observe(model, {"x0": x}, threads=1)
+    shapes = observe(model, {"x0": x}, runner=Runner(1))
     assert len(shapes.stuck) == 1
     assert "'length'" in shapes.stuck[0]
     assert not shapes.constants
@@ -216,7 +217,7 @@ def test_a_batch_that_is_baked_in_is_refused() -> None:
     y = n.op("Reshape", n.dense(n.input("n", 4), 4, 6), n.const([2, 6]))
     model = graph.normalise(n.model(n.dense(y, 6, 3), rank=2))
     with pytest.raises(ModelError, match="one batch size only"):
-        observe(model, {"x0": np.ones((2, 4), np.float32)}, threads=1)
+        observe(model, {"x0": np.ones((2, 4), np.float32)}, runner=Runner(1))
 
 
 def test_axes_of_one_name_change_together() -> None:
@@ -228,7 +229,7 @@ def test_axes_of_one_name_change_together() -> None:
     assert {k: v.shape for k, v in feeds.items()} == {"x0": (3, 3, 4), "x1": (3, 3, 4)}
     feeds = synthetic_feeds(model, batch=3, dims={"length": 7, "n": 2})
     assert {k: v.shape for k, v in feeds.items()} == {"x0": (7, 2, 4), "x1": (2, 7, 4)}
-    shapes = observe(model, feeds, threads=1)
+    shapes = observe(model, feeds, runner=Runner(1))
     first, second = shapes.second["x0"], shapes.second["x1"]
     assert (first[0], first[1]) == (second[1], second[0])
     assert {first[0], first[1]}.isdisjoint({7, 2}) or first[0] != 7
@@ -286,11 +287,11 @@ def test_an_empty_output_proves_nothing() -> None:
     wrong.CopyFrom(reference.proto)
     behind = next(t for t in wrong.graph.initializer if tuple(t.dims) == (8, 3))
     behind.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(behind), behind.name))
-    feeds = observe(reference, synthetic_feeds(reference), threads=1).feeds
+    feeds = observe(reference, synthetic_feeds(reference), runner=Runner(1)).feeds
     assert not oracle.run(reference.proto, feeds[0])[0].size
-    assert verify(reference, reference, feeds, "model", threads=1).max_rel_error == 0
+    assert verify(reference, reference, feeds, "model", runner=Runner(1)).max_rel_error == 0
     with pytest.raises(InternalError):
-        verify(reference, graph.Model(wrong), feeds, "model", threads=1)
+        verify(reference, graph.Model(wrong), feeds, "model", runner=Runner(1))
 
 
 def test_an_output_that_stays_empty_is_refused() -> None:
@@ -300,20 +301,20 @@ def test_an_output_that_stays_empty_is_refused() -> None:
                 to=TensorProto.INT64)  # fmt: skip
     cut = n.op("Slice", x, n.const([0]), n.op("Unsqueeze", none, n.const([0])), n.const([0]))
     model = graph.normalise(n.model(n.gemm(cut, 6, 3), rank=2))
-    feeds = observe(model, synthetic_feeds(model), threads=1).feeds
+    feeds = observe(model, synthetic_feeds(model), runner=Runner(1)).feeds
     with pytest.raises(ModelError, match="is empty on all 2 sets of inputs"):
-        compare(model, model, feeds, threads=1)
+        compare(model, model, feeds, runner=Runner(1))
 
 
 def test_every_proof_sees_other_data_at_other_sizes() -> None:
     model = graph.normalise(positions_net())
     feeds = tokens(4, 8)
-    shapes = observe(model, feeds, threads=1)
+    shapes = observe(model, feeds, runner=Runner(1))
     first, second = shapes.feeds
     assert first["x0"] is feeds["x0"]
     assert all(a != b for a, b in zip(first["x0"].shape[:2], second["x0"].shape[:2], strict=True))
     assert np.isin(second["x0"], first["x0"]).all()
-    assert compare(model, model, shapes.feeds, threads=1).samples == 4 + len(second["x0"])
+    assert compare(model, model, shapes.feeds, runner=Runner(1)).samples == 4 + len(second["x0"])
 
 
 def test_a_model_that_draws_at_random_is_said_to() -> None:
@@ -325,7 +326,7 @@ def test_a_model_that_draws_at_random_is_said_to() -> None:
     other.CopyFrom(proto)
     other.graph.node[-1].input[0] = h
     model = graph.normalise(proto)
-    feeds = observe(model, synthetic_feeds(model), threads=1).feeds
+    feeds = observe(model, synthetic_feeds(model), runner=Runner(1)).feeds
     with pytest.raises(ModelError, match="node 'noise' RandomNormalLike draws at random"):
         verify(model, graph.normalise(other), feeds, "model")
 

@@ -22,6 +22,7 @@ from onnxprune.model.model import Model, load, normalise
 from onnxprune.model.observe import observe
 from onnxprune.model.qoperators import joined, separated
 from onnxprune.model.quantised import weight_values
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import Session, optimised, quantize_dynamic
 from onnxprune.model.storage import nbytes
 from onnxprune.run import execute
@@ -145,7 +146,7 @@ def test_what_was_not_fitted_keeps_its_integers(tmp_path: Path) -> None:
 def test_integer_operators_are_what_they_were_when_nothing_changes(tmp_path: Path) -> None:
     for how in ({"weight_type": QuantType.QUInt8}, {"per_channel": True}):
         model = load(quantised(tmp_path / "q.onnx", "QOperator", **how))
-        shapes = observe(model, {"x0": SAMPLES[:4]}, threads=1)
+        shapes = observe(model, {"x0": SAMPLES[:4]}, runner=Runner(1))
         floats, known = separated(model, shapes)
         assert floats is not model
         made = {o for node in floats.proto.graph.node for o in node.output}
@@ -156,7 +157,7 @@ def test_integer_operators_are_what_they_were_when_nothing_changes(tmp_path: Pat
 
 def test_integer_operators_compute_what_their_float_form_does(tmp_path: Path) -> None:
     model = load(quantised(tmp_path / "q.onnx", "QOperator", weight_type=QuantType.QUInt8))
-    floats, _ = separated(model, observe(model, {"x0": SAMPLES[:4]}, threads=1))
+    floats, _ = separated(model, observe(model, {"x0": SAMPLES[:4]}, runner=Runner(1)))
     assert {"Gemm"} <= operators(floats.proto).keys()
     for optimize in (False, True):
         expected, got = (
@@ -374,9 +375,9 @@ def test_quantised_costs_are_those_of_the_original(tmp_path: Path) -> None:
         model = load(quantised(path, form, per_channel=True))
         cost = measured(model)
         assert (cost.weights, cost.macs) == (expected.weights, expected.macs)
-        floats, shapes = separated(model, observe_inputs(model, None, seed=0, threads=1))
+        floats, shapes = separated(model, observe_inputs(model, None, seed=0, runner=Runner(1)))
         assert len(trace(floats, shapes).groups) == 2
 
 
 def measured(model: Model) -> Any:
-    return measure(model, observe(model, {"x0": SAMPLES[:2]}, threads=1))
+    return measure(model, observe(model, {"x0": SAMPLES[:2]}, runner=Runner(1)))

@@ -18,6 +18,7 @@ from onnxprune.model import model as graph
 from onnxprune.model.constants import graphs
 from onnxprune.model.edit import edit, rebuild
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 
 RANDOM = {"random_inputs": True, "threads": 1, "cache": False}
 
@@ -145,7 +146,7 @@ def test_constants_of_subgraphs(
     onnx.save(proto, path)
     model = graph.load(path)
     feeds = {"x": np.zeros((2, 8), np.float32)}
-    found = cost.measure(model, observe(model, feeds, threads=1))
+    found = cost.measure(model, observe(model, feeds, runner=Runner(1)))
     assert (found.params, found.weights, found.macs) == (params, weights, macs)
     assert found.nonzero_weights == weights
     same = round_trip(path)

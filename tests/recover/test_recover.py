@@ -21,6 +21,7 @@ from onnxprune.linear.ridge import Inverse, ridge, ridge_rows
 from onnxprune.model.folding import fold
 from onnxprune.model.model import Model, normalise
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import Session
 from onnxprune.model.stepwise import Walk
 from onnxprune.plans.plan import PruningPlan, plan_from_units
@@ -265,7 +266,7 @@ def test_the_pass_is_repeatable() -> None:
     model, prepared, layers, chunks = pruned_block()
     first, again = (
         with_constants(
-            prepared, list(fit_layers(model, prepared, layers, chunks, seed=4, threads=1))
+            prepared, list(fit_layers(model, prepared, layers, chunks, seed=4, runner=Runner(1)))
         )
         for _ in range(2)
     )

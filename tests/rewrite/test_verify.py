@@ -9,6 +9,7 @@ from strategies import Net
 
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.model.model import Model, normalise
+from onnxprune.model.runner import Runner
 from onnxprune.rewrite.verify import compare, verify
 
 ROWS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
@@ -48,10 +49,10 @@ def test_what_rounding_does_to_an_output_is_no_difference(build) -> None:
     reference = normalise(proto)
     close, far = moved(proto, bias, 1e-5), moved(proto, bias, 0.2)
     feeds = [{"x0": ROWS}]
-    assert compare(reference, close, feeds, threads=1).max_rel_error > 1e-3
-    assert verify(reference, close, feeds, "model", threads=1).max_rel_error <= 1e-3
+    assert compare(reference, close, feeds, runner=Runner(1)).max_rel_error > 1e-3
+    assert verify(reference, close, feeds, "model", runner=Runner(1)).max_rel_error <= 1e-3
     with pytest.raises(InternalError, match="differs from its reference"):
-        verify(reference, far, feeds, "model", threads=1)
+        verify(reference, far, feeds, "model", runner=Runner(1))
 
 
 def test_a_model_that_amplifies_rounding_is_said_to() -> None:
@@ -66,4 +67,4 @@ def test_a_model_that_amplifies_rounding_is_said_to() -> None:
     feeds = [{"x0": np.random.default_rng(0).normal(size=(4, 2, 4, 4)).astype(np.float32)}]
     bias = next(node for node in proto.graph.node if node.op_type == "Conv").input[2]
     with pytest.raises(ModelError, match="with the order in which onnxruntime sums"):
-        verify(normalise(proto), moved(proto, bias, 1e-3), feeds, "model", threads=1)
+        verify(normalise(proto), moved(proto, bias, 1e-3), feeds, "model", runner=Runner(1))

@@ -14,6 +14,7 @@ import onnxprune
 from onnxprune.errors import BudgetError, InternalError, OnnxpruneError, PlanError
 from onnxprune.model import cost
 from onnxprune.model.model import load, normalise
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds, Session
 from onnxprune.plans.request import Request
 from onnxprune.rewrite.verify import compare, verify
@@ -28,7 +29,7 @@ SAMPLES = ROOT / "calibration" / "digits"
 
 def subject(model: onnx.ModelProto | Path) -> tuple[Subject, tuple[Feeds, ...]]:
     loaded = load(model) if isinstance(model, Path) else normalise(model)
-    shapes = observe_inputs(loaded, None, seed=0, threads=1)
+    shapes = observe_inputs(loaded, None, seed=0, runner=Runner(1))
     return trace_subject(loaded, shapes), shapes.feeds
 
 

@@ -23,6 +23,7 @@ from onnxprune.model import cost
 from onnxprune.model import model as graph
 from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.model.session import NodeRun, optimised
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.plans.request import Budget, Request
@@ -184,7 +185,7 @@ def test_every_layer_is_found_in_the_profile(path: Path) -> None:
     model = graph.load(path)
     before = model.proto.SerializeToString()
     feeds = {"image": np.zeros((4, 1, 8, 8), np.float32)}
-    seconds = measure_nodes(model, feeds, threads=1)
+    seconds = measure_nodes(model, feeds, runner=Runner(1))
     layers = [n.output[0] for n in model.proto.graph.node if n.op_type in ("Conv", "Gemm")]
     assert len(layers) > 5
     assert all(seconds[name] > 0 for name in layers)
@@ -207,7 +208,9 @@ def test_a_node_with_a_subgraph_is_profiled() -> None:
     )
     proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
     proto.ir_version, proto.opset_import[0].version = 8, 13
-    seconds = measure_nodes(Model(proto), {"x": np.ones((1, 4, 8, 8), np.float32)}, threads=1)
+    seconds = measure_nodes(
+        Model(proto), {"x": np.ones((1, 4, 8, 8), np.float32)}, runner=Runner(1)
+    )
     assert set(seconds) == {"a", "b", "c", "d", "y0", "y", OTHERS}
     assert node_times.FEW_RUNS <= node_times.RUNS
 
@@ -229,7 +232,7 @@ def test_what_does_not_leave_is_fixed() -> None:
 @pytest.mark.parametrize("path", [RESNET, MOBILENET], ids=lambda p: p.stem)
 def test_an_even_cut_can_be_carried_out_and_measured(path: Path) -> None:
     model = graph.load(path)
-    shapes = observe_inputs(model, None, seed=0, threads=1)
+    shapes = observe_inputs(model, None, seed=0, runner=Runner(1))
     subject = trace_subject(model, shapes)
     structure = subject.structure
     kept = even_cut(structure)
@@ -238,9 +241,7 @@ def test_an_even_cut_can_be_carried_out_and_measured(path: Path) -> None:
         assert stays == size // 2 - (size // 2 % BLOCK if size >= 2 * BLOCK else 0)
     shares = weights_left(structure, structure.units.keep(kept))
     assert min(shares.values()) < 0.5
-    whole, saved = measure_savings(
-        subject, shapes.feeds[0], threads=1, provider="CPUExecutionProvider"
-    )
+    whole, saved = measure_savings(subject, shapes.feeds[0], runner=Runner(1))
     assert sum(saved.values()) == pytest.approx(sum(whole.values()))
     assert all(0 < saved[w.node] <= whole[w.node] for w in structure.weights)
 
@@ -254,7 +255,7 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     timed: list[float] = []
 
     def measure(study: Study, model: Model) -> Speed:
-        macs = cost.measure(model, observe(model, study.feeds[0], threads=1)).macs
+        macs = cost.measure(model, observe(model, study.feeds[0], runner=Runner(1))).macs
         timed.append(0.3 + 0.7 * macs / study.given.cost.macs)
         return exactly(timed[-1])
 
@@ -538,8 +539,8 @@ def test_a_latency_is_timed_at_the_batch_that_was_asked_for(
 def test_what_a_model_can_be_timed_on() -> None:
     feeds = {"image": np.zeros((3, 1, 8, 8), np.float32)}
     model = graph.load(RESNET)
-    assert [samples_of(f) for f in in_batches(model, feeds, (16, 1), threads=1)] == [16, 1]
-    assert [samples_of(f) for f in in_batches(model, feeds, (1, 1), threads=1)] == [1]
+    assert [samples_of(f) for f in in_batches(model, feeds, (16, 1), runner=Runner(1))] == [16, 1]
+    assert [samples_of(f) for f in in_batches(model, feeds, (1, 1), runner=Runner(1))] == [1]
     fixed = residual()
     assert in_batches(Model(fixed), feeds, (16, 1)) == [feeds]
 

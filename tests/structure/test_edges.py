@@ -22,6 +22,7 @@ from onnxprune.model.edit import edit, rebuild
 from onnxprune.model.folding import fold
 from onnxprune.model.model import Model, normalise, tensor_types
 from onnxprune.model.observe import observe
+from onnxprune.model.runner import Runner
 from onnxprune.model.stepwise import Walk
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import Structure
@@ -187,7 +188,7 @@ def test_a_model_goes_through_a_mode(name: str, mode: str, tmp_path: Path) -> No
 
 def prepared(proto: ModelProto) -> tuple[Model, Structure, list[Layer]]:
     whole = normalise(proto)
-    shapes = observe(whole, oracle.feeds(proto, 4), threads=1)
+    shapes = observe(whole, oracle.feeds(proto, 4), runner=Runner(1))
     model = fold(whole, shapes)
     structure = trace(model, shapes)
     made, layers = prepare(model, structure, PruningPlan(""), shapes)
@@ -276,7 +277,7 @@ def test_a_walk_in_any_steps_equals_the_whole_model(name: str) -> None:
     rng = np.random.default_rng(0)
     result = model.outputs[0].name
     for _ in range(8):
-        walk = Walk(model, chunks, threads=1)
+        walk = Walk(model, chunks, runner=Runner(1))
         kept = sorted(rng.choice(len(names), 5, replace=False))
         for count, k in enumerate(kept):
             walk.step([names[k]], [*(names[j] for j in kept[count + 1 :]), result])
@@ -351,6 +352,6 @@ def test_a_constant_begins_nothing_beside_an_axis_that_is_one_by_chance() -> Non
     proto = n.model(n.gemm(n.op("Mul", n.gemm(x, 3, 2), scales), 2, 3), rank=2)
     whole = normalise(proto)
     first = {"x0": np.ones((2, 3), np.float32), "x1": np.ones((2, 1), np.float32)}
-    shapes = observe(whole, first, threads=1)
+    shapes = observe(whole, first, runner=Runner(1))
     assert shapes.is_dynamic("x1", 1)
     assert not trace(fold(whole, shapes), shapes).groups

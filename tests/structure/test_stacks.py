@@ -18,6 +18,7 @@ from onnxprune.linear.layer import Layer, prepare
 from onnxprune.linear.matrix_form import StackForm
 from onnxprune.model import cost
 from onnxprune.model.equation import parse
+from onnxprune.model.runner import Runner
 from onnxprune.plans.choices import Mode
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.recover.layers import with_constants
@@ -179,7 +180,7 @@ def test_every_expert_is_refitted(build: object) -> None:
     assert down.cut
     x = np.random.default_rng(1).normal(size=(400, 8)).astype(np.float32)
     chunks = [{"x0": part} for part in np.split(x, 4)]
-    fits = list(fit_layers(t.model, prepared, layers, chunks, threads=1))
+    fits = list(fit_layers(t.model, prepared, layers, chunks, runner=Runner(1)))
     assert next(f for f in fits if f.layer is down).error_after < 1e-4
     wanted = run(t.proto, {"x0": x})
     assert error(wanted, run(small.proto, {"x0": x})) > 0.1
@@ -202,7 +203,7 @@ def test_channels_of_a_stack_have_errors_of_their_own(build: object) -> None:
     weights = {i.name: numpy_helper.to_array(i) for i in t.model.proto.graph.initializer}
     measured = measure_moments(
         t.model, t.structure, t.shapes, weights, [{"x0": x}], output=t.proto.graph.output[0].name,
-        macs=1.0, seed=0, threads=1, progress=lambda _: None,
+        macs=1.0, seed=0, runner=Runner(1), progress=lambda _: None,
     )  # fmt: skip
     errors, _ = unit_errors(t.structure, measured)
     (group,) = (g for g in t.structure.groups if "up" in g.nodes and len(g.units) == 10)
@@ -229,7 +230,7 @@ def test_layers_are_refitted_whose_rows_shrink() -> None:
     prepared, layers = prepare(small, t.structure, plan, t.shapes)
     x = np.random.default_rng(1).normal(size=(256, 6, 3)).astype(np.float32)
     chunks = [{"x0": part} for part in np.split(x, 4)]
-    fits = list(fit_layers(t.model, prepared, layers, chunks, threads=1))
+    fits = list(fit_layers(t.model, prepared, layers, chunks, runner=Runner(1)))
     wanted = run(t.proto, {"x0": x})
     before = error(wanted, run(small.proto, {"x0": x}))
     after = error(wanted, run(with_constants(prepared, fits).proto, {"x0": x}))

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from onnxprune.errors import ModelError
+from onnxprune.model import runner
+from onnxprune.model.runner import Runner
 from onnxprune.timing import latency, stopwatch
 from onnxprune.timing.latency import Block, compare, summarise
 
@@ -26,7 +28,7 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, costs: dict[str, float]) -> None:
         self.costs, self.now, self.runs, self.made = costs, 0.0, [], []
-        monkeypatch.setattr(latency, "Session", self.session)
+        monkeypatch.setattr(runner, "Session", self.session)
         monkeypatch.setattr(latency, "perf_counter", lambda: self.now)
         monkeypatch.setattr(stopwatch, "perf_counter", lambda: self.now)
         monkeypatch.setattr(stopwatch, "_waited", lambda _: 0.0)
@@ -61,14 +63,17 @@ def blocks_of(*ratios: float, rounds: int = 50, spread: float = 0.0) -> list[Blo
 
 def test_ratios_are_those_of_the_costs(monkeypatch):
     machine = Machine(monkeypatch, {"a": 0.002, "b": 0.001, "c": 0.006})
-    result = compare(["a", "b", "c"], FEEDS, threads=3, provider="P", seconds=60)
+    result = compare(["a", "b", "c"], FEEDS, runner=Runner(3, "P"), seconds=60)
     assert [r.value for r in result.ratios] == pytest.approx([1, 0.5, 3])
     assert [t.p50_ms for t in result.timings] == pytest.approx([2, 1, 6])
     assert [t.load_ms for t in result.timings] == pytest.approx([100, 100, 100])
     assert result.settled
     assert result.disturbed == 0
     assert [r.is_slower for r in result.ratios] == [False, False, True]
-    assert all(s == {"threads": 3, "provider": "P", "timed": True} for _, s in machine.made)
+    assert all(
+        s == {"threads": 3, "held": None, "provider": "P", "timed": True, "profile": None}
+        for _, s in machine.made
+    )
     assert all(feeds is FEEDS for _, feeds in machine.runs)
     assert machine.now < 60, "it stops once the ratios are known"
 
@@ -181,7 +186,7 @@ def test_the_counters_are_read():
 
 def test_a_model_against_itself():
     """A very loose bound: the tests' machine may be busy."""
-    result = compare([LENET, LENET], FEEDS, threads=1, seconds=3)
+    result = compare([LENET, LENET], FEEDS, runner=Runner(1), seconds=3)
     assert result.ratios[0].value == result.ratios[0].low == result.ratios[0].high == 1
     assert 0.5 < result.ratios[1].value < 2
     timing = result.timings[1]

@@ -18,6 +18,7 @@ import onnxprune
 from onnxprune.cli import commands as cli
 from onnxprune.errors import ModelError, OnnxpruneError
 from onnxprune.model import session
+from onnxprune.model.runner import Runner
 from onnxprune.timing import footprint
 from onnxprune.timing.footprint import Footprint, measure_footprint
 from onnxprune.timing.latency import Comparison
@@ -119,7 +120,7 @@ def test_peak_memory_holds_the_weights(tmp_path):
     small, large = (dense(tmp_path / f"{n}.onnx", n, axes=("n", 2048)) for n in (8, 4096))
     feeds = {"x": np.zeros((1, 2048), np.float32)}
     light, heavy = (
-        measure_footprint([p], feeds, threads=1).peak_memory_bytes for p in (small, large)
+        measure_footprint([p], feeds, runner=Runner(1)).peak_memory_bytes for p in (small, large)
     )
     assert light is not None
     assert heavy is not None
