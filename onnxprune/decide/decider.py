@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,55 +11,43 @@ import numpy as np
 from onnxprune.arrays import F64, Array, Bool
 from onnxprune.decide.allocate import allocate_channels, allocate_weights
 from onnxprune.decide.damage import ErrorsLeft
-from onnxprune.decide.meter import Meter
 from onnxprune.decide.score import Scorer
 from onnxprune.decide.spread import SPREADS, erk_share
 from onnxprune.errors import BudgetError
 from onnxprune.measure.divergence import Sensitivity
+from onnxprune.plans.budgets import KINDS, Budget, Ledger
 from onnxprune.plans.plan import PruningPlan, plan_from_units
-from onnxprune.plans.request import Budget, Request
+from onnxprune.plans.request import Request
 from onnxprune.structure.structure import Structure, described
 from onnxprune.structure.subject import Subject
 from onnxprune.structure.unit_costs import counted
 
 
+@dataclass(frozen=True, eq=False)
 class Decider:
     """Chooses what stays of one model; what it finds out serves every budget.
 
-    Args:
+    Attributes:
         subject: the model.
         scorer: scores its channels or weights.
         errors: those that are left, if the metric wants them.
-        meter: predicts what remains.
+        ledger: what the model costs.
         request: criterion and allocation.
         align: preferred divisor of the channels that stay in a group, see
-            :func:`onnxprune.decide.allocate.allocate_channels`; None for an automatic choice.
-
-    Attributes:
-        align: see above. It need not be that of the request.
+            :func:`onnxprune.decide.allocate.allocate_channels`; None for an automatic choice. It
+            need not be that of the request.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        scorer: Scorer,
-        errors: ErrorsLeft | None,
-        meter: Meter,
-        request: Request,
-        align: int | None = None,
-    ) -> None:
-        self._subject = subject
-        self._scorer = scorer
-        self._errors = errors
-        self._meter = meter
-        self._request = request
-        self.align = align
+    subject: Subject
+    scorer: Scorer
+    errors: ErrorsLeft | None
+    ledger: Ledger
+    request: Request
+    align: int | None = None
 
     def aligned(self, align: int | None) -> Decider:
-        """Return one that knows the same and prefers an alignment."""
-        other = copy(self)
-        other.align = align
-        return other
+        """Return one that prefers an alignment."""
+        return replace(self, align=align)
 
     def channels(self, budget: Budget) -> PruningPlan:
         """Remove channels until a budget is met.
@@ -67,12 +55,13 @@ class Decider:
         Raises:
             BudgetError: if it cannot be met.
         """
-        structure = self._subject.structure
-        remaining = self._meter.remaining(budget.kind)
-        costs = self._meter.unit_costs(budget.kind) if self._additive else None
-        scores = self._unit_scores
-        if budget.kind == "latency" and costs is None:
-            scores = scores / self._meter.efficiency()
+        structure, kind = self.subject.structure, budget.kind
+        remaining = kind.predict(self.ledger)
+        costs, scores = None, self._unit_scores
+        if self._additive:
+            costs = kind.unit_costs(self.ledger)
+        else:
+            scores = kind.weigh(scores, self.ledger)
         units = allocate_channels(
             structure,
             scores,
@@ -81,9 +70,9 @@ class Decider:
             align=self.align,
             divide=self.align is None,
             costs=costs,
-            goal="" if budget.kind == "sparsity" else budget.asked,
+            goal="" if kind.removes else budget.asked,
         )
-        return plan_from_units(self._subject.original.sha256, structure, units)
+        return plan_from_units(self.subject.original.sha256, structure, units)
 
     def zeros(self, sparsity: float, base: PruningPlan | None = None) -> PruningPlan:
         """Zero single weights until, with the channels that leave anyway, so many are gone.
@@ -95,7 +84,7 @@ class Decider:
         Raises:
             BudgetError: if so many cannot be zeroed.
         """
-        subject = self._subject
+        subject = self.subject
         names = {w.tensor for w in counted(subject.structure)}
         allowed = names - subject.structure.excluded
         weights = {n: w for n, w in subject.weights.items() if n in allowed}
@@ -108,33 +97,33 @@ class Decider:
 
     def weights_left(self, plan: PruningPlan) -> float:
         """Return the share of the weights that stays when a plan's channels leave."""
-        return self._meter.remaining("sparsity")(plan.kept_labels(self._subject.structure))
+        return KINDS["sparsity"].predict(self.ledger)(plan.kept_labels(self.subject.structure))
 
     @property
     def sensitivities(self) -> list[Sensitivity]:
         """What cutting each group does to the outputs, if the metric looks at errors."""
-        return self._errors.sensitivities if self._errors else []
+        return self.errors.sensitivities if self.errors else []
 
     @cached_property
     def _unit_scores(self) -> F64:
         """Scores of the units, ``float64 [units]``."""
-        if self._errors is None:
-            scores = self._scorer.score_units()
+        if self.errors is None:
+            scores = self.scorer.score_units()
         else:
-            scores = self._scorer.score_unit_errors(self._errors.units)
-        if self._request.allocation in ("auto", "global"):
+            scores = self.scorer.score_unit_errors(self.errors.units)
+        if self.request.allocation in ("auto", "global"):
             return scores
-        return _spread_units(self._subject.structure, scores, self._request.allocation)
+        return _spread_units(self.subject.structure, scores, self.request.allocation)
 
     @property
     def _additive(self) -> bool:
-        return self._errors is not None and self._request.allocation in ("auto", "global")
+        return self.errors is not None and self.request.allocation in ("auto", "global")
 
     def _left(self, weights: Mapping[str, Array], base: PruningPlan) -> dict[str, Bool]:
         """Return where weights are neither zero already nor leave with a channel."""
         left = {n: np.asarray(w != 0) for n, w in weights.items()}
-        kept = base.kept_labels(self._subject.structure)
-        for weight in self._subject.structure.weights:
+        kept = base.kept_labels(self.subject.structure)
+        for weight in self.subject.structure.weights:
             for axis, labels in weight.axes.items() if weight.tensor in left else ():
                 view = [1] * len(weight.shape)
                 view[axis] = -1
@@ -151,9 +140,9 @@ class Decider:
         """
         magnitudes = {n: np.abs(w).astype(np.float64) for n, w in weights.items()}
         try:
-            allocate_weights(magnitudes, left, self._subject.cost.weights, sparsity)
+            allocate_weights(magnitudes, left, self.subject.cost.weights, sparsity)
         except BudgetError as error:
-            untouched = self._subject.structure.untouched
+            untouched = self.subject.structure.untouched
             raise BudgetError(
                 f"{error}; {described(untouched)}" if untouched else f"{error}"
             ) from None
@@ -161,8 +150,8 @@ class Decider:
     def _zeroed(
         self, weights: Mapping[str, Array], left: Mapping[str, Bool], sparsity: float
     ) -> dict[str, Bool]:
-        total = self._subject.cost.weights
-        allocation = "global" if self._request.allocation == "auto" else self._request.allocation
+        total = self.subject.cost.weights
+        allocation = "global" if self.request.allocation == "auto" else self.request.allocation
         spread = SPREADS[allocation]
         self._check_reachable(weights, left, sparsity)
 
@@ -172,8 +161,8 @@ class Decider:
             comparable = {n: spread(scores[n], erk_share(w.shape)) for n, w in weights.items()}
             return allocate_weights(comparable, left, total, part)
 
-        if self._errors is None:
-            return masks({n: s**2 for n, s in self._scorer.score_weights().items()}, left, sparsity)
+        if self.errors is None:
+            return masks({n: s**2 for n, s in self.scorer.score_weights().items()}, left, sparsity)
         # The rounds would name what one of them wanted, where so many cannot be zeroed.
         masks({n: np.abs(w).astype(np.float64) for n, w in weights.items()}, left, sparsity)
         available = sum(w.size for w in weights.values())
@@ -183,10 +172,10 @@ class Decider:
             errors: Mapping[str, F64], left: Mapping[str, Bool], part: float
         ) -> dict[str, Bool]:
             wanted = sparsity if part >= share else part * available / total
-            return masks(self._scorer.score_weights(errors), left, wanted)
+            return masks(self.scorer.score_weights(errors), left, wanted)
 
-        scales = self._errors.scales if allocation == "global" else {}
-        return self._errors.thinning.run(masks_at, left, share, scales)
+        scales = self.errors.scales if allocation == "global" else {}
+        return self.errors.thinning.run(masks_at, left, share, scales)
 
 
 def _spread_units(structure: Structure, scores: F64, allocation: str) -> F64:

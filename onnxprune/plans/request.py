@@ -217,40 +217,6 @@ class Request:
             return f"max_drop {self.max_drop:g}"
         return f"{self.budget} {getattr(self, self.budget):g}"
 
-    def limit(self, original_bytes: int) -> Budget:
-        """Return the budget as what may remain of the original, which has so many bytes.
-
-        Raises:
-            OnnxpruneError: if there is no budget, or the model is as small already.
-        """
-        if self.sparsity is not None:
-            return Budget("sparsity", 1 - self.sparsity, self.goal)
-        if self.size is not None:
-            if self.size >= original_bytes:
-                raise OnnxpruneError(
-                    f"size {self.size} is no budget: the model's file has {original_bytes} bytes"
-                )
-            return Budget("size", self.size / original_bytes, self.goal)
-        if self.budget in (None, "layers"):
-            raise OnnxpruneError("there is no budget, only a bound on the accuracy")
-        assert self.budget is not None
-        return Budget(self.budget, getattr(self, self.budget), self.goal)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return asdict(self) | {"align": self.align or "auto"}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much of one kind of cost may remain.
-
-    Attributes:
-        kind: ``sparsity`` (of the weights), ``params``, ``macs``, ``latency`` or ``size``.
-        limit: what may remain, as a fraction of the original's.
-        asked: how the user put it, for messages.
-    """
-
-    kind: str
-    limit: float
-    asked: str

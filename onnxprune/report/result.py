@@ -48,28 +48,32 @@ def measured(
 ) -> PruneResult:
     """Measure what came out, and report it; a plan that was edited may miss the budget."""
     study = outcome.study
-    given, subject, log = study.given, study.subject, study.log
+    given, subject, log = study.run.given, study.subject, study.run.log
     original = given.original
-    external = study.location is not None or storage.needs_data_file(outcome.model.proto)
+    external = study.run.location is not None or storage.needs_data_file(outcome.model.proto)
     location = data_target(default_target(Path(path))).name if external else None
     final = replace(outcome.model, file_bytes=storage.pack(outcome.model.proto, location).size)
     with log.stage("check"):
-        after_cost = cost.measure(final, observe(final, study.feeds[0], runner=study.runner))
-    after = study.accuracy(final, study.samples.report)
+        after_cost = cost.measure(
+            final, observe(final, study.run.feeds[0], runner=study.run.runner)
+        )
+    after = study.run.accuracy(final, study.run.samples.report)
     unchanged = outcome.model is original
     if original.proto.training_info and not unchanged:
         log.warnings.append("the graphs to train the model with fit its old weights: they left")
-    log.warnings += [*outcome.warnings, *skip_warnings(study.samples.skipped)]
+    log.warnings += [*outcome.warnings, *skip_warnings(study.run.samples.skipped)]
     if warning := collapse(outcome, before, after):
         log.warnings.append(warning)
     whole = 1 - after_cost.weights / max(given.cost.weights, 1)
     missed = _missed(study, outcome, whole) or refusal(outcome.speed)
-    decided = not (edited or study.request.mode in ("weights", "depth") or study.request.lossless)
+    decided = not (
+        edited or study.run.request.mode in ("weights", "depth") or study.run.request.lossless
+    )
     trials = study.decider.sensitivities if decided else []
     report = Report(
         model={"path": path, "sha256": original.sha256},
-        request=study.request.to_dict(),
-        data=study.samples.to_dict(),
+        request=study.run.request.to_dict(),
+        data=study.run.samples.to_dict(),
         before=Side(given.cost, before),
         after=Side(after_cost, after),
         achieved=_achieved(study, outcome, after_cost, edited=edited),
@@ -79,10 +83,10 @@ def measured(
         verification=outcome.verification,
         recovery=outcome.recovery,
         clean_up=outcome.clean_up,
-        rectifiers=study.rectifiers,
+        rectifiers=study.activations.rectifiers,
         groups=group_changes(subject.structure, outcome.plan, trials),
         frozen=subject.structure.frozen,
-        removals=[r for r in study.removals if r.name in outcome.plan.removals],
+        removals=[r for r in study.run.removals if r.name in outcome.plan.removals],
         layers=layer_changes(given.structure, original, final),
         timings=log.timings,
         warnings=tuple(dict.fromkeys(log.warnings)),
@@ -99,12 +103,12 @@ def _missed(study: Study, outcome: Outcome, whole: float) -> str:
         outcome: what came of it.
         whole: the share of the weights that left whole.
     """
-    request, drop = study.request, drop_of(study, outcome.selected)
+    request, drop = study.run.request, drop_of(study, outcome.selected)
     if drop is None or outcome.selected is None:
         return ""
     limit = DROP if request.max_drop is None else request.max_drop
     if drop.standard_error > max(limit, 1e-9) / 2:
-        study.log.warnings.append(
+        study.run.log.warnings.append(
             f"the {drop.samples} samples that decide are too few to tell a drop of {limit:g}: its "
             f"standard error is {drop.standard_error:.4f}; give more samples"
         )
@@ -118,7 +122,7 @@ def _missed(study: Study, outcome: Outcome, whole: float) -> str:
             f"; {100 * whole:.1f} % of the weights left whole, which is expected to cost no more "
             f"than {limit:g} beyond what zeros alone cost"
         )
-        study.log.warnings.append(
+        study.run.log.warnings.append(
             f"accuracy drops by {drop.value:.4f} ± {drop.standard_error:.4f} on {drop.samples} "
             f"held-out samples{divided if request.mode == 'auto' else ''}; ask for less"
         )
@@ -170,7 +174,7 @@ def _achieved(study: Study, outcome: Outcome, after: cost.Cost, *, edited: bool)
     Raises:
         InternalError: if it was not; after an edit that is a warning, and a latency always.
     """
-    request, before = study.request, study.given.cost
+    request, before = study.run.request, study.run.given.cost
     left = after.nonzero_weights if request.zeroes else after.weights
     achieved = 1 - left / max(before.weights, 1)
     kept = {
@@ -184,10 +188,12 @@ def _achieved(study: Study, outcome: Outcome, after: cost.Cost, *, edited: bool)
             missed = f"the pruned model has {kind} {got:g}, requested {wanted:g}"
             if not edited:
                 raise InternalError(missed)
-            study.log.warnings.append(f"{missed}: the plan was edited, or made with other settings")
+            study.run.log.warnings.append(
+                f"{missed}: the plan was edited, or made with other settings"
+            )
     speed = outcome.speed
     if request.latency is not None and speed is not None and speed.low > request.latency:
-        study.log.warnings.append(
+        study.run.log.warnings.append(
             f"{request.goal} was missed: {speed.value:.4f} ({speed.low:.4f} to {speed.high:.4f}) "
             "was measured in the end; ask for less, or measure on a machine with less to do"
         )

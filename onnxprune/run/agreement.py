@@ -45,13 +45,13 @@ class Agreement:
 
 def agreement(study: Study, model: Model) -> Agreement | None:
     """Compare what a model chooses with what the original does; None if it gives no classes."""
-    original = study.given.original
-    found = class_scores(original, study.output)
-    if not found.count(study.given.shapes):
+    original = study.run.given.original
+    found = class_scores(original, study.run.output)
+    if not found.count(study.run.given.shapes):
         return None
-    sessions = [study.runner.session(m.proto) for m in (original, model)]
+    sessions = [study.run.runner.session(m.proto) for m in (original, model)]
     same: list[bool] = []
-    with study.log.stage("evaluate"):
+    with study.run.log.stage("evaluate"):
         for feeds, rows in _inputs(study):
             chosen = []
             for session in sessions:
@@ -60,7 +60,7 @@ def agreement(study: Study, model: Model) -> Agreement | None:
             same += list(chosen[0] == chosen[1])
     if not same:
         return None
-    return Agreement(float(np.mean(same)), len(same), not len(study.samples.fit))
+    return Agreement(float(np.mean(same)), len(same), not len(study.run.samples.fit))
 
 
 def collapse(outcome: Outcome, before: Accuracy | None, after: Accuracy | None) -> str:
@@ -84,7 +84,7 @@ def collapse(outcome: Outcome, before: Accuracy | None, after: Accuracy | None) 
             f"{drop.samples} samples that decide; {advice}"
         )
     model = outcome.model
-    found = None if model is study.given.original else agreement(study, model)
+    found = None if model is study.run.given.original else agreement(study, model)
     if found is None or 1 - found.value <= COLLAPSE:
         return ""
     which = "made-up inputs" if found.made_up else "samples"
@@ -96,15 +96,18 @@ def collapse(outcome: Outcome, before: Accuracy | None, after: Accuracy | None) 
 
 def _inputs(study: Study) -> Iterator[tuple[Feeds, int]]:
     """Yield inputs and how many samples each holds, of those that decide least."""
-    samples = study.samples
+    samples = study.run.samples
     part = next((p for p in (samples.report, samples.select, samples.fit) if len(p)), None)
     if part is not None:
         for batch in part.at_most(SAMPLES).batches():
             yield batch.feeds, len(batch)
         return
-    rng = np.random.default_rng(study.request.seed)
+    rng = np.random.default_rng(study.run.request.seed)
     for _ in range(DRAWS):
-        yield {n: _drawn(v, rng) for n, v in study.feeds[0].items()}, samples_of(study.feeds[0])
+        yield (
+            {n: _drawn(v, rng) for n, v in study.run.feeds[0].items()},
+            samples_of(study.run.feeds[0]),
+        )
 
 
 def _drawn(values: Array, rng: np.random.Generator) -> Array:

@@ -82,16 +82,16 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
     Raises:
         InternalError: if the rewritten model is wrong.
     """
-    log, subject, gone = study.log, study.subject, study.shortening
+    log, subject, gone = study.run.log, study.subject, study.shortening
     with log.stage("rewrite"):
         pruned = rewrite(subject.folded, subject.structure, plan)
     with log.stage("verify"):
         proof = verify(
             masked(subject.folded, subject.structure, plan),
             pruned,
-            study.feeds,
+            study.run.feeds,
             "rewritten model",
-            runner=study.runner,
+            runner=study.run.runner,
         )
     judge = _Judge(study)
     with log.stage("recover"):
@@ -103,15 +103,15 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
             clean, went = ladder.model, CleanUp(dropped=("channels beyond the sparsity",))
     if effort == ALL:
         _check_joined(clean, study)
-    model, selected = finished(clean, study), None
-    if study.gated:
+    model, selected = with_provenance(clean, study), None
+    if study.run.gated:
         known = judge.found(clean) if clean is ladder.model else None
-        selected = known or study.accuracy(model, study.samples.select)
+        selected = known or study.run.accuracy(model, study.run.samples.select)
     if gone:
         proof = max(proof, gone.verification, key=lambda v: v.max_rel_error)
     return Outcome(
         study,
-        of_given(plan, study),
+        plan_for_original(plan, study),
         model,
         proof,
         went,
@@ -129,21 +129,23 @@ def _check_joined(model: Model, study: Study) -> None:
     Raises:
         InternalError: if they are not.
     """
-    written = joined(model, study.given.original)
+    written = joined(model, study.run.given.original)
     if written is not model:
         again = separated(written, study.subject.shapes)[0]
         what = "model with integer operators"
-        verify(model, again, study.feeds, what, runner=study.runner)
+        verify(model, again, study.run.feeds, what, runner=study.run.runner)
 
 
-def of_given(plan: PruningPlan, study: Study) -> PruningPlan:
+def plan_for_original(plan: PruningPlan, study: Study) -> PruningPlan:
     """Return a plan for what is left of a model as one for the model that was given."""
     if study.shortening is None:
         return plan
-    return replace(plan, model_sha256=study.given.original.sha256, removals=study.shortening.names)
+    return replace(
+        plan, model_sha256=study.run.given.original.sha256, removals=study.shortening.names
+    )
 
 
-def tried(study: Study, plan: Callable[[], PruningPlan]) -> Outcome | None:
+def execute_quickly(study: Study, plan: Callable[[], PruningPlan]) -> Outcome | None:
     """Carry out a candidate with little effort; None if there is no such plan."""
     try:
         return execute(study, plan(), QUICK)
@@ -151,7 +153,7 @@ def tried(study: Study, plan: Callable[[], PruningPlan]) -> Outcome | None:
         return None
 
 
-def shortened(study: Study, names: Sequence[str]) -> Study:
+def without_parts(study: Study, names: Sequence[str]) -> Study:
     """Take whole parts out of the model that a study was given.
 
     Args:
@@ -165,8 +167,8 @@ def shortened(study: Study, names: Sequence[str]) -> Study:
     Raises:
         InternalError: if the rewritten model is wrong.
     """
-    log, given = study.log, study.given
-    known = {r.name: r for r in study.removals}
+    log, given = study.run.log, study.run.given
+    known = {r.name: r for r in study.run.removals}
     removals = [known[name] for name in names]
     with log.stage("rewrite"):
         short = shorten(given.folded, removals, given.structure, given.shapes)
@@ -174,24 +176,24 @@ def shortened(study: Study, names: Sequence[str]) -> Study:
         proof = verify(
             silenced(given.folded, removals),
             short,
-            study.feeds,
+            study.run.feeds,
             "shortened model",
-            runner=study.runner,
+            runner=study.run.runner,
         )
     changed = {r.name for r in removals} | {n for r in removals for n, _ in r.readers}
-    return study.shortened(short, Shortening(tuple(names), proof, frozenset(changed)))
+    return study.of_model(short, Shortening(tuple(names), proof, frozenset(changed)))
 
 
-def refitted(left: Study, effort: Effort = ALL) -> Outcome:
+def recover_only(left: Study, effort: Effort = ALL) -> Outcome:
     """Make up for the parts that are gone, and take out nothing more."""
-    return execute(left, PruningPlan(left.given.original.sha256), effort)
+    return execute(left, PruningPlan(left.run.given.original.sha256), effort)
 
 
-def fitted(left: Study) -> Study:
+def recovered_study(left: Study) -> Study:
     """Return a study of what is left of a model once it is fitted, with little effort."""
     assert left.shortening is not None
-    model = refitted(left, QUICK).model
-    return left.shortened(model, replace(left.shortening, changed=frozenset()))
+    model = recover_only(left, QUICK).model
+    return left.of_model(model, replace(left.shortening, changed=frozenset()))
 
 
 class _Judge:
@@ -205,7 +207,7 @@ class _Judge:
         """Return the loss of a model; infinite where its outputs are not finite."""
         self._found.pop(id(model), None)  # that of one that is gone
         try:
-            measured = self._study.accuracy(model, self._study.samples.select)
+            measured = self._study.run.accuracy(model, self._study.run.samples.select)
         except CalibrationError:
             return float("inf")
         if measured:
@@ -219,10 +221,10 @@ class _Judge:
 
 def _exceeds(study: Study, model: Model) -> bool:
     """Whether more weights are gone than a sparsity of zeros asks for."""
-    request = study.request
+    request = study.run.request
     if request.sparsity is None or not request.zeroes:
         return False
-    wanted = (1 - request.sparsity - SLACK) * study.given.cost.weights
+    wanted = (1 - request.sparsity - SLACK) * study.run.given.cost.weights
     return cost.count_nonzero(model) < wanted
 
 
@@ -233,7 +235,7 @@ def clean(study: Study) -> Outcome:
     return Outcome(
         study,
         PruningPlan(original.sha256),
-        original if model is original else finished(model, study),
+        original if model is original else with_provenance(model, study),
         went.verification or Verification(0.0, 0.0, 0),
         went,
         {"accepted": False, "steps": []},
@@ -244,19 +246,19 @@ def clean(study: Study) -> Outcome:
 
 def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
     """Take out of a model what computes nothing; return the same object if there is nothing."""
-    request = study.request
+    request = study.run.request
     if not study.cleans:
         return model, CleanUp()
     width = study.align or (1 if request.lossless else WIDTH)
-    states = relu_states(study.rectifiers or ()) if request.empirical else {}
-    with study.log.stage("clean up"):
+    states = relu_states(study.activations.rectifiers or ()) if request.empirical else {}
+    with study.run.log.stage("clean up"):
         return clean_up(
             model,
-            study.feeds[0],
+            study.run.feeds[0],
             exclude=request.exclude,
             states=states,
             align=width,
-            runner=study.runner,
+            runner=study.run.runner,
         )
 
 
@@ -264,12 +266,17 @@ def _recover(
     study: Study, pruned: Model, plan: PruningPlan, effort: Effort, judge: _Judge
 ) -> Ladder:
     """Run the steps of the recovery; none may raise the loss on the *select* part."""
-    subject, request = study.subject, study.request
+    subject, request = study.subject, study.run.request
     ladder = Ladder(pruned, (lambda _: None) if request.recover == "none" else judge.loss)
     cuts = plan.cuts_channels or bool(plan.masks)
     if cuts and (request.recover == "bias" or (request.recover == "full" and effort == ALL)):
         moved = compensate_bias(
-            subject.folded, pruned, subject.structure, plan, study.stats, grow=_grows(study, plan)
+            subject.folded,
+            pruned,
+            subject.structure,
+            plan,
+            study.activations.stats,
+            grow=_grows(study, plan),
         )
         if not ladder.offer("bias", moved) and request.recover == "bias":
             ladder.refuse("bias compensation")
@@ -280,11 +287,11 @@ def _recover(
 
 def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effort: Effort) -> None:
     """Offer the layers fitted to those of the original, then the classifier to the labels."""
-    subject, request = study.subject, study.request
-    fit = effort.thinned(study.samples.fit)
+    subject, request = study.subject, study.run.request
+    fit = effort.thinned(study.run.samples.fit)
     recover_layers(
         ladder,
-        study.given.folded,
+        study.run.given.folded,
         pruned,
         subject.structure,
         plan,
@@ -294,7 +301,7 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
         grow=_grows(study, plan),
         rows=effort.rows,
         seed=request.seed,
-        runner=study.runner,
+        runner=study.run.runner,
     )
     recover_classifier(
         ladder,
@@ -302,9 +309,9 @@ def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effor
         plan,
         subject.shapes,
         fit,
-        study.output,
+        study.run.output,
         grow=_grows(study, plan),
-        runner=study.runner,
+        runner=study.run.runner,
     )
 
 
@@ -313,14 +320,14 @@ def _grows(study: Study, plan: PruningPlan) -> bool:
     return plan.cuts_channels or study.shortening is not None
 
 
-def finished(model: Model, study: Study) -> Model:
+def with_provenance(model: Model, study: Study) -> Model:
     """Add provenance and make sure that the result is a valid model with the same interface."""
     final = with_metadata(
-        joined(model, study.given.original),
+        joined(model, study.run.given.original),
         {
             "onnxprune.version": __version__,
-            "onnxprune.source_sha256": study.given.original.sha256,
-            "onnxprune.request": _settings(study.request),
+            "onnxprune.source_sha256": study.run.given.original.sha256,
+            "onnxprune.request": _settings(study.run.request),
         },
     )
     check(final)

@@ -9,14 +9,14 @@ from onnxprune.run.study import Study
 
 def drop_of(study: Study, found: Accuracy | None) -> Drop | None:
     """Return the accuracy that was lost on the *select* samples; None without any."""
-    if study.selected is None or found is None:
+    if study.run.selected is None or found is None:
         return None
-    return drop_between(study.selected, found)
+    return drop_between(study.run.selected, found)
 
 
 def keeps_drop(study: Study, found: Accuracy | None) -> bool:
     """Whether no more accuracy is lost than was asked for, by default :data:`DROP`."""
-    drop, limit = drop_of(study, found), study.request.max_drop
+    drop, limit = drop_of(study, found), study.run.request.max_drop
     return drop is not None and drop.value <= (DROP if limit is None else limit)
 
 
@@ -29,7 +29,7 @@ def costs_little_more(study: Study, found: Accuracy | None, other: Accuracy | No
     on, because what is expected is not what is counted; see
     :func:`onnxprune.measure.accuracy.expected_drop`.
     """
-    if study.selected is None or found is None or other is None:
+    if study.run.selected is None or found is None or other is None:
         return False
-    drop = expected_drop(study.selected, other, found)
+    drop = expected_drop(study.run.selected, other, found)
     return drop.value - min(drop.standard_error, DROP) <= DROP

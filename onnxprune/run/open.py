@@ -14,6 +14,7 @@ from onnxprune.model.input_channels import require_fixed_channels
 from onnxprune.model.model import Model
 from onnxprune.model.session import check_provider
 from onnxprune.plans.request import Request
+from onnxprune.run.run import Run
 from onnxprune.run.study import Study
 from onnxprune.samples.sources import hold_out
 
@@ -53,7 +54,7 @@ def _study(
             batch_size=request.batch_size,
         )
     location = data_target(default_target(Path(path))).name if len(original.files) > 1 else None
-    return Study(original, samples, request, log, location, cache=cache)
+    return Study.of(Run(original, samples, request, log, location, cache=cache))
 
 
 def _load(path: str | Path) -> Model:

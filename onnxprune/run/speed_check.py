@@ -34,12 +34,12 @@ def measure_speed(
         seconds: to take at most, but for a few runs.
         feeds: what to run them on; None for the ``latency_batch`` of the request.
     """
-    request, feeds = study.request, feeds or study.timing_feeds[0]
-    with study.log.stage("latency"):
+    request, feeds = study.run.request, feeds or study.run.timing_feeds[0]
+    with study.run.log.stage("latency"):
         result = compare(
-            [study.given.original.proto, model.proto],
+            [study.run.given.original.proto, model.proto],
             feeds,
-            runner=study.runner,
+            runner=study.run.runner,
             seconds=seconds,
             tolerance=NOISE / 2,
             seed=request.seed,
@@ -56,11 +56,11 @@ def check_speed(study: Study, model: Model) -> Speed | None:
     Returns:
         The first speed that is slower; else that with the ``latency_batch`` of the request.
     """
-    if 2 * _RUNS * _one_run(study) > max(PATIENCE_S, PATIENCE_SHARE * study.log.elapsed):
+    if 2 * _RUNS * _one_run(study) > max(PATIENCE_S, PATIENCE_SHARE * study.run.log.elapsed):
         return None
-    look = min(max(LOOK_S, LOOK_SHARE * study.log.elapsed), SECONDS)
+    look = min(max(LOOK_S, LOOK_SHARE * study.run.log.elapsed), SECONDS)
     speeds = []
-    for feeds in study.timing_feeds:
+    for feeds in study.run.timing_feeds:
         speed = measure_speed(study, model, look, feeds)
         speeds.append(measure_speed(study, model, SECONDS, feeds) if speed.value > 1 else speed)
     return next((s for s in speeds if s.is_slower), speeds[0])
@@ -68,7 +68,7 @@ def check_speed(study: Study, model: Model) -> Speed | None:
 
 def _one_run(study: Study) -> float:
     """Return roughly how long the original takes to run once, on each of what it is timed on."""
-    session, every = study.runner.timed(study.given.original.proto), study.timing_feeds
+    session, every = study.run.runner.timed(study.run.given.original.proto), study.run.timing_feeds
     start = perf_counter()
     for feeds in every:
         session.run(feeds)

@@ -15,13 +15,15 @@ from functools import cache
 import numpy as np
 
 from onnxprune.measure.accuracy import Accuracy
+from onnxprune.plans.budgets import KINDS, Budget
 from onnxprune.plans.plan import PruningPlan
-from onnxprune.plans.request import Budget
 from onnxprune.recover.ladder import QUICK
-from onnxprune.run.execute import Outcome, execute, tried
+from onnxprune.run.execute import Outcome, execute, execute_quickly
 from onnxprune.run.gates import costs_little_more, keeps_drop
+from onnxprune.run.run import Run
 from onnxprune.run.study import Study
 from onnxprune.search.candidates import promising, proven
+from onnxprune.search.strategy import Answer, Strategy
 from onnxprune.timing.vector_width import channel_block
 
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0)
@@ -36,7 +38,7 @@ JUDGED = 1024
 more are to decide."""
 
 
-def divided(study: Study, sparsity: float) -> Outcome | tuple[Study, PruningPlan]:
+def share_between(study: Study, sparsity: float) -> Answer:
     """Reach a sparsity, and let as much of it as the accuracy allows leave with channels.
 
     Args:
@@ -44,12 +46,12 @@ def divided(study: Study, sparsity: float) -> Outcome | tuple[Study, PruningPlan
         sparsity: the share of its weights that is to go.
 
     Returns:
-        The plan and the study it is for; carried out where a bound on the accuracy decides.
+        The plan; carried out where a bound on the accuracy decides.
 
     Raises:
         BudgetError: if zeros alone cannot reach it.
     """
-    bounded = study.request.bounded
+    bounded = study.run.request.bounded
 
     @cache
     def plan(k: int) -> PruningPlan:
@@ -57,7 +59,7 @@ def divided(study: Study, sparsity: float) -> Outcome | tuple[Study, PruningPlan
 
     @cache
     def trial(k: int) -> Accuracy | None:
-        found = tried(study, lambda: plan(k))
+        found = execute_quickly(study, lambda: plan(k))
         if found is None:
             return None
         return found.selected if bounded else _judged(study, found)
@@ -69,24 +71,25 @@ def divided(study: Study, sparsity: float) -> Outcome | tuple[Study, PruningPlan
 
     first = promising(len(SHARES), promises)
     if not bounded:
-        return study, plan(first)
-    return proven(
+        return Answer(study, plan(first))
+    found = proven(
         len(SHARES),
         first,
         1,
         lambda k: execute(study, plan(k)),
         lambda outcome: keeps_drop(study, outcome.selected),
     )
+    return Answer.of(found)
 
 
 def _judged(study: Study, trial: Outcome) -> Accuracy | None:
     """Measure a trial on the samples that decide, and on those to fit on that it spared."""
-    select = study.samples.select
-    spared = QUICK.spared(study.samples.fit).at_most(JUDGED - len(select))
+    select = study.run.samples.select
+    spared = QUICK.spared(study.run.samples.fit).at_most(JUDGED - len(select))
     if not len(spared):
         return trial.selected
     rows = np.concatenate([select.rows, spared.rows])
-    return study.accuracy(trial.model, replace(select, rows=rows))
+    return study.run.accuracy(trial.model, replace(select, rows=rows))
 
 
 def _plan(study: Study, sparsity: float, share: float) -> PruningPlan:
@@ -98,13 +101,25 @@ def _plan(study: Study, sparsity: float, share: float) -> PruningPlan:
     if share == 0.0:
         return decider.zeros(sparsity)
     weights, macs = (
-        Budget(kind, 1 - share * sparsity, f"sparsity {sparsity:g}")
+        Budget(KINDS[kind], 1 - share * sparsity, f"sparsity {sparsity:g}")
         for kind in ("sparsity", "macs")
     )
     if share == 1.0:
         return decider.channels(weights)
-    wide = decider if decider.align else decider.aligned(channel_block(study.request.provider))
+    wide = decider if decider.align else decider.aligned(channel_block(study.run.runner.provider))
     base = wide.channels(macs)
     if wide.weights_left(base) < 1 - sparsity:
         base = wide.channels(weights)
     return decider.zeros(sparsity, base)
+
+
+def _meet(study: Study) -> Answer:
+    return share_between(study, study.run.request.sparsity or 0.0)
+
+
+def _fits(run: Run) -> bool:
+    request = run.request
+    return request.mode == "auto" and request.sparsity is not None and run.selected is not None
+
+
+STRATEGY = Strategy("channels and zeros", _fits, _meet)

@@ -44,7 +44,7 @@ def branch_order(study: Study) -> Iterator[tuple[str, ...]]:
     Args:
         study: of the whole model.
     """
-    entropies = part_entropies(study.removals, study.rectifiers or ())
+    entropies = part_entropies(study.run.removals, study.activations.rectifiers or ())
     trials: Trials | None = None
     names: tuple[str, ...] = ()
     while branches := [r.name for r in _apart(study, names) if r.kind == "branch"]:
@@ -58,8 +58,8 @@ def branch_order(study: Study) -> Iterator[tuple[str, ...]]:
 
 def _apart(study: Study, gone: Sequence[str]) -> list[Removal]:
     """Return the removals that are possible beside those that are gone."""
-    left = [r for r in study.removals if r.name in gone]
-    return [r for r in study.removals if all(apart(r, g) for g in left)]
+    left = [r for r in study.run.removals if r.name in gone]
+    return [r for r in study.run.removals if all(apart(r, g) for g in left)]
 
 
 class BranchOrder:
@@ -72,8 +72,8 @@ class BranchOrder:
     def __init__(self, study: Study) -> None:
         self._order = branch_order(study)
         self._known: list[tuple[str, ...]] = [()]
-        whole, macs = max(study.given.cost.macs, 1), study.node_macs
-        self._shares = {r.name: sum(macs[n] for n in r.layers) / whole for r in study.removals}
+        whole, macs = max(study.run.given.cost.macs, 1), study.knowledge.node_macs
+        self._shares = {r.name: sum(macs[n] for n in r.layers) / whole for r in study.run.removals}
 
     def enough(self, share: float) -> tuple[str, ...]:
         """Return the fewest that do such a share of the operations; all if they do not."""
@@ -108,13 +108,13 @@ class Yardstick:
     """
 
     def __init__(self, study: Study, trials: int) -> None:
-        given = study.given
-        self._study, self._runner = study, study.runner
-        part = study.samples.select if len(study.samples.select) else study.samples.fit
+        given = study.run.given
+        self._study, self._runner = study, study.run.runner
+        part = study.run.samples.select if len(study.run.samples.select) else study.run.samples.fit
         every = sample_chunks(given.folded, given.shapes, part)
         self._chunks = trial_chunks(every, max(trials, 1), given.cost.macs)
         self._reference = outputs_of(
-            given.folded, study.output, self._chunks, TEMPERATURE, runner=self._runner
+            given.folded, study.run.output, self._chunks, TEMPERATURE, runner=self._runner
         )
 
     def distance(self, model: Model) -> float:
@@ -133,16 +133,16 @@ class Yardstick:
         return [float(value) for value in found]
 
     def _divergences(self, model: Model, trials: Sequence[Mapping[str, Array]]) -> F64:
-        with self._study.log.stage("trials"):
+        with self._study.run.log.stage("trials"):
             return divergences(
                 model,
-                self._study.output,
+                self._study.run.output,
                 self._chunks,
                 trials,
                 reference=self._reference,
                 temperature=TEMPERATURE,
                 runner=self._runner,
-                progress=self._study.log.progress("trials", len(trials)),
+                progress=self._study.run.log.progress("trials", len(trials)),
             )
 
 
@@ -157,8 +157,8 @@ class Trials:
     """
 
     def __init__(self, study: Study) -> None:
-        branches = [r for r in study.removals if r.kind == "branch"]
-        self._gated, self._gates = with_gates(study.given.folded, branches)
+        branches = [r for r in study.run.removals if r.kind == "branch"]
+        self._gated, self._gates = with_gates(study.run.given.folded, branches)
         self._yardstick = Yardstick(study, len(branches))
         self.known: dict[str, float] = {}
 

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from onnxprune.errors import BudgetError
+from onnxprune.plans.budgets import Budget
 from onnxprune.plans.plan import PruningPlan
-from onnxprune.plans.request import Budget
-from onnxprune.run.execute import shortened, tried
+from onnxprune.run.execute import execute_quickly, without_parts
 from onnxprune.run.study import Study
 from onnxprune.search.branch_trials import BranchOrder, Yardstick
 from onnxprune.search.within_latency import within_latency
@@ -35,11 +35,8 @@ if the first helps or not."""
 NEXT_TO_NOTHING = 1 / 8
 """Share of the operations of a branch that is left."""
 
-KINDS = ("macs", "latency")
-"""Kinds of budgets that a branch's work counts for."""
 
-
-def lightened(study: Study, budget: Budget) -> Study:
+def drop_branches(study: Study, budget: Budget) -> Study:
     """Take out the branches without which a budget costs less.
 
     Args:
@@ -49,15 +46,15 @@ def lightened(study: Study, budget: Budget) -> Study:
     Returns:
         The study of what is left; the same where no branch leaves.
     """
-    request = study.request
-    branches = [r for r in study.removals if r.kind == "branch"]
-    automatic = request.mode == "auto" and request.recover == "full" and budget.kind in KINDS
-    if not (automatic and study.selected and branches and _wears_out(study, branches, budget)):
+    request = study.run.request
+    branches = [r for r in study.run.removals if r.kind == "branch"]
+    automatic = request.mode == "auto" and request.recover == "full" and budget.kind.is_work
+    if not (automatic and study.run.selected and branches and _wears_out(study, branches, budget)):
         return study
     yardstick, order = Yardstick(study, len(branches)), BranchOrder(study)
 
     def measured(left: Study) -> tuple[float, float]:
-        trial = tried(left, partial(_rest, left, budget))
+        trial = execute_quickly(left, partial(_rest, left, budget))
         if trial is None:
             return float("inf"), float("inf")
         return yardstick.distance(trial.model), float(trial.recovery["loss_with"])
@@ -71,7 +68,7 @@ def lightened(study: Study, budget: Budget) -> Study:
         if names in known:
             return False
         known.add(names)
-        left = shortened(study, names)
+        left = without_parts(study, names)
         distance, loss = measured(left)
         better = distance < nearest and loss <= least
         if better:
@@ -84,13 +81,13 @@ def lightened(study: Study, budget: Budget) -> Study:
 
 def _wears_out(study: Study, branches: Sequence[Removal], budget: Budget) -> bool:
     """Whether meeting a budget with channels alone leaves next to nothing of a branch."""
-    if budget.kind == "latency":
+    if budget.kind.timed:
         return True
     try:
         plan = study.decider.channels(budget)
     except BudgetError:
         return True
-    structure, macs = study.subject.structure, study.node_macs
+    structure, macs = study.subject.structure, study.knowledge.node_macs
     left = weights_left(structure, plan.kept_labels(structure))
 
     def share(branch: Removal) -> float:
@@ -102,6 +99,6 @@ def _wears_out(study: Study, branches: Sequence[Removal], budget: Budget) -> boo
 
 def _rest(left: Study, budget: Budget) -> PruningPlan:
     """Meet a budget with channels of what is left of a model; a latency as it is measured."""
-    if budget.kind == "latency":
+    if budget.kind.timed:
         return within_latency(left, budget).plan
     return left.decider.channels(budget)

@@ -3,51 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from onnxprune.errors import BudgetError
 from onnxprune.model import storage
+from onnxprune.plans.budgets import Kind, Measured, budget_of
 from onnxprune.recover.ladder import QUICK
 from onnxprune.run.execute import (
     Outcome,
-    finished,
-    refitted,
-    shortened,
+    recover_only,
+    with_provenance,
+    without_parts,
 )
 from onnxprune.run.gates import keeps_drop
 from onnxprune.run.speed_check import measure_speed
 from onnxprune.run.study import Study
 from onnxprune.search.branch_trials import MOST_LAYERS, _apart, branch_order, part_entropies
+from onnxprune.search.strategy import Answer, Strategy
 
 
-def shorter(study: Study) -> Outcome:
+def _meet(study: Study) -> Answer:
+    return Answer.of(remove_parts(study))
+
+
+def remove_parts(study: Study) -> Outcome:
     """Take out whole parts, one after the other, until the request is met."""
-    if not study.removals:
+    if not study.run.removals:
         raise BudgetError(
             "no layer can be taken out whole: none lies on a branch that is added to what leads "
             "around it, or between layers that can do without it; use --mode channels or weights"
         )
-    if study.request.budget is None:
-        return _shortest(study)
-    request, best, parts = study.request, 1.0, 0
-    limit = None if request.layers else request.limit(study.bytes).limit
+    if study.run.request.budget is None:
+        return fewest_parts(study)
+    request, best, parts = study.run.request, 1.0, 0
+    budget = None if request.layers else budget_of(request, study.run.given.cost)
     for names in removal_order(study):
         parts = len(names)
         if parts < (request.layers or 0):
             continue
-        left = shortened(study, names)
-        if limit is not None:
-            best = _share(left)
-            if best > limit:
+        left = without_parts(study, names)
+        if budget is not None:
+            best = _share(left, budget.kind)
+            if best > budget.limit:
                 continue
-        outcome = refitted(left)
-        if limit is None or _share(outcome.study.shortened(outcome.model, None)) <= limit:
+        outcome = recover_only(left)
+        if budget is None:
             return outcome
-    if limit is None:
+        if _share(left.of_model(outcome.model, None), budget.kind) <= budget.limit:
+            return outcome
+    if budget is None:
         reached = f"only {parts} parts can leave, one after the other"
         if request.recover != "full":
             reached += "; layers without a path around them leave with recover full only"
     else:
-        share = 1 - best if request.sparsity is not None else best
+        share = 1 - best if budget.kind.removes else best
         reached = f"the best achievable is {share:.4f}, once all {parts} parts are gone that can be"
     raise BudgetError(
         f"{request.goal} cannot be reached by taking out whole layers: {reached}; ask for "
@@ -55,16 +64,16 @@ def shorter(study: Study) -> Outcome:
     )
 
 
-def _shortest(study: Study) -> Outcome:
+def fewest_parts(study: Study) -> Outcome:
     """Take out as many parts as the accuracy allows."""
-    limit = study.request.max_drop or 0.0
+    limit = study.run.request.max_drop or 0.0
     names: tuple[str, ...] = ()
     for more in removal_order(study):
-        if not keeps_drop(study, refitted(shortened(study, more), QUICK).selected):
+        if not keeps_drop(study, recover_only(without_parts(study, more), QUICK).selected):
             break
         names = more
     while names:
-        outcome = refitted(shortened(study, names))
+        outcome = recover_only(without_parts(study, names))
         if keeps_drop(study, outcome.selected):
             return outcome
         names = names[:-1]
@@ -74,16 +83,15 @@ def _shortest(study: Study) -> Outcome:
     )
 
 
-def _share(left: Study) -> float:
-    """Return what is left of the original by the request's kind of budget."""
-    kind, before, after = left.request.budget, left.given.cost, left.subject.cost
-    if kind == "latency":
-        return measure_speed(left, left.subject.original).value
-    if kind == "size":
-        packed = storage.pack(finished(left.subject.original, left).proto, left.location)
-        return packed.size / left.bytes
-    name = "weights" if kind == "sparsity" else str(kind)
-    return float(getattr(after, name) / max(getattr(before, name), 1))
+def _share(left: Study, kind: Kind) -> float:
+    """Return which fraction of the original's cost, of one kind, a model has."""
+    model, after, speed = left.subject.original, left.subject.cost, None
+    if kind.timed:
+        speed = measure_speed(left, model)
+    if kind.grows:
+        packed = storage.pack(with_provenance(model, left).proto, left.run.location)
+        after = replace(after, bytes=packed.size)
+    return kind.measure(Measured(left.run.given.cost, after, speed))
 
 
 def removal_order(study: Study) -> Iterator[tuple[str, ...]]:
@@ -95,16 +103,19 @@ def removal_order(study: Study) -> Iterator[tuple[str, ...]]:
     names: tuple[str, ...] = ()
     for names in branch_order(study):
         yield names
-    if study.request.recover != "full":
+    if study.run.request.recover != "full":
         return
-    entropies = part_entropies(study.removals, study.rectifiers or ())
+    entropies = part_entropies(study.run.removals, study.activations.rectifiers or ())
     while layers := [r.name for r in _apart(study, names) if r.kind == "layer"]:
         layers.sort(key=entropies.__getitem__)
-        losses = {n: _loss(shortened(study, [*names, n])) for n in layers[:MOST_LAYERS]}
+        losses = {n: _loss(without_parts(study, [*names, n])) for n in layers[:MOST_LAYERS]}
         names = (*names, min(losses, key=losses.__getitem__))
         yield names
 
 
 def _loss(left: Study) -> float:
-    outcome = refitted(left, QUICK)
+    outcome = recover_only(left, QUICK)
     return float(outcome.recovery.get("loss_with", float("inf")))
+
+
+STRATEGY = Strategy("whole parts", lambda run: run.request.mode == "depth", _meet)

@@ -29,8 +29,9 @@ from onnxprune.errors import BudgetError
 from onnxprune.model import cost
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.recover.ladder import QUICK
-from onnxprune.run.execute import Outcome, execute, fitted, shortened
+from onnxprune.run.execute import Outcome, execute, recovered_study, without_parts
 from onnxprune.run.study import Study
+from onnxprune.search.strategy import Answer, Strategy
 from onnxprune.structure.rectifiers import rectified_layers
 from onnxprune.structure.removals import Removal, apart, hangs_on
 from onnxprune.structure.structure import Weight
@@ -40,7 +41,7 @@ HALF = 0.5
 """The share of the weights that leaves in each round."""
 
 
-def emptied(study: Study) -> Outcome:
+def empty_layers(study: Study) -> Answer:
     """Zero weights up to a sparsity, and let layers leave of which nothing stays.
 
     Args:
@@ -50,16 +51,23 @@ def emptied(study: Study) -> Outcome:
         BudgetError: if so many weights cannot leave; names the best achievable.
     """
     state = _State(study, (), {}).started()
-    stay = set[str]()
-    for sparsity in rounds(study.request.sparsity or 0.0):
+    stay: dict[str, str] = {}
+    for sparsity in rounds(study.run.request.sparsity or 0.0):
         state = _round(study, state, sparsity, stay)
+    warnings = [reason for reason in stay.values() if reason]
     if not state.gone:
-        study.log.warnings.append(
+        warnings.append(
             f"no layer left the model whole: none was empty at sparsity "
-            f"{study.request.sparsity:g}; ask for more, or use --metric trial with --layers"
+            f"{study.run.request.sparsity:g}; ask for more, or use --metric trial with --layers"
         )
-    left = shortened(study, state.names) if state.gone else study
-    return execute(left, PruningPlan(study.given.original.sha256, {}, state.masks))
+    left = without_parts(study, state.names) if state.gone else study
+    plan = PruningPlan(study.run.given.original.sha256, {}, state.masks)
+    return Answer(left, plan, warnings=tuple(warnings))
+
+
+STRATEGY = Strategy(
+    "empty layers", lambda run: run.request.mode == "depth" and run.request.zeroes, empty_layers
+)
 
 
 def rounds(sparsity: float) -> Iterator[float]:
@@ -152,12 +160,12 @@ class _State:
     def without(self, study: Study, removal: Removal) -> _State:
         """Return what is left without another part; the masks of the other layers stay."""
         gone = (*self.gone, removal)
-        left = fitted(shortened(study, [r.name for r in gone]))
+        left = recovered_study(without_parts(study, [r.name for r in gone]))
         return _State(left, gone, {}).started(self.masks)
 
     def tried(self) -> Outcome:
         """Zero what the masks say, and recover with little effort."""
-        plan = PruningPlan(self.left.given.original.sha256, {}, self.masks)
+        plan = PruningPlan(self.left.run.given.original.sha256, {}, self.masks)
         return execute(self.left, plan, QUICK)
 
     def seen(self) -> Study:
@@ -165,7 +173,7 @@ class _State:
         weights = self.left.subject.weights
         if all((m == (weights[n] != 0)).all() for n, m in self.masks.items()):
             return self.left
-        return self.left.shortened(self.tried().model, self.left.shortening)
+        return self.left.of_model(self.tried().model, self.left.shortening)
 
 
 @dataclass(frozen=True)
@@ -208,16 +216,17 @@ class _Layer:
         return (self.entropy or 0.0) * float(left.mean()) if len(left) else 0.0
 
 
-def _round(study: Study, state: _State, sparsity: float, stay: set[str]) -> _State:
+def _round(study: Study, state: _State, sparsity: float, stay: dict[str, str]) -> _State:
     """Let weights leave until a sparsity is reached, and the layers that are empty then.
 
     Args:
         study: of the whole model.
         state: what is left of it.
         sparsity: the share of the weights that is to be gone.
-        stay: layers that may not become empty; those that turn out to be needed are added.
+        stay: layers that may not become empty, and why, where the user should know; those that turn
+            out to be needed are added.
     """
-    by_entropy = study.request.metric == "egp"
+    by_entropy = study.run.request.metric == "egp"
     seen = state.seen()
     while True:
         layers = _layers(study, state, seen, stay)
@@ -240,7 +249,7 @@ def _round(study: Study, state: _State, sparsity: float, stay: set[str]) -> _Sta
 
 def _kept(study: Study, sparsity: float) -> int:
     """Return how many weights that are not zero a sparsity leaves at most."""
-    return int(np.floor((1 - sparsity) * study.given.cost.weights + 1e-9))
+    return int(np.floor((1 - sparsity) * study.run.given.cost.weights + 1e-9))
 
 
 def _layers(study: Study, state: _State, seen: Study, stay: Collection[str]) -> list[_Layer]:
@@ -263,13 +272,13 @@ def _layers(study: Study, state: _State, seen: Study, stay: Collection[str]) -> 
 
 def _entropies(study: Study, seen: Study) -> dict[str, float]:
     """Return the entropy of each layer that a rectifier follows, by node of the given model."""
-    known = {a.rectifier.output: a.entropy for a in seen.rectifiers or ()}
+    known = {a.rectifier.output: a.entropy for a in seen.activations.rectifiers or ()}
     subject = seen.subject
     followed = rectified_layers(
         subject.folded,
         subject.structure,
-        [a.rectifier for a in seen.rectifiers or ()],
-        {r.name: r.result for r in study.removals if r.kind == "branch"},
+        [a.rectifier for a in seen.activations.rectifiers or ()],
+        {r.name: r.result for r in study.run.removals if r.kind == "branch"},
     )
     result: dict[str, float] = {}
     for output, node in followed.items():
@@ -286,16 +295,16 @@ def _name(node: str) -> str:
 
 def _exits(study: Study, state: _State, node: str) -> list[Removal]:
     """Return with which parts a layer can leave: the smallest branch first, then alone."""
-    possible = [r for r in study.removals if node in r.layers]
+    possible = [r for r in study.run.removals if node in r.layers]
     possible = [r for r in possible if all(apart(r, g) for g in state.gone)]
     branches = [r for r in possible if r.kind == "branch"]
-    branches = [r for r in branches if hangs_on(study.given.folded, r, node)]
-    alone = [r for r in possible if r.kind == "layer" and study.request.recover == "full"]
+    branches = [r for r in branches if hangs_on(study.run.given.folded, r, node)]
+    alone = [r for r in possible if r.kind == "layer" and study.run.request.recover == "full"]
     return [*sorted(branches, key=lambda r: len(r.nodes)), *alone]
 
 
 def _left_by(
-    study: Study, state: _State, layer: _Layer, masks: Mapping[str, Bool], stay: set[str]
+    study: Study, state: _State, layer: _Layer, masks: Mapping[str, Bool], stay: dict[str, str]
 ) -> _State | None:
     """Let a layer leave; None if it has to stay, which is then remembered.
 
@@ -307,24 +316,25 @@ def _left_by(
         state: what is left of it.
         layer: the layer, which is empty or has no entropy.
         masks: what would be left of all layers if it stayed.
-        stay: layers that have to stay.
+        stay: layers that have to stay, and why.
     """
+    reason = ""
     for removal in _exits(study, state, layer.node):
         found = state.without(study, removal)
-        if found.count < _kept(study, study.request.sparsity or 0.0):
+        if found.count < _kept(study, study.run.request.sparsity or 0.0):
             continue
         if removal.kind == "layer":
             without = _loss(found.started(masks))
             before = _loss(replace(state, masks=masks))
             if not without <= before:
-                study.log.warnings.append(
+                reason = (
                     f"'{layer.node}' is {'idle' if masks[layer.tensor].any() else 'empty'} but "
                     f"stays: without it the loss on held-out samples is {without:.4f} instead of "
                     f"{before:.4f}"
                 )
                 continue
         return found
-    stay.add(layer.node)
+    stay[layer.node] = reason
     return None
 
 
@@ -343,7 +353,7 @@ def _allocated(
     """
     possible = sum(la.available for la in layers)
     if budget > possible:
-        request, total = state.left.request, state.left.given.cost.weights
+        request, total = state.left.run.request, state.left.run.given.cost.weights
         best = np.floor((1 - (state.count - possible) / total) * 1e4) / 1e4
         raise BudgetError(
             f"{request.goal} cannot be reached by --mode depth --metric {request.metric}: the best "

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxprune.plans.request import Budget
+from onnxprune.plans.budgets import KINDS, Budget, budget_of
 from onnxprune.run.execute import Outcome, execute
+from onnxprune.run.run import Run
 from onnxprune.run.speed_check import measure_speed
 from onnxprune.run.study import Study
+from onnxprune.search.branches import drop_branches
+from onnxprune.search.strategy import Answer, Strategy
 from onnxprune.search.within_latency import within_latency
 
 STEERINGS = 2
@@ -26,3 +29,16 @@ def meet_latency(study: Study, budget: Budget) -> Outcome:
             return outcome
         limit = replace(limit, limit=found.speed.value * budget.limit / speed.value)
     return outcome
+
+
+def _meet(study: Study) -> Answer:
+    budget = budget_of(study.run.request, study.run.given.cost)
+    return Answer.of(meet_latency(drop_branches(study, budget), budget))
+
+
+def _fits(run: Run) -> bool:
+    kind = KINDS.get(run.request.budget or "")
+    return kind is not None and kind.timed
+
+
+STRATEGY = Strategy("measured latency", _fits, _meet)

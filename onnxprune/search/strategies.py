@@ -1,30 +1,39 @@
-"""Search: find the plan that meets a request, by trying where it cannot be worked out."""
+"""Search: find the plan that meets a request, by the first strategy that fits it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from onnxprune.errors import BudgetError
-from onnxprune.plans.plan import PruningPlan
-from onnxprune.run.execute import (
-    Outcome,
-    clean,
-    execute,
-    of_given,
-)
+from onnxprune.run.execute import Outcome, plan_for_original
 from onnxprune.run.speed_check import check_speed
 from onnxprune.run.study import Study
-from onnxprune.search.auto import divided
-from onnxprune.search.branches import lightened
-from onnxprune.search.depth import shorter
-from onnxprune.search.egp import emptied
-from onnxprune.search.meet_latency import meet_latency
-from onnxprune.search.within_budget import within_budget
-from onnxprune.search.within_drop import fewest_macs
+from onnxprune.search import (
+    auto,
+    depth,
+    egp,
+    lossless,
+    meet_latency,
+    within_budget,
+    within_drop,
+    zeros,
+)
+from onnxprune.search.strategy import Answer, Strategy
 from onnxprune.search.within_latency import as_finished
-from onnxprune.timing.speed import Speed, refusal
+from onnxprune.timing.speed import refusal
+
+STRATEGIES: list[Strategy] = [
+    lossless.STRATEGY,
+    egp.STRATEGY,
+    depth.STRATEGY,
+    within_drop.STRATEGY,
+    zeros.STRATEGY,
+    auto.STRATEGY,
+    meet_latency.STRATEGY,
+    within_budget.STRATEGY,
+]
+"""The ways to meet a request; the first that fits is taken."""
 
 ALIGNMENTS = (8, 16)
 """Widths that processors like, tried where removing channels made a model slower."""
@@ -36,110 +45,88 @@ def search(study: Study) -> Outcome:
     Raises:
         BudgetError: if there is none; names the best achievable.
     """
-    return _repaired(
-        study,
-        lambda study: timed(study, _carried_out(study)),
-        lambda outcome: outcome.speed if outcome.narrower else None,
-        lambda outcome: not (outcome.plan.cuts_channels or outcome.plan.removals),
-    )
+
+    def attempt(study: Study) -> Answer:
+        found = _answer(study)
+        return Answer.of(check_latency(found.carried_out()))
+
+    return _realigned_if_slower(study, attempt, _is_clean_up).carried_out()
 
 
-def find_plan(study: Study) -> tuple[Study, PruningPlan]:
+def find_plan(study: Study) -> Answer:
     """Find the plan that meets the request of a study; carry it out only where that decides.
-
-    Returns:
-        The study that the plan belongs to, which may have lost whole parts, and the plan.
 
     Raises:
         BudgetError: if there is none; names the best achievable.
     """
-    left, plan, _ = _repaired(study, _planned, lambda planned: planned[2])
-    return left, plan
+
+    def attempt(study: Study) -> Answer:
+        found = _answer(study)
+        if found.outcome:
+            checked = check_latency(found.outcome) if _narrower(found) else found.outcome
+            return replace(found, speed=checked.speed)
+        left, plan = found.study, found.plan
+        speed = check_speed(left, as_finished(left, plan)) if plan.cuts_channels else None
+        return replace(found, plan=plan_for_original(plan, left), speed=speed)
+
+    return _realigned_if_slower(study, attempt)
 
 
-def _planned(study: Study) -> tuple[Study, PruningPlan, Speed | None]:
-    """Return a plan and the study it is for, and the speed that it leads to if it cuts channels."""
-    found = _found(study)
-    if isinstance(found, Outcome):
-        return found.study, found.plan, timed(study, found).speed if found.narrower else None
-    left, plan = found
-    speed = check_speed(left, as_finished(left, plan)) if plan.cuts_channels else None
-    return left, of_given(plan, left), speed
-
-
-def _carried_out(study: Study) -> Outcome:
-    found = _found(study)
-    return found if isinstance(found, Outcome) else execute(*found)
-
-
-def _found(study: Study) -> Outcome | tuple[Study, PruningPlan]:
-    """Return a plan and what it is for; where plans had to be tried, the best as carried out."""
-    request = study.request
-    if request.lossless:
-        return clean(study)
-    if request.mode == "depth":
-        return emptied(study) if request.zeroes else shorter(study)
-    if request.budget is None:
-        return fewest_macs(study)
-    if request.sparsity is not None and request.mode == "weights":
-        return study, study.decider.zeros(request.sparsity)
-    if request.sparsity is not None and request.mode == "auto" and study.selected:
-        return divided(study, request.sparsity)
-    budget = request.limit(study.bytes)
-    left = lightened(study, budget)
-    return (
-        meet_latency(left, budget)
-        if budget.kind == "latency"
-        else (left, within_budget(left, budget))
-    )
-
-
-def timed(study: Study, outcome: Outcome) -> Outcome:
+def check_latency(outcome: Outcome) -> Outcome:
     """Look at the latency of what lost channels or parts; zeros do not change it."""
-    known = outcome.speed
-    if not outcome.smaller or (known and (known.is_slower or len(study.timing_feeds) == 1)):
+    known, study = outcome.speed, outcome.study
+    if not outcome.smaller or (known and (known.is_slower or len(study.run.timing_feeds) == 1)):
         return outcome
     speed = check_speed(study, outcome.model)
     return outcome if known and not refusal(speed) else replace(outcome, speed=speed)
 
 
-T = TypeVar("T")
+def _answer(study: Study) -> Answer:
+    return next(s for s in STRATEGIES if s.fits(study.run)).meet(study)
 
 
-def _repaired(
+def _realigned_if_slower(
     study: Study,
-    attempt: Callable[[Study], T],
-    speed_of: Callable[[T], Speed | None],
-    only_cleaned: Callable[[T], bool] = lambda _: False,
-) -> T:
+    attempt: Callable[[Study], Answer],
+    may_stay: Callable[[Answer], bool] = lambda _: False,
+) -> Answer:
     """Give what is slower than the original the widths that processors like.
 
     Args:
         study: the model.
         attempt: meets its request.
-        speed_of: the measured speed of what came of that; None where widths do not decide it.
-        only_cleaned: whether nothing left it that had to, so that all of it may stay.
+        may_stay: whether all that left an answer may stay.
 
     Returns:
         What came of the first attempt, if it is not slower or no other is faster.
     """
     first = attempt(study)
-    slower = speed_of(first)
-    if slower is None or not slower.is_slower:
+    slower = first.speed
+    if slower is None or not slower.is_slower or not _narrower(first):
         return first
-    repairs = [(study.aligned(n), f"their numbers are multiples of {n}") for n in ALIGNMENTS]
-    if only_cleaned(first):
-        repairs.append((study.uncleaned(), "those that compute nothing stay"))
+    repairs = [(replace(study, align=n), f"their numbers are multiples of {n}") for n in ALIGNMENTS]
+    if may_stay(first):
+        repairs.append((replace(study, cleans=False), "those that compute nothing stay"))
     for other, what in repairs:
         try:
             found = attempt(other)
         except BudgetError:
             continue
-        if not refusal(speed_of(found)):
-            study.log.warnings.append(
+        if not (_narrower(found) and refusal(found.speed)):
+            warning = (
                 "removing channels that way made the model slower than the original (latency "
                 f"ratio {slower.value:.3f} at batch {slower.batch}), so {what}, where the request "
                 "can be met that way"
             )
-            return found
+            return replace(found, warnings=(warning, *found.warnings))
     return first
+
+
+def _is_clean_up(answer: Answer) -> bool:
+    """Whether nothing left that had to, but what computes nothing."""
+    return not (answer.plan.cuts_channels or answer.plan.removals)
+
+
+def _narrower(answer: Answer) -> bool:
+    """Whether channels left, so that widths decide the latency."""
+    return answer.outcome.narrower if answer.outcome else answer.plan.cuts_channels

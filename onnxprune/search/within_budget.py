@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from onnxprune.errors import BudgetError
 from onnxprune.model import cost, storage
+from onnxprune.plans.budgets import Budget, Kind, Measured, budget_of
 from onnxprune.plans.plan import PruningPlan
-from onnxprune.plans.request import Budget
 from onnxprune.run.study import Study
+from onnxprune.search.branches import drop_branches
+from onnxprune.search.strategy import Answer, Strategy
 from onnxprune.search.within_latency import as_finished
 
 TIGHTENINGS = 5
@@ -24,7 +26,7 @@ def within_budget(study: Study, budget: Budget) -> PruningPlan:
     limit = budget
     for _ in range(TIGHTENINGS):
         plan = study.decider.channels(limit)
-        left = _left(study, plan, budget.kind)
+        left = _share(study, plan, budget.kind)
         if left <= budget.limit:
             return plan
         limit = replace(limit, limit=limit.limit * budget.limit / left * 0.999)
@@ -34,11 +36,23 @@ def within_budget(study: Study, budget: Budget) -> PruningPlan:
     )
 
 
-def _left(study: Study, plan: PruningPlan, kind: str) -> float:
-    """Return what is left of the file's bytes or of the parameters once a model is finished."""
-    if kind not in ("size", "params"):
+def _share(study: Study, plan: PruningPlan, kind: Kind) -> float:
+    """Return which fraction of the original's cost the finished model has; 0 if plans know it."""
+    if not kind.grows:
         return 0.0
-    model = as_finished(study, plan)
-    if kind == "params":
-        return cost.count_params(model) / study.given.cost.params
-    return storage.pack(model.proto, study.location).size / study.bytes
+    run, model = study.run, as_finished(study, plan)
+    after = replace(
+        run.given.cost,
+        params=cost.count_params(model),
+        bytes=storage.pack(model.proto, run.location).size,
+    )
+    return kind.measure(Measured(run.given.cost, after))
+
+
+def _meet(study: Study) -> Answer:
+    budget = budget_of(study.run.request, study.run.given.cost)
+    left = drop_branches(study, budget)
+    return Answer(left, within_budget(left, budget))
+
+
+STRATEGY = Strategy("within a budget", lambda _: True, _meet)

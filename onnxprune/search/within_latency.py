@@ -11,12 +11,10 @@ from onnxprune.errors import BudgetError
 from onnxprune.linear.layer import prepare
 from onnxprune.linear.requantise import pack
 from onnxprune.model.model import Model
+from onnxprune.plans.budgets import Budget
 from onnxprune.plans.plan import PruningPlan
-from onnxprune.plans.request import Budget
 from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.run.execute import (
-    finished,
-)
+from onnxprune.run.execute import with_provenance
 from onnxprune.run.speed_check import measure_speed
 from onnxprune.run.study import Study
 from onnxprune.timing.speed import Speed
@@ -66,9 +64,9 @@ def as_finished(study: Study, plan: PruningPlan) -> Model:
     """Return a model of the shapes that a plan leads to, which are what latency depends on."""
     subject = study.subject
     pruned = rewrite(subject.folded, subject.structure, plan)
-    if study.request.recover != "none":  # recovery adds biases
+    if study.run.request.recover != "none":  # recovery adds biases
         pruned = pack(prepare(pruned, subject.structure, plan, subject.shapes)[0], pruned)
-    return finished(pruned, study)
+    return with_provenance(pruned, study)
 
 
 def steer(

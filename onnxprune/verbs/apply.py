@@ -17,9 +17,9 @@ from onnxprune.plans.plan_file import (
     load_plan,
 )
 from onnxprune.report.result import PruneResult, measured
-from onnxprune.run.execute import execute, shortened
+from onnxprune.run.execute import execute, without_parts
 from onnxprune.run.open import _load, _study
-from onnxprune.search.strategies import timed
+from onnxprune.search.strategies import check_latency
 
 
 def apply(
@@ -89,9 +89,9 @@ def apply(
     original = _load(model)
     check_model(plan, original.sha256)
     study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
-    before = study.reported
+    before = study.run.reported
     if plan.removals:
-        check_removals(plan, study.removals)
-        study = shortened(study, plan.removals)
+        check_removals(plan, study.run.removals)
+        study = without_parts(study, plan.removals)
     check_structure(plan, study.subject.structure)
-    return measured(timed(study, execute(study, plan)), str(model), before, edited=True)
+    return measured(check_latency(execute(study, plan)), str(model), before, edited=True)

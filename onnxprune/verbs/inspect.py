@@ -54,7 +54,7 @@ def inspect(
         batch_size=batch_size,
     )
     study = _study(original, model, request, data, None, mean, std, True, progress)
-    structure, found = study.subject.structure, study.rectifiers
+    structure, found = study.subject.structure, study.activations.rectifiers
     trials = study.decider.sensitivities if structure.groups else []
-    costs = study.given.cost, study.node_macs
-    return Inspection(structure, *costs, study.removals, found, trials)
+    costs = study.run.given.cost, study.knowledge.node_macs
+    return Inspection(structure, *costs, study.run.removals, found, trials)

@@ -46,7 +46,8 @@ def plan(
     """
     original = _load(model)
     study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
-    study, found = find_plan(study)
+    answer = find_plan(study)
+    study, found = answer.study, answer.plan
     groups = study.subject.structure.groups
     keep = {g.name: found.keep.get(g.name, np.ones(len(g.units), np.bool_)) for g in groups}
     # With the alignment that a repair came to, the clean-up is the same when the plan is applied.

@@ -123,7 +123,7 @@ def prune(
     )
     original = _load(model)
     study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
-    before = study.reported
-    with study.log.stage("search"):
+    before = study.run.reported
+    with study.run.log.stage("search"):
         outcome = search(study)
     return measured(outcome, str(model), before)

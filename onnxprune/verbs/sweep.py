@@ -10,7 +10,8 @@ from onnxprune.log import Progress, silent
 from onnxprune.measure.accuracy import Accuracy
 from onnxprune.model import cost
 from onnxprune.model.observe import observe
-from onnxprune.plans.request import Budget, Request
+from onnxprune.plans.budgets import KINDS, Budget
+from onnxprune.plans.request import Request
 from onnxprune.report.curve import Curve, Point
 from onnxprune.run.execute import execute
 from onnxprune.run.open import _load, _study
@@ -28,20 +29,20 @@ def sweep_macs(study: Study, ratios: Sequence[float], model: str) -> Curve:
         ratios: operations that remain, as fractions of the original's.
         model: what the model is called.
     """
-    points = [_point(1.0, study.subject.cost, study.subject.cost, study.reported)]
+    points = [_point(1.0, study.subject.cost, study.subject.cost, study.run.reported)]
     for ratio in sorted(set(ratios), reverse=True):
         try:
-            plan = study.decider.channels(Budget("macs", ratio, f"macs {ratio:g}"))
+            plan = study.decider.channels(Budget(KINDS["macs"], ratio, f"macs {ratio:g}"))
         except BudgetError as error:
-            study.log.warnings.append(str(error))
+            study.run.log.warnings.append(str(error))
             break
         outcome = execute(study, plan)
-        shapes = observe(outcome.model, study.feeds[0], runner=study.runner)
+        shapes = observe(outcome.model, study.run.feeds[0], runner=study.run.runner)
         after = cost.measure(outcome.model, shapes)
-        accuracy = study.accuracy(outcome.model, study.samples.report)
+        accuracy = study.run.accuracy(outcome.model, study.run.samples.report)
         points.append(_point(ratio, study.subject.cost, after, accuracy))
-        study.log.warnings += outcome.warnings
-    return Curve(model, points, tuple(dict.fromkeys(study.log.warnings)))
+        study.run.log.warnings += outcome.warnings
+    return Curve(model, points, tuple(dict.fromkeys(study.run.log.warnings)))
 
 
 def _point(

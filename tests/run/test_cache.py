@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from command import digits, done, save, tiny_net, tiny_samples
 
 import onnxprune
-from onnxprune.run import cache, study
+from onnxprune.run import activations, cache, run
 from onnxprune.run.cache import Cache
 
 ROOT = Path(__file__).parents[2]
@@ -25,17 +26,18 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Lists what is measured; empty after a run that knew everything."""
     seen: list[str] = []
 
-    def counting(name: str) -> None:
-        right = getattr(study, name)
+    def counting(module: ModuleType, name: str) -> None:
+        right = getattr(module, name)
 
         def measure(*args: Any, **settings: Any) -> Any:
             seen.append(name)
             return right(*args, **settings)
 
-        monkeypatch.setattr(study, name, measure)
+        monkeypatch.setattr(module, name, measure)
 
-    for name in ("calibrate", "measure_moments", "measure_accuracy"):
-        counting(name)
+    counting(activations, "calibrate")
+    counting(activations, "measure_moments")
+    counting(run, "measure_accuracy")
     return seen
 
 

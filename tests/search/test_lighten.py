@@ -11,9 +11,10 @@ import pytest
 
 import onnxprune
 from onnxprune.log import silent
-from onnxprune.plans.request import Budget, Request
+from onnxprune.plans.budgets import KINDS, Budget, budget_of
+from onnxprune.plans.request import Request
 from onnxprune.recover.ladder import QUICK
-from onnxprune.run.execute import execute, shortened
+from onnxprune.run.execute import execute, without_parts
 from onnxprune.run.open import _load, _study
 from onnxprune.run.study import Study
 from onnxprune.search import branches as lighten
@@ -72,11 +73,11 @@ def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
         return SimpleNamespace(shortening=SimpleNamespace(names=names))
 
     monkeypatch.setattr(lighten, "_wears_out", lambda *_: True)
-    monkeypatch.setattr(lighten, "tried", trial)
-    monkeypatch.setattr(lighten, "shortened", shorter)
+    monkeypatch.setattr(lighten, "execute_quickly", trial)
+    monkeypatch.setattr(lighten, "without_parts", shorter)
     monkeypatch.setattr(BranchOrder, "enough", lambda _, share: tuple("abc"[: counts[share / 0.6]]))
     monkeypatch.setattr(Yardstick, "distance", lambda _, model: model)
-    left = lighten.lightened(whole, Budget("macs", 0.4, "macs 0.4"))
+    left = lighten.drop_branches(whole, Budget(KINDS["macs"], 0.4, "macs 0.4"))
     assert tried == list(distances)
     assert count(left) == chosen
 
@@ -86,24 +87,24 @@ def test_what_half_of_the_parts_do_decides_whether_more_or_less_are_tried(
 )
 def test_only_auto_takes_parts_and_only_for_work(settings: dict[str, Any]) -> None:
     asked = study(**settings)
-    assert lighten.lightened(asked, asked.request.limit(asked.bytes)) is asked
+    assert lighten.drop_branches(asked, budget_of(asked.run.request, asked.run.given.cost)) is asked
 
 
 def test_parts_are_tried_where_channels_leave_next_to_nothing_of_one(whole: Study) -> None:
-    branches = [r for r in whole.removals if r.kind == "branch"]
+    branches = [r for r in whole.run.removals if r.kind == "branch"]
     tried = {
-        limit: lighten._wears_out(whole, branches, Budget("macs", limit, f"macs {limit}"))
+        limit: lighten._wears_out(whole, branches, Budget(KINDS["macs"], limit, f"macs {limit}"))
         for limit in (0.9, 0.1, 0.001)
     }
     assert tried == {0.9: False, 0.1: True, 0.001: True}  # the last cannot be met at all
-    assert lighten._wears_out(whole, branches, Budget("latency", 0.9, "latency 0.9"))
+    assert lighten._wears_out(whole, branches, Budget(KINDS["latency"], 0.9, "latency 0.9"))
 
 
 def test_branches_leave_in_order_until_enough_work_is_gone(whole: Study) -> None:
     order = BranchOrder(whole)
     work = {
-        r.name: sum(whole.node_macs[n] for n in r.layers) / whole.given.cost.macs
-        for r in whole.removals
+        r.name: sum(whole.knowledge.node_macs[n] for n in r.layers) / whole.run.given.cost.macs
+        for r in whole.run.removals
     }
     *_, every = branch_order(whole)
     assert order.enough(0.0) == ()
@@ -115,19 +116,19 @@ def test_branches_leave_in_order_until_enough_work_is_gone(whole: Study) -> None
 
 def test_one_recovery_serves_parts_and_channels(whole: Study) -> None:
     """What is left is measured in the whole model and fitted to it, both cuts at once."""
-    names = [r.name for r in whole.removals if r.kind == "branch"][:1]
-    left = shortened(whole, names)
-    budget = Budget("macs", 0.4, "macs 0.4")
+    names = [r.name for r in whole.run.removals if r.kind == "branch"][:1]
+    left = without_parts(whole, names)
+    budget = Budget(KINDS["macs"], 0.4, "macs 0.4")
     plan = left.decider.channels(budget)
-    assert left.stats.keys() == whole.stats.keys()
+    assert left.activations.stats.keys() == whole.activations.stats.keys()
     outcome = execute(left, plan, QUICK)
     assert outcome.plan.removals == tuple(names)
-    assert outcome.plan.model_sha256 == whole.given.original.sha256
+    assert outcome.plan.model_sha256 == whole.run.given.original.sha256
     steps = outcome.recovery["steps"]
     assert [s["name"].split(",")[0] for s in steps][:1] == ["least squares"]
     assert outcome.recovery["loss_with"] < 0.5 * outcome.recovery["loss_without"]
     yardstick = Yardstick(whole, 1)
-    assert yardstick.distance(whole.given.folded) == pytest.approx(0.0, abs=1e-9)
+    assert yardstick.distance(whole.run.given.folded) == pytest.approx(0.0, abs=1e-9)
     assert yardstick.distance(outcome.model) < 0.5
 
 

@@ -18,6 +18,7 @@ import onnxprune
 from onnxprune.errors import BudgetError, OnnxpruneError, QualityError
 from onnxprune.log import silent
 from onnxprune.measure.accuracy import Accuracy, drop_between, expected_drop
+from onnxprune.model.runner import Runner
 from onnxprune.plans.request import Request
 from onnxprune.recover.ladder import QUICK, Effort
 from onnxprune.run import execute as executing
@@ -148,8 +149,10 @@ class Trials:
     """A study whose divisions lose so many samples, in place of carrying them out."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, lost: Sequence[int], **request: Any):
-        self.request = Request(sparsity=0.5, **request)
-        self.selected, self.decider, self.align = hitting(0), self, None
+        self.run = SimpleNamespace(
+            request=Request(sparsity=0.5, **request), selected=hitting(0), runner=Runner()
+        )
+        self.decider, self.align, self.shortening = self, None, None
         self.seen: list[tuple[float, bool]] = []
         self._lost = dict(zip(division.SHARES, lost, strict=True))
         for module in (division, executing):
@@ -171,11 +174,13 @@ class Trials:
 
     def _execute(self, _: Any, plan: float, effort: Any = None) -> SimpleNamespace:
         self.seen.append((plan, effort is not None))
-        return SimpleNamespace(plan=plan, selected=hitting(self._lost[plan]))
+        return SimpleNamespace(
+            study=self, plan=plan, selected=hitting(self._lost[plan]), speed=None
+        )
 
     def share(self) -> float:
-        found: Any = division.divided(self, 0.5)  # type: ignore[arg-type]
-        return found[1] if isinstance(found, tuple) else found.plan
+        found: Any = division.share_between(self, 0.5)  # type: ignore[arg-type]
+        return found.plan
 
 
 @pytest.mark.parametrize(
@@ -210,10 +215,10 @@ def test_channels_that_leave_beside_zeros_cost_little_more_than_zeros_alone(
 def test_trials_are_judged_on_what_neither_was_fitted_on_nor_is_to_report() -> None:
     asked = Request(sparsity=0.5, threads=1, batch_size=32)
     study = _study(_load(LENET), LENET, asked, CALIB, None, None, None, False, silent)
-    fit, select, report = (getattr(study.samples, n) for n in ("fit", "select", "report"))
+    fit, select, report = (getattr(study.run.samples, n) for n in ("fit", "select", "report"))
     few = Effort(samples=100)
     used = set(few.thinned(fit).rows)
-    trial: Any = SimpleNamespace(model=study.given.original, selected=study.selected)
+    trial: Any = SimpleNamespace(model=study.run.given.original, selected=study.run.selected)
     with mock.patch.object(division, "QUICK", few):
         judged = division._judged(study, trial)
     assert judged is not None
@@ -222,7 +227,7 @@ def test_trials_are_judged_on_what_neither_was_fitted_on_nor_is_to_report() -> N
     assert spared | used == set(fit.rows)
     assert not spared & (used | set(select.rows) | set(report.rows))
     with mock.patch.object(division, "QUICK", few), mock.patch.object(division, "JUDGED", 1):
-        assert division._judged(study, trial) is study.selected
+        assert division._judged(study, trial) is study.run.selected
     assert len(QUICK.spared(fit.at_most(512))) == 0
 
 

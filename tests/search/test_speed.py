@@ -25,10 +25,11 @@ from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import NodeRun, optimised
+from onnxprune.plans.budgets import KINDS, Budget
 from onnxprune.plans.plan import PruningPlan
-from onnxprune.plans.request import Budget, Request
+from onnxprune.plans.request import Request
 from onnxprune.run import speed_check
-from onnxprune.run.execute import tried
+from onnxprune.run.execute import execute_quickly
 from onnxprune.run.speed_check import LOOK_S, SECONDS, check_speed
 from onnxprune.run.study import Study
 from onnxprune.samples.inputs import observe_inputs
@@ -93,7 +94,7 @@ def test_a_budget_is_met_closely_after_few_measurements(
     measured: Callable[[float], float], limit: float
 ) -> None:
     machine = Machine(measured)
-    found = steer(Budget("latency", limit, ""), machine.plan, machine.time)
+    found = steer(Budget(KINDS["latency"], limit, ""), machine.plan, machine.time)
     assert (1 - CLOSE) * limit <= found.speed.value <= limit
     assert len(machine.timed) <= MEASUREMENTS
     assert found.speed.value == measured(float(found.plan.keep["group"].mean()))
@@ -101,7 +102,7 @@ def test_a_budget_is_met_closely_after_few_measurements(
 
 def test_coarse_steps_give_the_best_of_them() -> None:
     machine = Machine(lambda p: p, widths=4)
-    found = steer(Budget("latency", 0.7, ""), machine.plan, machine.time)
+    found = steer(Budget(KINDS["latency"], 0.7, ""), machine.plan, machine.time)
     assert found.speed.value == 0.5
     assert len(machine.timed) == len(set(machine.timed)), "no plan is timed twice"
 
@@ -109,7 +110,7 @@ def test_coarse_steps_give_the_best_of_them() -> None:
 def test_a_ratio_that_cannot_be_told_from_the_budget_is_close() -> None:
     machine = Machine(lambda p: p)
     vague = steer(
-        Budget("latency", 0.5, ""),
+        Budget(KINDS["latency"], 0.5, ""),
         machine.plan,
         lambda plan: replace(machine.time(plan), value=0.4, high=0.51),
     )
@@ -121,7 +122,7 @@ def test_a_ratio_that_cannot_be_told_from_the_budget_is_close() -> None:
 def test_the_best_that_was_measured_is_named(least: float) -> None:
     machine = Machine(lambda p: 0.5 + 0.5 * p, least=least)
     with pytest.raises(BudgetError, match=r"latency 0\.4 cannot be reached") as error:
-        steer(Budget("latency", 0.4, "latency 0.4"), machine.plan, machine.time)
+        steer(Budget(KINDS["latency"], 0.4, "latency 0.4"), machine.plan, machine.time)
     assert f"{0.5 + 0.5 * min(machine.timed):.4f}" in str(error.value)
     assert min(machine.timed) <= least + 0.05
 
@@ -129,7 +130,7 @@ def test_the_best_that_was_measured_is_named(least: float) -> None:
 def test_nothing_that_can_leave_is_said_so() -> None:
     machine = Machine(lambda p: p, least=2.0)
     with pytest.raises(BudgetError, match="that of the original"):
-        steer(Budget("latency", 0.4, "latency 0.4"), machine.plan, machine.time)
+        steer(Budget(KINDS["latency"], 0.4, "latency 0.4"), machine.plan, machine.time)
 
 
 # -- node times ------------------------------------------------------------------------------
@@ -255,8 +256,8 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     timed: list[float] = []
 
     def measure(study: Study, model: Model) -> Speed:
-        macs = cost.measure(model, observe(model, study.feeds[0], runner=Runner(1))).macs
-        timed.append(0.3 + 0.7 * macs / study.given.cost.macs)
+        macs = cost.measure(model, observe(model, study.run.feeds[0], runner=Runner(1))).macs
+        timed.append(0.3 + 0.7 * macs / study.run.given.cost.macs)
         return exactly(timed[-1])
 
     for module in (steering, meet_latency, depth):
@@ -315,7 +316,9 @@ def test_parts_leave_for_a_latency_where_that_is_the_cheaper_cut(
 
     monkeypatch.setattr(Yardstick, "distance", nodes)
     monkeypatch.setattr(
-        lighten, "tried", lambda *of: replace(tried(*of), recovery={"loss_with": 0.0})
+        lighten,
+        "execute_quickly",
+        lambda *of: replace(execute_quickly(*of), recovery={"loss_with": 0.0}),
     )
     result = onnxprune.prune(RESNET, DIGITS, **settings)
     gone = result.report.to_dict()["removals"]
@@ -387,9 +390,9 @@ def test_a_second_look_before_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(speed_check, "measure_speed", measure)
     monkeypatch.setattr(speed_check, "_one_run", lambda _: one_run)
-    study = SimpleNamespace(
-        log=SimpleNamespace(elapsed=1.0), timing_feeds=[{"x": np.zeros(n)} for n in (8, 1)]
-    )
+    feeds = [{"x": np.zeros(n)} for n in (8, 1)]
+    run = SimpleNamespace(log=SimpleNamespace(elapsed=1.0), timing_feeds=feeds)
+    study = SimpleNamespace(run=run)
     short, long = LOOK_S, SECONDS
     one_run, measured = 0.001, [0.9, 0.9]
     for case, expected, wanted in (
@@ -406,7 +409,7 @@ def test_a_second_look_before_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None
     one_run = 3.0
     assert check_speed(study, None) is None
     assert not looks, "a model that takes seconds is not timed after a run of one"
-    study.log.elapsed = 3600.0
+    run.log.elapsed = 3600.0
     assert check_speed(study, None) is not None
 
 
@@ -434,7 +437,7 @@ def test_a_repair_changes_the_widths_whatever_was_asked_for(
         return slowly(0.6 if study.align else 1.2)
 
     def by_weights(study: Study, model: Model) -> Speed:
-        return exactly(cost.count_nonzero(model) / study.given.cost.weights)
+        return exactly(cost.count_nonzero(model) / study.run.given.cost.weights)
 
     monkeypatch.setattr(search, "check_speed", check)
     for module in (meet_latency, depth, steering):
