@@ -16,7 +16,7 @@ from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import OriginalShape, Renumber, Sizes, Structure
 
 INFERRED = -1
-"""What stands in a shape for the size that is left."""
+"""Stands in a shape for the size that follows from the others."""
 
 
 def rewrite(model: Model, structure: Structure, plan: PruningPlan) -> Model:
