@@ -1,17 +1,14 @@
-"""Sweeping: what accuracy is left at many budgets, from one calibration."""
+"""Curve: what accuracy is left at many budgets, from one calibration."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxprune.errors import OutputError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from onnxprune.report.plain import Result
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Result):
     """Accuracy against operations: the original first, then ever smaller models.
 
     ``warnings`` says which ratios could not be reached, and more.
@@ -53,25 +50,6 @@ class Curve:
             "points": [asdict(p) for p in self.points],
             "warnings": list(self.warnings),
         }
-
-    def to_json(self) -> str:
-        """Return the curve as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-
-    def summary(self) -> RenderableType:
-        """Return a table for the terminal."""
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        for name in ("macs", "params", "accuracy", "loss"):
-            table.add_column(name, justify="right")
-        for p in self.points:
-            accuracy = "-"
-            if p.accuracy is not None:
-                accuracy = f"{100 * p.accuracy:.2f} ± {100 * (p.standard_error or 0.0):.2f} %"
-            loss = "-" if p.loss is None else f"{p.loss:.4f}"
-            table.add_row(f"{p.macs:.3f}", f"{p.params:.3f}", accuracy, loss)
-        return table
 
     def plot(self, path: Path) -> None:
         """Draw the curve into a PNG, SVG or PDF file.

@@ -1,10 +1,31 @@
-"""Plain: values that JSON can hold."""
+"""Plain: results as values that JSON can hold, which is what every format can be made of."""
 
 from __future__ import annotations
 
+import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
+
+
+class Plain(Protocol):
+    """What can be turned into plain values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+
+
+class Result(ABC):
+    """What a verb found out; :mod:`onnxprune.report.formats` turns it into text."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, the public JSON."""
+
+    def to_json(self) -> str:
+        """Return :meth:`to_dict` as JSON text, with a line end."""
+        return to_json(self)
 
 
 def plain(value: Any) -> Any:
@@ -16,3 +37,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
+
+
+def to_json(result: Plain) -> str:
+    """Return a result as JSON text, with a line end."""
+    return json.dumps(plain(result.to_dict()), indent=2, allow_nan=False) + "\n"

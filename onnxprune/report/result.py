@@ -43,7 +43,7 @@ class PruneResult:
     missed: str = ""
 
 
-def measured(
+def assemble_result(
     outcome: Outcome, path: str, before: Accuracy | None, *, edited: bool = False
 ) -> PruneResult:
     """Measure what came out, and report it; a plan that was edited may miss the budget."""

@@ -9,7 +9,7 @@ from onnxprune.log import Progress, silent
 from onnxprune.model.session import PROVIDER
 from onnxprune.plans.choices import Mode, settled
 from onnxprune.plans.request import Request
-from onnxprune.report.result import PruneResult, measured
+from onnxprune.report.result import PruneResult, assemble_result
 from onnxprune.run.open import _load, _study
 from onnxprune.search.strategies import search
 
@@ -126,4 +126,4 @@ def prune(
     before = study.run.reported
     with study.run.log.stage("search"):
         outcome = search(study)
-    return measured(outcome, str(model), before)
+    return assemble_result(outcome, str(model), before)
