@@ -30,6 +30,7 @@ from onnxprune.model.folding import fold
 from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import Session
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.samples.sources import open_dataset
@@ -78,7 +79,9 @@ def stages(model_path: Path, data: Path, rounds: int) -> None:
         kept[group.units[: len(group.units) // 2]] = False
     plan = plan_from_units(model.sha256, structure, kept)
     tracing = min(timed(lambda: trace(folded, shapes)) for _ in range(rounds))
-    rewriting = min(timed(lambda: rewrite(folded, structure, plan)) for _ in range(rounds))
+    rewriting = min(
+        timed(lambda: rewrite(Cut(folded, structure, shapes, plan))) for _ in range(rounds)
+    )
     what = f"{len(points)} points, {len(rectifiers)} rectifiers"
     for k, name in enumerate((what, "without rectifiers")):
         low, ratio, high = np.percentile(times[:, k] / times[:, 2], [0, 50, 100])

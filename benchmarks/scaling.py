@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.model import model as graph
 from onnxprune.model.folding import fold
 from onnxprune.model.observe import observe
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.structure.trace import trace
@@ -62,7 +63,7 @@ def seconds(blocks: int, channels: int) -> tuple[float, float]:
             kept[group.units[: len(group.units) // 2]] = False
         plan = plan_from_units("", structure, kept)
         before = time.perf_counter()
-        rewrite(folded, structure, plan)
+        rewrite(Cut(folded, structure, shapes, plan))
         times.append((middle - start, time.perf_counter() - before))
     best = np.min(times, axis=0)
     return float(best[0]), float(best[1])

@@ -32,6 +32,7 @@ from onnxprune.model.folding import fold
 from onnxprune.model.runner import Runner
 from onnxprune.model.shapes import Shapes
 from onnxprune.plans import plan as pruning_plan
+from onnxprune.plans.cut import Cut
 from onnxprune.rewrite import rewrite
 from onnxprune.structure import trace
 from onnxprune.structure.labels import Labels
@@ -213,7 +214,7 @@ def _stays(structure: Structure, kept: Bool, labels: I64) -> bool:
 def pruned(t: Traced, kept: Bool) -> ModelProto:
     """Prune with the product: plan and rewrite."""
     decided = pruning_plan.plan_from_units(t.model.sha256, t.structure, kept)
-    return rewrite.rewrite(t.model, t.structure, decided).proto
+    return rewrite.rewrite(Cut(t.model, t.structure, t.shapes, decided)).proto
 
 
 # -- identity ------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from onnxprune.model.observe import observe
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import Verification, compare, refuse_random
@@ -197,9 +198,8 @@ def _channels(
     kept, counts = find(structure, places, align)
     if not counts:
         return model, counts
-    plan = plan_from_units(model.sha256, structure, kept)
-    pruned = rewrite(model, structure, plan)
-    return absorb(model, pruned, places, plan.kept_labels(structure)), counts
+    cut = Cut(model, structure, shapes, plan_from_units(model.sha256, structure, kept))
+    return absorb(model, rewrite(cut), places, cut.kept), counts
 
 
 def _excluded(model: Model, patterns: Sequence[str]) -> tuple[set[str], list[str]]:

@@ -24,6 +24,7 @@ from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.stepwise import Walk
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import Structure, Weight
 
@@ -98,7 +99,7 @@ def measure_moments(
     progress: Callable[[int], None],
 ) -> Measured:
     """Gather the second moments of the original; see :class:`Measured`."""
-    prepared, layers = prepare(model, structure, PruningPlan(""), shapes)
+    prepared, layers = prepare(model, Cut(model, structure, shapes, PruningPlan("")))
     moments = input_moments(prepared, layers, chunks, seed=seed, runner=runner, progress=progress)
     usable = [la for la in layers if la.node in moments and la.weight in weights]
     return Measured(prepared, usable, moments, weights, chunks, output, macs, runner)

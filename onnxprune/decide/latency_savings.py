@@ -15,6 +15,7 @@ from onnxprune.arrays import Bool
 from onnxprune.decide.allocate import floor
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.structure.structure import Structure
@@ -45,7 +46,7 @@ def measure_savings(
     """
     kept = even_cut(subject.structure)
     plan = plan_from_units(subject.original.sha256, subject.structure, kept)
-    smaller = rewrite(subject.folded, subject.structure, plan)
+    smaller = rewrite(Cut.of(subject, plan))
     whole, cut = (measure_nodes(model, feeds, runner=runner) for model in (subject.folded, smaller))
     left = weights_left(subject.structure, subject.structure.units.keep(kept))
     return whole, responsive(whole, cut, left)

@@ -17,7 +17,7 @@ from onnxprune.linear.requantise import unpack
 from onnxprune.model.edit import edit, is_output, node_id, rebuild
 from onnxprune.model.model import Model, captured
 from onnxprune.model.shapes import Shapes
-from onnxprune.plans.plan import PruningPlan
+from onnxprune.plans.cut import Cut
 from onnxprune.structure.structure import PRODUCTS, Structure, Weight
 
 SPARSE = 0.1
@@ -82,9 +82,7 @@ def _is_product(weight: Weight) -> bool:
     return known and (weight.output_axis is not None or weight.letters is not None)
 
 
-def prepare(
-    pruned: Model, structure: Structure, plan: PruningPlan, shapes: Shapes, *, grow: bool = True
-) -> tuple[Model, list[Layer]]:
+def prepare(pruned: Model, cut: Cut, *, grow: bool = True) -> tuple[Model, list[Layer]]:
     """Give every layer a bias of its own; return the model and its layers in order.
 
     The model computes the same as before, with floats where it had integers for weights and
@@ -93,9 +91,7 @@ def prepare(
 
     Args:
         pruned: the pruned model.
-        structure: the result of tracing the original.
-        plan: what was removed from it.
-        shapes: observed shapes of the original.
+        cut: what left the original.
         grow: whether there may be more constants then; if not, a layer whose bias is missing or
             shared keeps what is added to it.
     """
@@ -103,22 +99,22 @@ def prepare(
     unpack(graph)
     nodes = {node_id(node): node for node in graph.nodes}
     order = {name: k for k, name in enumerate(nodes)}
-    kept = plan.kept_labels(structure)
+    shapes = cut.shapes
     weights = [
         w
-        for w in structure.weights
+        for w in cut.structure.weights
         if w.node in nodes
         and nodes[w.node].op == w.op_type
         and _is_product(w)
         and any(t.name == w.data_tensor for t in nodes[w.node].inputs)
-        and w.tensor not in structure.excluded
+        and w.tensor not in cut.structure.excluded
         and shapes.has(w.node)
         and shapes.has(w.data_tensor)
         and isinstance(nodes[w.node].inputs[w.input], gs.Constant)
         and takes_bias(graph, nodes[w.node])
     ]
     layers = [
-        _layer(graph, nodes[w.node], w, plan, kept, shapes, grow)
+        _layer(graph, nodes[w.node], w, cut, grow)
         for w in sorted(weights, key=lambda w: order[w.node])
         if grow or not _varies(nodes[w.node])
     ]
@@ -129,11 +125,10 @@ def _layer(
     graph: gs.Graph,
     node: gs.Node,
     weight: Weight,
-    plan: PruningPlan,
-    kept: Bool,
-    shapes: Shapes,
+    cut: Cut,
     grow: bool,
 ) -> Layer:
+    kept = cut.kept
     tensor = node.inputs[weight.input]
     shared = len(tensor.outputs) > 1
     values = np.asarray(tensor.values)
@@ -148,8 +143,8 @@ def _layer(
         name, shape = bias.name, tuple(bias.values.shape)
     else:
         fixed = _added(there, node, outputs)
-    skip = _skip(graph, output, shapes)
-    support = _sliced(plan.masks.get(weight.tensor), weight, kept)
+    skip = _skip(graph, output, cut.shapes)
+    support = _sliced(cut.plan.masks.get(weight.tensor), weight, kept)
     if support is None and SPARSE < np.mean(values == 0) < 1:  # all zeros: to be fitted
         support = values != 0
     return Layer(
@@ -166,7 +161,7 @@ def _layer(
         },
         support=support,
         shared=shared,
-        cut=_is_cut(weight, plan, kept),
+        cut=_is_cut(weight, cut),
         skip=skip,
         bounds=_bounds(graph, output.outputs[0].outputs[0] if skip else output),
         fixed=fixed,
@@ -213,13 +208,14 @@ def _sliced(mask: Bool | None, weight: Weight, kept: Bool) -> Bool | None:
     return mask
 
 
-def _is_cut(weight: Weight, plan: PruningPlan, kept: Bool) -> bool:
-    masked = weight.tensor in plan.masks and not plan.masks[weight.tensor].all()
+def _is_cut(weight: Weight, cut: Cut) -> bool:
+    mask = cut.plan.masks.get(weight.tensor)
+    masked = mask is not None and not mask.all()
     summed = [weight.data_labels] if weight.data_labels is not None else []
     if weight.letters is not None:
         _, own, output = weight.letters
         summed = [labels for axis, labels in weight.axes.items() if own[axis] not in output]
-    return masked or not all(kept[labels].all() for labels in summed)
+    return masked or not all(cut.kept[labels].all() for labels in summed)
 
 
 def _plain(attributes: dict[str, Any]) -> dict[str, Any]:

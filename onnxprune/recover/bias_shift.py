@@ -18,15 +18,13 @@ from onnxprune.linear.requantise import pack, unpack
 from onnxprune.measure.statistics import ActivationStats
 from onnxprune.model.edit import edit, node_id, rebuild
 from onnxprune.model.model import Model
-from onnxprune.plans.plan import PruningPlan
-from onnxprune.structure.structure import Structure, Weight
+from onnxprune.plans.cut import Cut
+from onnxprune.structure.structure import Weight
 
 
 def compensate_bias(
-    original: Model,
     pruned: Model,
-    structure: Structure,
-    plan: PruningPlan,
+    cut: Cut,
     stats: Mapping[tuple[str, int], ActivationStats],
     *,
     grow: bool = True,
@@ -37,21 +35,19 @@ def compensate_bias(
     map is not accounted for.
 
     Args:
-        original: the model that was traced.
         pruned: the result of rewriting it.
-        structure: the result of tracing it.
-        plan: what was removed.
+        cut: what left the original.
         stats: activation statistics of the original by point.
         grow: whether layers may get biases that have none of their own.
     """
-    graph, before = edit(pruned), edit(original)
+    graph, before = edit(pruned), edit(cut.model)
     unpack(graph)
     unpack(before)
     nodes = {node_id(node): node for node in graph.nodes}
     constants: dict[str, gs.Tensor] = before.tensors()
-    kept = plan.kept_labels(structure)
-    for weight in structure.weights:
-        removed = _removed(weight, plan, kept)
+    kept = cut.kept
+    for weight in cut.structure.weights:
+        removed = _removed(weight, cut)
         if weight.output_axis is None or weight.point not in stats or not removed.any():
             continue
         if not isinstance(nodes[weight.node].inputs[weight.input], gs.Constant):
@@ -70,13 +66,13 @@ def compensate_bias(
     return pack(rebuild(graph, pruned), pruned)
 
 
-def _removed(weight: Weight, plan: PruningPlan, kept: Bool) -> Bool:
+def _removed(weight: Weight, cut: Cut) -> Bool:
     """Return which weights stop contributing, ``bool`` of the tensor's shape."""
     removed = np.zeros(weight.shape, dtype=np.bool_)
     if weight.data_labels is not None:
-        removed |= ~kept[weight.data_labels][weight.channel_of]
-    if weight.tensor in plan.masks:
-        removed |= ~plan.masks[weight.tensor]
+        removed |= ~cut.kept[weight.data_labels][weight.channel_of]
+    if weight.tensor in cut.plan.masks:
+        removed |= ~cut.plan.masks[weight.tensor]
     return removed
 
 

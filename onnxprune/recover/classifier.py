@@ -13,12 +13,10 @@ from onnxprune.linear.layer import prepare
 from onnxprune.linear.matrix_form import MatrixForm
 from onnxprune.linear.requantise import pack
 from onnxprune.model.runner import Runner
-from onnxprune.model.shapes import Shapes
 from onnxprune.model.stepwise import Walk
-from onnxprune.plans.plan import PruningPlan
+from onnxprune.plans.cut import Cut
 from onnxprune.recover.ladder import Ladder
 from onnxprune.samples.holdout import Part
-from onnxprune.structure.structure import Structure
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Choices of the ridge, for features of unit variance; by the loss on the check samples."""
@@ -102,9 +100,7 @@ def _fit(features: F64, labels: I64, old: F64, ridge: float) -> F64:
 
 def recover_classifier(
     ladder: Ladder,
-    structure: Structure,
-    plan: PruningPlan,
-    shapes: Shapes,
+    cut: Cut,
     part: Part,
     output: str,
     *,
@@ -119,15 +115,13 @@ def recover_classifier(
 
     Args:
         ladder: where to offer it.
-        structure: the result of tracing the original.
-        plan: what was removed.
-        shapes: observed shapes of the original.
+        cut: what left the original.
         part: the labelled samples to fit on.
         output: name of the output with the class scores.
         grow: see :func:`recover_layers`.
         runner: runs the models.
     """
-    prepared, layers = prepare(ladder.model, structure, plan, shapes, grow=grow)
+    prepared, layers = prepare(ladder.model, cut, grow=grow)
     found = [
         la
         for la in layers
@@ -138,7 +132,7 @@ def recover_classifier(
         and not la.shared
         and la.fixed is None
     ]
-    if not found or len(shapes.sizes(output)) != 2:
+    if not found or len(cut.shapes.sizes(output)) != 2:
         return
     layer = found[0]
     classes = max(layer.form.outputs, 2)  # a single output tells two apart

@@ -15,22 +15,18 @@ from onnxprune.linear.layer import affected, prepare
 from onnxprune.linear.requantise import pack
 from onnxprune.model.model import Model
 from onnxprune.model.runner import Runner
-from onnxprune.model.shapes import Shapes
-from onnxprune.plans.plan import PruningPlan
+from onnxprune.plans.cut import Cut
 from onnxprune.recover.ladder import Ladder
 from onnxprune.recover.least_squares import Fit, fit_layers
 from onnxprune.samples.chunks import sample_chunks
 from onnxprune.samples.holdout import Part
-from onnxprune.structure.structure import Structure
 
 
 def recover_layers(
     ladder: Ladder,
     original: Model,
     pruned: Model,
-    structure: Structure,
-    plan: PruningPlan,
-    shapes: Shapes,
+    cut: Cut,
     part: Part,
     *,
     changed: Collection[str] = (),
@@ -47,9 +43,7 @@ def recover_layers(
         ladder: where to offer it.
         original: the model that was traced.
         pruned: what rewriting it gave.
-        structure: the result of tracing it.
-        plan: what was removed.
-        shapes: its observed shapes.
+        cut: what left it.
         part: the samples to fit on.
         changed: tensors that are not what they were, besides what the plan says.
         grow: whether layers may get biases that have none of their own.
@@ -57,11 +51,11 @@ def recover_layers(
         seed: of the drawn positions.
         runner: runs the models.
     """
-    prepared, every = prepare(pruned, structure, plan, shapes, grow=grow)
+    prepared, every = prepare(pruned, cut, grow=grow)
     layers = affected(prepared, every, changed)
     if not layers:
         return
-    chunks = sample_chunks(original, shapes, part)
+    chunks = sample_chunks(original, cut.shapes, part)
     fits = list(
         fit_layers(
             original,
@@ -71,7 +65,6 @@ def recover_layers(
             rows=rows,
             seed=seed,
             runner=runner,
-            progress=runner.progress("recover", len(layers)),
         )
     )
     ladder.warnings += fit_warnings(fits)

@@ -11,7 +11,7 @@ where only one lies between two layers, both go on together once the second is f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,7 +73,6 @@ def fit_layers(
     rows: float = 1.0,
     seed: int = 0,
     runner: Runner = PLAIN,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Fit]:
     """Fit the layers of a pruned model one after the other.
 
@@ -84,11 +83,11 @@ def fit_layers(
         chunks: inputs of the samples to fit on, in chunks that the models can run.
         rows: multiplies the number of rows that a layer is fitted on.
         seed: of the drawn positions.
-        runner: runs the models.
-        progress: called with 1 after each layer.
+        runner: runs the models, and hears of each layer.
     """
     before, after = (Walk(m, chunks, runner=runner) for m in (original, pruned))
     samples = sum(_samples(c) for c in chunks)
+    progress = runner.progress("recover", len(layers))
     pairs = LayerPairs(pruned, layers, rows, runner)
     for k, layer in enumerate(layers):
         rest = layers[k + 1 :]

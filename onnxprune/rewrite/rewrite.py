@@ -12,25 +12,19 @@ from onnxprune.arrays import Array, Bool
 from onnxprune.model.edit import captured_names, edit, node_id, rebuild, values_of
 from onnxprune.model.model import Model
 from onnxprune.model.quantised import places, spread
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import OriginalShape, Renumber, Sizes, Structure
 
 INFERRED = -1
-"""What stands in a shape for the size that is left."""
+"""Stands in a shape for the size that follows from the others."""
 
 
-def rewrite(model: Model, structure: Structure, plan: PruningPlan) -> Model:
-    """Return the model without what the plan removes.
-
-    Args:
-        model: the model that was traced.
-        structure: the result of tracing it.
-        plan: a plan for it.
-    """
-    graph = edit(model)
+def rewrite(cut: Cut) -> Model:
+    """Return a model without what leaves it."""
+    graph, structure, kept = edit(cut.model), cut.structure, cut.kept
     nodes = {node_id(node): node for node in graph.nodes}
-    kept = plan.kept_labels(structure)
-    _zero(graph, plan)  # masks have the shapes of the original
+    _zero(graph, cut.plan)  # masks have the shapes of the original
     _slice_constants(nodes, structure, kept)
     for sizes in structure.sizes:
         _recount(graph, nodes[sizes.node], sizes, kept)
@@ -38,7 +32,7 @@ def rewrite(model: Model, structure: Structure, plan: PruningPlan) -> Model:
         _renumber(nodes[renumber.node], renumber, kept)
     for shape in structure.original_shapes:
         _restore_shape(graph, nodes[shape.node], shape, kept)
-    return rebuild(graph, model)
+    return rebuild(graph, cut.model)
 
 
 def _slice_constants(nodes: dict[str, gs.Node], structure: Structure, kept: Bool) -> None:

@@ -27,7 +27,7 @@ from onnxprune.model.quantised import without_rounding
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.values import difference, is_empty, is_finite
-from onnxprune.plans.plan import PruningPlan
+from onnxprune.plans.cut import Cut
 from onnxprune.structure.structure import Inexact, Structure
 
 LIMIT = 1e-3
@@ -52,12 +52,11 @@ class Verification:
     samples: int
 
 
-def masked(model: Model, structure: Structure, plan: PruningPlan) -> Model:
-    """Return the original with what the plan removes multiplied by zero."""
-    graph = edit(model)
+def masked(cut: Cut) -> Model:
+    """Return a model with what leaves it multiplied by zero instead."""
+    graph, structure, kept = edit(cut.model), cut.structure, cut.kept
     nodes = {node_id(node): node for node in graph.nodes}
-    kept = plan.kept_labels(structure)
-    types = _types(model)
+    types = _types(cut.model)
     for sink in structure.sinks:
         keep = kept[sink.labels]
         if not keep.all():
@@ -69,7 +68,7 @@ def masked(model: Model, structure: Structure, plan: PruningPlan) -> Model:
             node.inputs[sink.input] = _times(graph, source, mask)
     for inexact in structure.inexact:
         _normalise_kept(graph, nodes[inexact.node], inexact, structure, kept, types)
-    for name, stays in plan.masks.items():
+    for name, stays in cut.plan.masks.items():
         tensor = graph.tensors()[name]
         for node in list(tensor.outputs):
             if node.op in UNPACKS:
@@ -84,7 +83,7 @@ def masked(model: Model, structure: Structure, plan: PruningPlan) -> Model:
             for i, operand in enumerate(node.inputs):
                 if operand is tensor:
                     node.inputs[i] = _times(graph, tensor, stays.astype(tensor.values.dtype))
-    return rebuild(graph, model)
+    return rebuild(graph, cut.model)
 
 
 def _times(

@@ -14,6 +14,7 @@ from onnxprune.model import cost
 from onnxprune.model.edit import check, with_metadata
 from onnxprune.model.model import Model
 from onnxprune.model.qoperators import joined, separated
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.plans.request import Request
 from onnxprune.recover.bias_shift import compensate_bias
@@ -40,10 +41,10 @@ class Outcome:
 
     Attributes:
         study: the study that the plan belongs to.
-        plan: what was removed.
+        plan: the channels, weights and parts that were removed.
         model: the result.
         verification: the proof of the rewrite.
-        clean_up: what was taken out because it computed nothing.
+        clean_up: nodes and channels that were taken out because they compute nothing.
         recovery: the steps of the recovery, for the report.
         warnings: what the user should know of them.
         selected: accuracy on the *select* samples, None without any.
@@ -72,7 +73,7 @@ class Outcome:
 
 
 def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
-    """Rewrite a model by a plan, verify that, and recover what was lost.
+    """Rewrite a model by a plan, verify the result, and recover the accuracy.
 
     Args:
         study: the model.
@@ -82,12 +83,12 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
     Raises:
         InternalError: if the rewritten model is wrong.
     """
-    log, subject, gone = study.run.log, study.subject, study.shortening
+    log, cut, gone = study.run.log, Cut.of(study.subject, plan), study.shortening
     with log.stage("rewrite"):
-        pruned = rewrite(subject.folded, subject.structure, plan)
+        pruned = rewrite(cut)
     with log.stage("verify"):
         proof = verify(
-            masked(subject.folded, subject.structure, plan),
+            masked(cut),
             pruned,
             study.run.feeds,
             "rewritten model",
@@ -95,7 +96,7 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
         )
     judge = _Judge(study)
     with log.stage("recover"):
-        ladder = _recover(study, pruned, plan, effort, judge)
+        ladder = _recover(study, pruned, cut, effort, judge)
     clean, went = ladder.model, CleanUp()
     if effort == ALL:
         clean, went = cleaned(study, ladder.model)
@@ -137,7 +138,7 @@ def _check_joined(model: Model, study: Study) -> None:
 
 
 def plan_for_original(plan: PruningPlan, study: Study) -> PruningPlan:
-    """Return a plan for what is left of a model as one for the model that was given."""
+    """Return a plan for a shortened model as a plan for the model as given."""
     if study.shortening is None:
         return plan
     return replace(
@@ -161,7 +162,7 @@ def without_parts(study: Study, names: Sequence[str]) -> Study:
         names: of all the removals that are to be gone (see :attr:`Study.removals`).
 
     Returns:
-        The study of what is left. Nothing makes up for what is gone yet: :func:`execute` does,
+        The study of the shortened model. Nothing makes up for the parts yet: :func:`execute` does,
         together with what a plan takes out of the rest.
 
     Raises:
@@ -190,7 +191,7 @@ def recover_only(left: Study, effort: Effort = ALL) -> Outcome:
 
 
 def recovered_study(left: Study) -> Study:
-    """Return a study of what is left of a model once it is fitted, with little effort."""
+    """Return a study of a shortened model once its layers are fitted, with few samples."""
     assert left.shortening is not None
     model = recover_only(left, QUICK).model
     return left.of_model(model, replace(left.shortening, changed=frozenset()))
@@ -262,55 +263,42 @@ def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
         )
 
 
-def _recover(
-    study: Study, pruned: Model, plan: PruningPlan, effort: Effort, judge: _Judge
-) -> Ladder:
+def _recover(study: Study, pruned: Model, cut: Cut, effort: Effort, judge: _Judge) -> Ladder:
     """Run the steps of the recovery; none may raise the loss on the *select* part."""
-    subject, request = study.subject, study.run.request
+    request = study.run.request
     ladder = Ladder(pruned, (lambda _: None) if request.recover == "none" else judge.loss)
-    cuts = plan.cuts_channels or bool(plan.masks)
+    cuts = cut.plan.cuts_channels or bool(cut.plan.masks)
     if cuts and (request.recover == "bias" or (request.recover == "full" and effort == ALL)):
-        moved = compensate_bias(
-            subject.folded,
-            pruned,
-            subject.structure,
-            plan,
-            study.activations.stats,
-            grow=_grows(study, plan),
-        )
+        moved = compensate_bias(pruned, cut, study.activations.stats, grow=_grows(study, cut.plan))
         if not ladder.offer("bias", moved) and request.recover == "bias":
             ladder.refuse("bias compensation")
     if request.recover == "full" and (cuts or study.changed):
-        _refit(study, ladder, pruned, plan, effort)
+        _refit(study, ladder, pruned, cut, effort)
     return ladder
 
 
-def _refit(study: Study, ladder: Ladder, pruned: Model, plan: PruningPlan, effort: Effort) -> None:
+def _refit(study: Study, ladder: Ladder, pruned: Model, cut: Cut, effort: Effort) -> None:
     """Offer the layers fitted to those of the original, then the classifier to the labels."""
-    subject, request = study.subject, study.run.request
+    request = study.run.request
     fit = effort.thinned(study.run.samples.fit)
     recover_layers(
         ladder,
         study.run.given.folded,
         pruned,
-        subject.structure,
-        plan,
-        subject.shapes,
+        cut,
         fit,
         changed=study.changed,
-        grow=_grows(study, plan),
+        grow=_grows(study, cut.plan),
         rows=effort.rows,
         seed=request.seed,
         runner=study.run.runner,
     )
     recover_classifier(
         ladder,
-        subject.structure,
-        plan,
-        subject.shapes,
+        cut,
         fit,
         study.run.output,
-        grow=_grows(study, plan),
+        grow=_grows(study, cut.plan),
         runner=study.run.runner,
     )
 

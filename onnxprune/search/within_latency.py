@@ -12,6 +12,7 @@ from onnxprune.linear.layer import prepare
 from onnxprune.linear.requantise import pack
 from onnxprune.model.model import Model
 from onnxprune.plans.budgets import Budget
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.run.execute import with_provenance
@@ -62,10 +63,10 @@ def within_latency(study: Study, budget: Budget) -> Tried:
 
 def as_finished(study: Study, plan: PruningPlan) -> Model:
     """Return a model of the shapes that a plan leads to, which are what latency depends on."""
-    subject = study.subject
-    pruned = rewrite(subject.folded, subject.structure, plan)
+    cut = Cut.of(study.subject, plan)
+    pruned = rewrite(cut)
     if study.run.request.recover != "none":  # recovery adds biases
-        pruned = pack(prepare(pruned, subject.structure, plan, subject.shapes)[0], pruned)
+        pruned = pack(prepare(pruned, cut)[0], pruned)
     return with_provenance(pruned, study)
 
 
@@ -74,7 +75,7 @@ def steer(
     plan: Callable[[float], PruningPlan],
     measure: Callable[[PruningPlan], Speed],
 ) -> Tried:
-    """Find the largest ratio within a budget: by interpolation between what was measured.
+    """Find the largest ratio within a budget: by interpolation between measured ones.
 
     Args:
         budget: what may remain.

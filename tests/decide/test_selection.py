@@ -14,6 +14,7 @@ from onnxprune.model import cost
 from onnxprune.model import model as graph
 from onnxprune.model.folding import fold
 from onnxprune.model.observe import observe
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.plans.request import Request
 from onnxprune.rewrite.rewrite import rewrite
@@ -43,7 +44,7 @@ def test_predicted_macs_are_those_measured(path: Path, seed: int) -> None:
         kept[group.units[1:]] = rng.random(len(group.units) - 1) < 0.6
     macs = cost.node_macs(folded, shapes)
     predicted = predicted_macs(structure, macs, structure.units.keep(kept))
-    pruned = rewrite(folded, structure, plan_from_units("", structure, kept))
+    pruned = rewrite(Cut(folded, structure, shapes, plan_from_units("", structure, kept)))
     measured = cost.measure(pruned, observe(pruned, feeds)).macs
     assert predicted == pytest.approx(measured, abs=1)
     everything = np.ones(len(structure.units), dtype=np.bool_)

@@ -20,6 +20,7 @@ from onnxprune.model import model as graph
 from onnxprune.model.folding import computed_constants, fold
 from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import compare, verify
@@ -186,7 +187,7 @@ def test_where_a_length_cannot_grow_shorter_ones_are_tried() -> None:
     folded = fold(model, shapes)
     structure = trace(folded, shapes)
     kept = oracle.random_removal(structure, np.random.default_rng(1), 0.4)
-    small = rewrite(folded, structure, plan_from_units("", structure, kept)).proto
+    small = rewrite(Cut(folded, structure, shapes, plan_from_units("", structure, kept))).proto
     assert not kept.all()
     for batch, length in ((1, 16), (3, 5), (2, 1)):
         feeds = tokens(batch, length)

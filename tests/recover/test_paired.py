@@ -18,6 +18,7 @@ from onnxprune.model.folding import fold
 from onnxprune.model.model import Model, normalise
 from onnxprune.model.observe import observe
 from onnxprune.model.session import Session
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan, plan_from_units
 from onnxprune.recover import pairs as layer_pairs
 from onnxprune.recover.layers import with_constants
@@ -223,7 +224,7 @@ def test_which_layers_are_a_pair(middle, outputs, found) -> None:
     model = network(middle, outputs)
     shapes = observe(model, {"x": np.ones((2, 3, 6, 6), np.float32)})
     folded = fold(model, shapes)
-    prepared, layers = prepare(folded, trace(folded, shapes), PruningPlan(""), shapes)
+    prepared, layers = prepare(folded, Cut(folded, trace(folded, shapes), shapes, PruningPlan("")))
     assert {n: la.output for n, la in pairs(prepared, layers).items()} == (
         {"y": "a"} if found else {}
     )
@@ -240,7 +241,8 @@ def test_pairs_in_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = np.ones(len(structure.units), dtype=np.bool_)
     kept[structure.groups[0].units[:4]] = False
     plan = plan_from_units("", structure, kept)
-    prepared, layers = prepare(rewrite(folded, structure, plan), structure, plan, shapes)
+    cut = Cut(folded, structure, shapes, plan)
+    prepared, layers = prepare(rewrite(cut), cut)
     chunks = [{"x": part} for part in np.split(x[:96], 3)]
     (wanted,) = Session(folded.proto).run({"x": x[96:]}, ["y"])
 

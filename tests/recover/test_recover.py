@@ -24,6 +24,7 @@ from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import Session
 from onnxprune.model.stepwise import Walk
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan, plan_from_units
 from onnxprune.recover.classifier import refit_classifier
 from onnxprune.recover.ladder import Ladder
@@ -238,7 +239,8 @@ def pruned_block(dtype: type = np.float32):
     group = next(g for g in structure.groups if len(g.units) == 8)
     kept[group.units[:3]] = False
     plan = plan_from_units("", structure, kept)
-    prepared, layers = prepare(rewrite(model, structure, plan), structure, plan, shapes)
+    cut = Cut(model, structure, shapes, plan)
+    prepared, layers = prepare(rewrite(cut), cut)
     return model, prepared, affected(prepared, layers), chunks
 
 
@@ -277,7 +279,7 @@ def test_an_unchanged_model_needs_no_fit() -> None:
     model = block()
     shapes = observe(model, {"x": np.ones((2, 3, 6, 6), np.float32)})
     structure = trace(fold(model, shapes), shapes)
-    prepared, layers = prepare(model, structure, PruningPlan(""), shapes)
+    prepared, layers = prepare(model, Cut(model, structure, shapes, PruningPlan("")))
     assert affected(prepared, layers) == []
     x = {"x": np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)}
     np.testing.assert_array_equal(outputs(prepared, [x]), outputs(model, [x]))
@@ -430,5 +432,5 @@ def test_channels_may_still_get_biases() -> None:
     shapes = observe(model, {"x": np.ones((2, 8), np.float32)})
     structure = trace(fold(model, shapes), shapes)
     for grow in (True, False):
-        _, layers = prepare(model, structure, PruningPlan(""), shapes, grow=grow)
+        _, layers = prepare(model, Cut(model, structure, shapes, PruningPlan("")), grow=grow)
         assert [layer.fixed is None for layer in layers] == [grow] * 3

@@ -13,6 +13,7 @@ from onnxprune.linear.ridge import ridge
 from onnxprune.model.folding import fold
 from onnxprune.model.model import normalise
 from onnxprune.model.observe import observe
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.recover.through_rectifier import Rows, fit_rectified
 from onnxprune.structure.trace import trace
@@ -115,5 +116,5 @@ def test_what_reads_a_layer_says_what_makes_a_difference(behind, outputs, bounds
     model = normalise(helper.make_model(graph, opset_imports=opset, ir_version=8))
     shapes = observe(model, {"x": np.ones((2, 5), np.float32)})
     structure = trace(fold(model, shapes), shapes)
-    _, layers = prepare(model, structure, PruningPlan(""), shapes)
+    _, layers = prepare(model, Cut(model, structure, shapes, PruningPlan("")))
     assert next(la for la in layers if la.output == "y").bounds == bounds

@@ -20,6 +20,7 @@ from onnxprune.model.folding import fold
 from onnxprune.model.model import normalise
 from onnxprune.model.observe import observe
 from onnxprune.model.session import Session
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.recover.layers import fit_warnings, with_constants
 from onnxprune.recover.least_squares import fit_layers
@@ -309,7 +310,8 @@ def test_a_fit_that_half_precision_cannot_hold(large: float) -> None:
     kept = np.ones(len(structure.units), dtype=np.bool_)
     kept[structure.groups[0].units[0]] = False
     plan = plan_from_units("", structure, kept)
-    prepared, every = prepare(rewrite(model, structure, plan), structure, plan, shapes)
+    cut = Cut(model, structure, shapes, plan)
+    prepared, every = prepare(rewrite(cut), cut)
     fits = list(fit_layers(model, prepared, affected(prepared, every), [x]))
     assert len(fits) == 2
     fitted = with_constants(prepared, fits)

@@ -24,6 +24,7 @@ from onnxprune.model.model import Model, normalise, tensor_types
 from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
 from onnxprune.model.stepwise import Walk
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import Structure
 from onnxprune.structure.trace import trace
@@ -191,7 +192,7 @@ def prepared(proto: ModelProto) -> tuple[Model, Structure, list[Layer]]:
     shapes = observe(whole, oracle.feeds(proto, 4), runner=Runner(1))
     model = fold(whole, shapes)
     structure = trace(model, shapes)
-    made, layers = prepare(model, structure, PruningPlan(""), shapes)
+    made, layers = prepare(model, Cut(model, structure, shapes, PruningPlan("")))
     return made, structure, layers
 
 

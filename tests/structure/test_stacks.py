@@ -20,10 +20,11 @@ from onnxprune.model import cost
 from onnxprune.model.equation import parse
 from onnxprune.model.runner import Runner
 from onnxprune.plans.choices import Mode
+from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.recover.layers import with_constants
 from onnxprune.recover.least_squares import fit_layers
-from onnxprune.rewrite import rewrite
+from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.structure.structure import Weight
 from onnxprune.structure.unit_costs import weights_removed
 from onnxprune.verbs.prune import prune
@@ -159,13 +160,13 @@ def twins(proto: ModelProto) -> ModelProto:
     return proto
 
 
-def cut(t: Traced, node: str, share: slice) -> tuple[rewrite.Model, rewrite.PruningPlan]:
+def cut(t: Traced, node: str, share: slice) -> Cut:
     """Remove units of the group that begins at a node."""
     kept = np.ones(len(t.structure.units), dtype=np.bool_)
     (group,) = (g for g in t.structure.groups if node in g.nodes and len(g.units) > 3)
     kept[group.units[share]] = False
     plan = plan_from_units(t.model.sha256, t.structure, kept)
-    return rewrite.rewrite(t.model, t.structure, plan), plan
+    return Cut(t.model, t.structure, t.shapes, plan)
 
 
 @pytest.mark.parametrize("build", [einsum_experts, stacked_experts])
@@ -174,8 +175,9 @@ def test_every_expert_is_refitted(build: object) -> None:
     n = Net()
     assert callable(build)
     t = oracle.traced(twins(n.model(build(n), rank=2)))
-    small, plan = cut(t, "up", slice(5, None))
-    prepared, layers = prepare(small, t.structure, plan, t.shapes)
+    smaller = cut(t, "up", slice(5, None))
+    small = rewrite(smaller)
+    prepared, layers = prepare(small, smaller)
     down = next(la for la in layers if la.form.groups == 3)
     assert down.cut
     x = np.random.default_rng(1).normal(size=(400, 8)).astype(np.float32)
@@ -226,8 +228,9 @@ def test_layers_are_refitted_whose_rows_shrink() -> None:
     """The rows of a layer that mixes tokens are channels of the others."""
     n = Net()
     t = oracle.traced(n.model(mixer(n), rank=3))
-    small, plan = cut(t, "stem", slice(0, None, 2))
-    prepared, layers = prepare(small, t.structure, plan, t.shapes)
+    smaller = cut(t, "stem", slice(0, None, 2))
+    small = rewrite(smaller)
+    prepared, layers = prepare(small, smaller)
     x = np.random.default_rng(1).normal(size=(256, 6, 3)).astype(np.float32)
     chunks = [{"x0": part} for part in np.split(x, 4)]
     fits = list(fit_layers(t.model, prepared, layers, chunks, runner=Runner(1)))
@@ -241,8 +244,8 @@ def test_layers_are_refitted_whose_rows_shrink() -> None:
 def test_a_layer_names_what_stays_of_all_axes() -> None:
     n = Net()
     t = oracle.traced(n.model(mixer(n), rank=3))
-    small, plan = cut(t, "stem", slice(0, None, 2))
-    _, layers = prepare(small, t.structure, plan, t.shapes)
+    smaller = cut(t, "stem", slice(0, None, 2))
+    _, layers = prepare(rewrite(smaller), smaller)
     mixing: list[Layer] = [la for la in layers if la.form.width in (6, 9)]
     assert len(mixing) == 4
     assert all(list(la.kept) == [-2] and len(la.kept[-2]) == 4 for la in mixing)
