@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OutputError
-from onnxprune.report.plain import Result
+from onnxprune.report.plain import Result, plain
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,8 @@ class Curve(Result):
     warnings: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "model": self.model,
-            "points": [asdict(p) for p in self.points],
-            "warnings": list(self.warnings),
-        }
+        """Return plain values, the public JSON."""
+        return {name: plain(getattr(self, name)) for name in ("model", "points", "warnings")}
 
     def plot(self, path: Path) -> None:
         """Draw the curve into a PNG, SVG or PDF file.

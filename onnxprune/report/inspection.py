@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.measure.divergence import Sensitivity
 from onnxprune.measure.entropy import Activity
 from onnxprune.model.cost import Cost
-from onnxprune.report.plain import Result
+from onnxprune.report.plain import Result, plain
 from onnxprune.structure.removals import Removal
 from onnxprune.structure.structure import Structure, Weight
 from onnxprune.structure.unit_costs import counted, macs_of_weights, weights_kept
@@ -57,35 +57,30 @@ class Inspection(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: costs, what is prunable, groups, and what is frozen."""
-        return {
-            "cost": asdict(self.cost),
+        trials = {s.group: s for s in self.sensitivities}
+        values = {
+            "cost": self.cost,
             "prunable": {"weights": self.prunable_weights, "macs": self.prunable_macs},
             "units": int(self.structure.prunable.sum()),
             "groups": [
                 {
                     "name": g.name,
                     "units": len(g.units),
-                    "nodes": list(g.nodes),
-                    "along": list(g.along),
-                    "sensitivity": self._sensitivity(g.name),
+                    "nodes": g.nodes,
+                    "along": g.along,
+                    "sensitivity": trials.get(g.name),
                 }
                 for g in self.structure.groups
             ],
             "removals": [
-                {"name": r.name, "kind": r.kind, "layers": list(r.layers)} for r in self.removals
+                {"name": r.name, "kind": r.kind, "layers": r.layers} for r in self.removals
             ],
-            "frozen": [asdict(f) for f in self.structure.frozen],
-            "frozen_by_reason": [
-                asdict(r) | {"nodes": list(r.nodes)} for r in self.structure.frozen_by_reason()
-            ],
-            "rectifiers": None
-            if self.rectifiers is None
-            else [a.to_dict() for a in self.rectifiers],
+            "frozen": self.structure.frozen,
+            "frozen_by_reason": self.structure.frozen_by_reason(),
+            "rectifiers": self.rectifiers,
         }
-
-    def _sensitivity(self, group: str) -> dict[str, Any] | None:
-        found = next((s for s in self.sensitivities if s.group == group), None)
-        return asdict(found) if found else None
+        result: dict[str, Any] = plain(values)
+        return result
 
 
 def _size(weight: Weight) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
 
@@ -29,7 +30,14 @@ class Result(ABC):
 
 
 def plain(value: Any) -> Any:
-    """Return a value made of what JSON knows; NaN and infinities become None."""
+    """Return a value made of what JSON knows; NaN and infinities become None.
+
+    What has a ``to_dict`` becomes that, another dataclass a mapping of all its fields.
+    """
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

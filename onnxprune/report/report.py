@@ -11,6 +11,7 @@ from onnxprune.measure.accuracy import Accuracy, Drop
 from onnxprune.measure.divergence import Sensitivity
 from onnxprune.measure.entropy import Activity
 from onnxprune.model.cost import Cost
+from onnxprune.plans.budgets import KINDS, Measured
 from onnxprune.report.plain import Result, plain
 from onnxprune.rewrite.verify import Verification
 from onnxprune.structure.removals import Removal
@@ -63,14 +64,35 @@ class GroupChange:
 
 @dataclass(frozen=True)
 class Report(Result):
-    """Everything a run reports; :meth:`to_dict` is the public JSON."""
+    """Everything a run reports; :meth:`to_dict` is the public JSON.
+
+    Attributes:
+        model: path and hash of the original.
+        request: what was asked for, by the name of the setting.
+        data: how many samples served for what.
+        before: the original.
+        after: the result.
+        verification: how far the result is from its reference.
+        recovery: the steps that were tried to win accuracy back.
+        clean_up: what left because it computed nothing.
+        rectifiers: what they did on the samples; None where that was not measured.
+        groups: how many units of each group stayed.
+        frozen: the tensors whose channels cannot leave, and why.
+        removals: the parts that left as a whole.
+        layers: the nodes with weights that original and result both have.
+        timings: seconds that each stage took.
+        warnings: what the user should know.
+        speed: latency relative to the original's; None if it was not measured.
+        drop: how much accuracy was lost on held-out samples; None without any.
+        zeros: whether weights that became zero count as gone.
+        gate_met: whether all quality gates are met.
+    """
 
     model: Mapping[str, Any]
     request: Mapping[str, Any]
     data: Mapping[str, Any]
     before: Side
     after: Side
-    achieved: float
     verification: Verification
     recovery: Mapping[str, Any]
     clean_up: CleanUp
@@ -83,26 +105,34 @@ class Report(Result):
     warnings: Sequence[str] = field(default=())
     speed: Speed | None = None
     drop: Drop | None = None
+    zeros: bool = False
     gate_met: bool = True
+
+    @property
+    def found(self) -> Measured:
+        """What came of the plan, as budgets look at it."""
+        return Measured(self.before.cost, self.after.cost, self.speed, self.zeros)
+
+    @property
+    def achieved(self) -> float:
+        """The fraction of the weights that left, or became zero where that was allowed."""
+        return 1 - KINDS["sparsity"].measure(self.found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values; NaN becomes None."""
+        budgets = {
+            name: {"requested": self.request.get(name), "achieved": kind.achieved(self.found)}
+            for name, kind in KINDS.items()
+        }
+        interval = {name: getattr(self.speed, name, None) for name in ("low", "high", "batch")}
         values = {
-            "model": dict(self.model),
-            "request": dict(self.request),
-            "data": dict(self.data),
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "sparsity": {"requested": self.request["sparsity"], "achieved": self.achieved},
-            **{name: self.ratio(name) for name in ("params", "macs")},
-            "latency": {
-                "requested": self.request["latency"],
-                "achieved": self.speed.value if self.speed else None,
-                "low": self.speed.low if self.speed else None,
-                "high": self.speed.high if self.speed else None,
-                "batch": self.speed.batch if self.speed else None,
-            },
-            "size": {"requested": self.request["size"], "achieved": self.after.cost.bytes},
+            "model": self.model,
+            "request": self.request,
+            "data": self.data,
+            "before": self.before,
+            "after": self.after,
+            **budgets,
+            "latency": budgets["latency"] | interval,
             "split": self.split,
             "quality": {
                 "met": self.gate_met,
@@ -110,20 +140,18 @@ class Report(Result):
                 "standard_error": self.drop.standard_error if self.drop else None,
                 "samples": self.drop.samples if self.drop else 0,
             },
-            "verification": asdict(self.verification),
-            "recovery": dict(self.recovery),
-            "clean_up": self.clean_up.to_dict(),
-            "rectifiers": None
-            if self.rectifiers is None
-            else [a.to_dict() for a in self.rectifiers],
-            "groups": [asdict(g) for g in self.groups],
-            "frozen": [asdict(f) for f in self.frozen],
+            "verification": self.verification,
+            "recovery": self.recovery,
+            "clean_up": self.clean_up,
+            "rectifiers": self.rectifiers,
+            "groups": self.groups,
+            "frozen": self.frozen,
             "removals": [
                 {"name": r.name, "kind": r.kind, "layers": r.layers} for r in self.removals
             ],
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": self.layers,
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
-            "warnings": list(self.warnings),
+            "warnings": self.warnings,
         }
         result: dict[str, Any] = plain(values)
         return result
@@ -137,8 +165,3 @@ class Report(Result):
             "channels": 1 - self.after.cost.weights / total,
             "zeros": max(zeros[1] - zeros[0], 0) / total,
         }
-
-    def ratio(self, name: str) -> dict[str, float | None]:
-        """Return what may remain of a count and what does, as fractions of the original's."""
-        before, after = (getattr(side.cost, name) for side in (self.before, self.after))
-        return {"requested": self.request[name], "achieved": after / max(before, 1)}

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from onnxprune.measure.accuracy import Accuracy, Drop
 from onnxprune.measure.entropy import Activity
+from onnxprune.plans.budgets import KINDS
 from onnxprune.printable import console
 from onnxprune.report.benchmark import Benchmark, Entry
 from onnxprune.report.curve import Curve
@@ -97,23 +98,15 @@ def _sentences(report: Report) -> Iterator[str]:
 
 def _wanted(report: Report) -> str:
     """Say what was asked for and what was reached."""
-    reached = {
-        "sparsity": report.achieved,
-        "params": report.ratio("params")["achieved"],
-        "macs": report.ratio("macs")["achieved"],
-        "latency": report.speed.value if report.speed else None,
-        "size": report.after.cost.bytes,
-        "layers": len(report.removals),
-    }
-    kind = next((k for k in reached if report.request[k] is not None), None)
+    request, kinds = report.request, KINDS.values()
+    kind = next((k for k in kinds if request.get(k.name) is not None), None)
+    if kind is None and request["layers"] is not None:
+        return f"layers: requested {request['layers']:g}, achieved {len(report.removals):,}"
     if kind is None:
-        return f"macs: as few as a drop of {report.request['max_drop']:g} allows"
-    value = reached[kind]
-    if value is None:
-        reply = "not measured; see onnxprune bench"
-    else:
-        reply = f"achieved {value:,}" if kind in ("size", "layers") else f"achieved {value:.4f}"
-    return f"{kind}: requested {report.request[kind]:g}, {reply}"
+        return f"macs: as few as a drop of {request['max_drop']:g} allows"
+    value = kind.achieved(report.found)
+    reply = "not measured; see onnxprune bench" if value is None else f"achieved {kind.show(value)}"
+    return f"{kind.name}: requested {request[kind.name]:g}, {reply}"
 
 
 def _parts_that_left(report: Report) -> str:
