@@ -21,8 +21,8 @@ from onnxprune.recover.bias_shift import compensate_bias
 from onnxprune.recover.classifier import recover_classifier
 from onnxprune.recover.ladder import ALL, QUICK, Effort, Ladder
 from onnxprune.recover.layers import recover_layers
-from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.rewrite.verify import Verification, masked, verify
+from onnxprune.rewrite.rewrite import masked, rewrite
+from onnxprune.rewrite.verify import Verification, verify
 from onnxprune.rewrite.without_parts import shorten, silenced
 from onnxprune.run.study import Shortening, Study
 from onnxprune.timing.speed import Speed
