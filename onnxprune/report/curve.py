@@ -1,4 +1,4 @@
-"""Curve: what accuracy is left at many budgets, from one calibration."""
+"""Curve: the accuracy of one model pruned to many budgets of operations."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Point:
         macs: those that do, likewise.
         params: parameters, likewise.
         accuracy: top-1 on the *report* samples, as a fraction; None without any.
-        standard_error: of the accuracy.
-        loss: cross-entropy on the same samples, in nats.
+        standard_error: of the accuracy, as a fraction; None without samples.
+        loss: mean cross-entropy on the same samples, in nats; None without samples.
     """
 
     requested: float
@@ -34,9 +34,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve(Result):
-    """Accuracy against operations: the original first, then ever smaller models.
+    """Accuracy against operations.
 
-    ``warnings`` says which ratios could not be reached, and more.
+    Attributes:
+        model: path of the original.
+        points: the original first, then ever smaller models.
+        warnings: which ratios could not be reached, and what else the user should know.
     """
 
     model: str
@@ -48,7 +51,10 @@ class Curve(Result):
         return {name: plain(getattr(self, name)) for name in ("model", "points", "warnings")}
 
     def plot(self, path: Path) -> None:
-        """Draw the curve into a PNG, SVG or PDF file.
+        """Draw the curve into a file, accuracy in % against operations in % of the original's.
+
+        Args:
+            path: where to write; its ending (PNG, SVG, PDF) says in which format.
 
         Raises:
             OutputError: if matplotlib is not there, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Inspection: what of a model can be pruned, and what each reason for freezing costs."""
+"""Inspection: which channels and parts of a model can be pruned, and why others cannot."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from onnxprune.structure.unit_costs import counted, macs_of_weights, weights_kep
 
 @dataclass(frozen=True)
 class Inspection(Result):
-    """What can be pruned from a model, and what its rectifiers do if there were samples.
+    """Which channels and parts of a model can be pruned; with samples, how it reacts to cuts.
 
     Attributes:
         structure: the traced model.
-        cost: what it costs.
+        cost: its parameters, weights, operations and bytes.
         node_macs: multiply-accumulates of each node for one sample.
-        removals: what can leave as a whole.
-        rectifiers: what its rectifiers did on samples; None without samples.
-        sensitivities: what cutting each group does to the outputs; empty without samples.
+        removals: the parts that can leave as a whole.
+        rectifiers: how often its rectifiers were on, and their entropy; None without samples.
+        sensitivities: by how much (nats) the outputs move without channels of each group; empty
+            without samples.
     """
 
     structure: Structure

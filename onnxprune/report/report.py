@@ -1,4 +1,4 @@
-"""Report: what was asked, what was done and what it cost."""
+"""Report: the request, the plan and its proof, and the costs before and after, as one value."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class GroupChange:
-    """How many units of a group stayed, and what removing some did in trials."""
+    """How many units of a group stayed, and how the outputs moved without some in trials."""
 
     name: str
     nodes: tuple[str, ...]
@@ -74,8 +74,8 @@ class Report(Result):
         after: the result.
         verification: how far the result is from its reference.
         recovery: the steps that were tried to win accuracy back.
-        clean_up: what left because it computed nothing.
-        rectifiers: what they did on the samples; None where that was not measured.
+        clean_up: how many nodes and channels left because they computed nothing.
+        rectifiers: how often each was on, and its entropy; None where that was not measured.
         groups: how many units of each group stayed.
         frozen: the tensors whose channels cannot leave, and why.
         removals: the parts that left as a whole.

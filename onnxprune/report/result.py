@@ -1,4 +1,4 @@
-"""Result: measure what came of a plan, judge it, report it and write it."""
+"""Result: measure a pruned model, hold it against budget and gates, report it and write it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,18 @@ class PruneResult:
 def assemble_result(
     outcome: Outcome, path: str, before: Accuracy | None, *, edited: bool = False
 ) -> PruneResult:
-    """Measure what came out, and report it; a plan that was edited may miss the budget."""
+    """Measure a pruned model, hold it against the budget and the quality gates, and report it.
+
+    Args:
+        outcome: the pruned model, its plan and its proof.
+        path: of the original.
+        before: accuracy of the original on the *report* samples; None without any.
+        edited: whether the plan was carried out as a file that may have been edited: then it may
+            miss the budget, with a warning.
+
+    Raises:
+        InternalError: if the budget was missed by a plan that was not edited.
+    """
     study = outcome.study
     given, subject, log = study.run.given, study.subject, study.run.log
     original = given.original
@@ -102,8 +113,8 @@ def _missed(study: Study, outcome: Outcome, whole: float) -> str:
     """Return which quality gate is not met; warn of a drop that the samples cannot tell.
 
     Args:
-        study: what was asked for, and the original.
-        outcome: what came of it.
+        study: knows the request and the original.
+        outcome: the pruned model and its accuracy on the samples that decide.
         whole: the share of the weights that left whole.
     """
     request, drop = study.run.request, drop_of(study, outcome.selected)
