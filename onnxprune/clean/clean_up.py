@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnxprune.clean.facts import Relations, States
+from onnxprune.clean.facts import States
 from onnxprune.clean.merging import merge_layers
 from onnxprune.clean.noops import drop_noops, fold_constant_branches
 from onnxprune.clean.redundancy import KINDS, absorb, find, readers
+from onnxprune.clean.relations import relate
 from onnxprune.model.cost import count_params
 from onnxprune.model.folding import fold
 from onnxprune.model.model import Model
@@ -189,7 +190,7 @@ def _channels(
 ) -> tuple[Model, Counter[str]]:
     """Take out channels that others make up for, and branches that are constant."""
     structure = trace(model, shapes, exclude=_excluded(model, exclude)[1])
-    relations = Relations(model, shapes, structure, states)
+    relations = relate(model, shapes, structure, states)
     if not exclude:
         folded, branches = fold_constant_branches(model, relations, shapes)
         if branches:  # whose channels need not be looked at any more
