@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cached_property
 from typing import Any
 
@@ -179,7 +179,7 @@ class Run:
         """Open the cache for what is measured of this model and these samples."""
         subject = {
             "model": files_hash(self.given.original.files),
-            "scaling": self.samples.scaling,
+            "scaling": astuple(self.samples.scaling),
             "threads": self.request.threads,
             "environment": caching.environment(),
         }
