@@ -17,7 +17,7 @@ from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import OriginalShape, Renumber, Sizes, Structure
 
 INFERRED = -1
-"""What stands in a shape for the size that is left."""
+"""Stands in a shape for the size that follows from the others."""
 
 
 def rewrite(cut: Cut) -> Model:

@@ -1,4 +1,4 @@
-"""Activations: what is measured of one model on the *fit* samples, when it is first needed."""
+"""Activations: measurements of one model on the *fit* samples, made when first needed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Activations:
     Args:
         run: its samples and request.
         subject: the model, traced.
-        cache: of what was measured of this model.
+        cache: holds measurements of this model from other runs.
     """
 
     def __init__(self, run: Run, subject: Subject, cache: Cache) -> None:
@@ -63,12 +63,12 @@ class Activations:
             )
 
     def recall(self, what: str, settings: dict[str, Any], measure: Callable[[], Arrays]) -> Arrays:
-        """Return what was measured of the activations in this run or another, or measure it.
+        """Return a measurement of the activations from the cache, or make it.
 
         Args:
-            what: its name.
-            settings: what it depends on beside the model, the *fit* samples and how it is traced.
-            measure: measures it.
+            what: the name of the measurement.
+            settings: all it depends on beside the model, the *fit* samples and how it is traced.
+            measure: makes it.
         """
         request = self._run.request
 

@@ -41,10 +41,10 @@ class Outcome:
 
     Attributes:
         study: the study that the plan belongs to.
-        plan: what was removed.
+        plan: the channels, weights and parts that were removed.
         model: the result.
         verification: the proof of the rewrite.
-        clean_up: what was taken out because it computed nothing.
+        clean_up: nodes and channels that were taken out because they compute nothing.
         recovery: the steps of the recovery, for the report.
         warnings: what the user should know of them.
         selected: accuracy on the *select* samples, None without any.
@@ -73,7 +73,7 @@ class Outcome:
 
 
 def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
-    """Rewrite a model by a plan, verify that, and recover what was lost.
+    """Rewrite a model by a plan, verify the result, and recover the accuracy.
 
     Args:
         study: the model.
@@ -138,7 +138,7 @@ def _check_joined(model: Model, study: Study) -> None:
 
 
 def plan_for_original(plan: PruningPlan, study: Study) -> PruningPlan:
-    """Return a plan for what is left of a model as one for the model that was given."""
+    """Return a plan for a shortened model as a plan for the model as given."""
     if study.shortening is None:
         return plan
     return replace(
@@ -162,7 +162,7 @@ def without_parts(study: Study, names: Sequence[str]) -> Study:
         names: of all the removals that are to be gone (see :attr:`Study.removals`).
 
     Returns:
-        The study of what is left. Nothing makes up for what is gone yet: :func:`execute` does,
+        The study of the shortened model. Nothing makes up for the parts yet: :func:`execute` does,
         together with what a plan takes out of the rest.
 
     Raises:
@@ -191,7 +191,7 @@ def recover_only(left: Study, effort: Effort = ALL) -> Outcome:
 
 
 def recovered_study(left: Study) -> Study:
-    """Return a study of what is left of a model once it is fitted, with little effort."""
+    """Return a study of a shortened model once its layers are fitted, with few samples."""
     assert left.shortening is not None
     model = recover_only(left, QUICK).model
     return left.of_model(model, replace(left.shortening, changed=frozenset()))

@@ -1,4 +1,4 @@
-"""Run: what stays the same from the first measurement to the last."""
+"""Run: the model as given, its samples and the request, the same for all steps."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from onnxprune.timing.latency import in_batches, samples_of
 
 
 class Run:
-    """A model as it was given, its samples and the request: what every part of a run goes by.
+    """A model as given, its samples and the request, and what is measured of that model.
 
     Args:
         original: the model as it was read.
         samples: its samples.
-        request: what was asked for.
+        request: what the user asked for.
         log: told of times, progress and warnings.
         location: name of the file that large weights will go to; None for one file.
         cache: whether measurements are kept for, and taken from, other runs.
 
     Attributes:
-        request: what was asked for, without the F statistic where that is undefined.
+        request: what the user asked for, without the F statistic where that is undefined.
         runner: runs models.
         output: name of the output with the class scores.
         feeds: inputs to verify on: samples, and other data of other sizes.
         given: the model as it was read, traced.
         classes: the number of classes; 0 without samples.
-        cache: of what is measured of the model as given.
+        cache: holds measurements of the model as given.
 
     Raises:
         OnnxpruneError: if the model cannot be traced, or the labels do not fit it.

@@ -1,4 +1,4 @@
-"""Study: one model of a run, to decide on, with all that is known of it."""
+"""Study: one state of the model in a run, with all that is known of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Shortening:
 
 
 class Knowledge:
-    """What decisions about one model rest on; each is measured once, when it is first needed.
+    """Measurements that decisions about one model rest on; each is made when it is first needed.
 
     Args:
         run: its samples and request.
@@ -95,12 +95,12 @@ class Knowledge:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One model of a run: as given, or once whole parts are gone, or with other weights.
+    """One state of the model: as given, without some parts, or with fitted weights.
 
     Attributes:
-        run: what is the same for all of them.
+        run: samples, request and the model as given.
         subject: the model that channels and weights are chosen from, traced.
-        knowledge: what was measured of it.
+        knowledge: measurements of that model.
         whole: the activations of the model as given.
         shortening: the parts that are gone; None if none are.
         align: preferred divisor of the channels that stay, in whatever is decided or cleaned up:
@@ -139,12 +139,12 @@ class Study:
         return self.knowledge.decider.aligned(self.align)
 
     def of_model(self, model: Model, shortening: Shortening | None) -> Study:
-        """Return a study of what became of the model, by the same preferences.
+        """Return a study of another state of the model, with the same preferences.
 
-        Until it is fitted, what was measured of the activations of the model as given serves it.
+        Until its layers are fitted, the activations of the model as given stand for its own.
 
         Args:
-            model: what became of it.
+            model: shortened, fitted or both.
             shortening: the parts that are gone; None if it only has other weights.
         """
         run = self.run
@@ -156,7 +156,7 @@ class Study:
                 allow_inexact=run.request.allow_inexact,
             )
         changed = shortening.changed if shortening else frozenset[str]()
-        # What was measured of other models is of no use to one that is fitted.
+        # Fitted layers compute other activations than those of the model as given.
         activations = self.whole if changed else Activations(run, subject, Cache(None))
         knowledge = Knowledge(run, subject, activations, changed)
         return replace(self, subject=subject, knowledge=knowledge, shortening=shortening)

@@ -2,7 +2,7 @@
 
 Branches are ranked by trial removal: how far the outputs move from those of the original without a
 branch, on the samples that decide. The one that moves them least leaves, and the others are ranked
-anew. (Ranking what is left once it is fitted chose worse on training data: fitted layers take over
+anew. (Ranking the branches of a fitted model chose worse on training data: fitted layers take over
 from each other, and what the outputs can do without then says less.) Only those that did best
 before are tried again, as long as none that was not can be better (removals get dearer as others
 leave).

@@ -9,8 +9,8 @@ Which branches: those that are missed least, one after the other (see
 :mod:`onnxprune.search.branch_trials`). First enough of them leave for half of the work; if the
 outputs then are nearer to those of the original, and the loss is not worse, enough for all of it,
 and if not, for a quarter. (The loss alone is noisy; the distance alone counts it as harm when a
-classifier is refitted to the labels.) What leaves of the rest is decided for what is left, and one
-recovery makes up for both.
+classifier is refitted to the labels.) Which channels leave is decided for the shortened
+model, and one recovery makes up for both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HALF, MORE, LESS = 0.5, 1.0, 0.25
 if the first helps or not."""
 
 NEXT_TO_NOTHING = 1 / 8
-"""Share of the operations of a branch that is left."""
+"""Share of the operations of a branch below which channels alone leave too little of it."""
 
 
 def drop_branches(study: Study, budget: Budget) -> Study:
@@ -44,7 +44,7 @@ def drop_branches(study: Study, budget: Budget) -> Study:
         budget: what may remain of it once channels have left as well.
 
     Returns:
-        The study of what is left; the same where no branch leaves.
+        The study of the shortened model; the same study where no branch leaves.
     """
     request = study.run.request
     branches = [r for r in study.run.removals if r.kind == "branch"]
@@ -98,7 +98,7 @@ def _wears_out(study: Study, branches: Sequence[Removal], budget: Budget) -> boo
 
 
 def _rest(left: Study, budget: Budget) -> PruningPlan:
-    """Meet a budget with channels of what is left of a model; a latency as it is measured."""
+    """Meet a budget with channels of a shortened model; a latency by measuring it."""
     if budget.kind.timed:
         return within_latency(left, budget).plan
     return left.decider.channels(budget)

@@ -6,8 +6,8 @@ where they train. Candidates are the layers that a rectifier follows. With the e
 are not zero, its importance is ``I_l = H_l m_l`` and its irrelevance ``R_l = sum_j I_j / I_l``. Of
 a budget of ``B`` weights that leave in a round, ``B softmax(R)_l`` are those of layer ``l``; what
 is more than it has goes to the others by the same rule, without it. In each layer the smallest
-weights leave. Rounds end at sparsities ``1 - 0.5^i``; what is left is fitted, and the entropies
-are measured anew after each.
+weights leave. Rounds end at sparsities ``1 - 0.5^i``; the remaining layers are fitted, and the
+entropies are measured anew after each.
 
 A layer that is empty, or has no entropy, leaves the graph: with the branch that is nothing without
 it, or alone, where what reads its result can be fitted to read its input. Where it cannot leave, or
@@ -158,7 +158,7 @@ class _State:
         return replace(self, masks=made)
 
     def without(self, study: Study, removal: Removal) -> _State:
-        """Return what is left without another part; the masks of the other layers stay."""
+        """Return the state without another part; the masks of the other layers stay."""
         gone = (*self.gone, removal)
         left = recovered_study(without_parts(study, [r.name for r in gone]))
         return _State(left, gone, {}).started(self.masks)
@@ -211,7 +211,7 @@ class _Layer:
 
     @property
     def importance(self) -> float:
-        """Entropy times the mean magnitude of what is left; 0 without either."""
+        """Entropy times the mean magnitude of the weights that are not zero; 0 without either."""
         left = np.abs(self.values[self.mask]).astype(np.float64)
         return (self.entropy or 0.0) * float(left.mean()) if len(left) else 0.0
 
@@ -221,7 +221,7 @@ def _round(study: Study, state: _State, sparsity: float, stay: dict[str, str]) -
 
     Args:
         study: of the whole model.
-        state: what is left of it.
+        state: the model so far.
         sparsity: the share of the weights that is to be gone.
         stay: layers that may not become empty, and why, where the user should know; those that turn
             out to be needed are added.
@@ -253,7 +253,7 @@ def _kept(study: Study, sparsity: float) -> int:
 
 
 def _layers(study: Study, state: _State, seen: Study, stay: Collection[str]) -> list[_Layer]:
-    """Return the layers that are left, with what was measured of them."""
+    """Return the remaining layers, with the entropies of their rectifiers."""
     entropies = _entropies(study, seen)
     nodes: dict[str, list[Weight]] = {}
     for weight in state.left.subject.structure.weights:
@@ -313,7 +313,7 @@ def _left_by(
 
     Args:
         study: of the whole model.
-        state: what is left of it.
+        state: the model so far.
         layer: the layer, which is empty or has no entropy.
         masks: what would be left of all layers if it stayed.
         stay: layers that have to stay, and why.

@@ -14,7 +14,7 @@ from onnxprune.search.strategy import Answer, Strategy
 from onnxprune.search.within_latency import within_latency
 
 STEERINGS = 2
-"""Times that a latency is steered for by what was measured."""
+"""Times that a latency is aimed at anew, because the finished model missed it."""
 
 
 def meet_latency(study: Study, budget: Budget) -> Outcome:

@@ -75,7 +75,7 @@ def steer(
     plan: Callable[[float], PruningPlan],
     measure: Callable[[PruningPlan], Speed],
 ) -> Tried:
-    """Find the largest ratio within a budget: by interpolation between what was measured.
+    """Find the largest ratio within a budget: by interpolation between measured ones.
 
     Args:
         budget: what may remain.
