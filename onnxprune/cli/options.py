@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,19 @@ from onnxprune.plans.choices import (
     MOST_THREADS,
     RECOVERIES,
 )
+
+
+class Registered(click.Choice[str]):
+    """A choice among the names of a registry, as it is when a value is read."""
+
+    def __init__(self, registry: Collection[str]) -> None:
+        super().__init__(registry)
+        self._registry = registry
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return a name; others may have been added since the options were made."""
+        self.choices = tuple(self._registry)
+        return super().convert(value, param, ctx)
 
 
 def numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -231,7 +244,7 @@ deciding = _together(
     ),
     click.option(
         "--recover",
-        type=click.Choice(RECOVERIES),
+        type=Registered(RECOVERIES),
         help="Refit all layers, only move the mean of what is removed into biases, or nothing "
         "[full; without samples none].",
     ),
@@ -293,7 +306,7 @@ carrying_out = _together(
     evaluation,
     click.option(
         "--recover",
-        type=click.Choice(RECOVERIES),
+        type=Registered(RECOVERIES),
         help="Refit all layers, only move the mean of what is removed into biases, or nothing "
         "[as planned].",
     ),

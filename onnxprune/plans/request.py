@@ -17,6 +17,7 @@ from onnxprune.plans.choices import (
     RECOVERIES,
     Criterion,
     Mode,
+    Recovery,
 )
 
 
@@ -99,7 +100,7 @@ class Request:
         self._check_values()
         self._check_budget()
         needs_samples = (
-            self.mode == "depth" or self.criterion.needs_samples or self.recover != "none"
+            self.mode == "depth" or self.criterion.needs_samples or self.recovery.needs_samples
         )
         if self.random_inputs and needs_samples and not self.lossless:
             usable = [n for n, c in METRICS.items() if not c.needs_samples]
@@ -198,15 +199,20 @@ class Request:
         return METRICS["magnitude" if self.mode == "depth" else self.metric]
 
     @property
+    def recovery(self) -> Recovery:
+        """How accuracy is given back."""
+        return RECOVERIES[self.recover]
+
+    @property
     def metric_without_f(self) -> str:
         """The metric that takes the place of one that looks at F, where F is undefined."""
-        return "reconstruction" if self.recover == "full" else "magnitude"
+        return "reconstruction" if self.recovery.refits else "magnitude"
 
     @property
     def uses_errors(self) -> bool:
         """Whether the metric looks at the errors that are left after refitting."""
         use = self.criterion.error
-        return use == "needed" or (use == "recovering" and self.recover == "full")
+        return use == "needed" or (use == "recovering" and self.recovery.refits)
 
     @property
     def goal(self) -> str:

@@ -299,7 +299,7 @@ def _exits(study: Study, state: _State, node: str) -> list[Removal]:
     possible = [r for r in possible if all(apart(r, g) for g in state.gone)]
     branches = [r for r in possible if r.kind == "branch"]
     branches = [r for r in branches if hangs_on(study.run.given.folded, r, node)]
-    alone = [r for r in possible if r.kind == "layer" and study.run.request.recover == "full"]
+    alone = [r for r in possible if r.kind == "layer" and study.run.request.recovery.refits]
     return [*sorted(branches, key=lambda r: len(r.nodes)), *alone]
 
 
