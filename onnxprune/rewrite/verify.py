@@ -1,34 +1,25 @@
-"""Verify: a rewritten model must compute what the original computes without its channels.
+"""Verify: two models must compute the same, on several sets of inputs.
 
-The reference is the original with every removed channel multiplied by zero at the input of
-each operator that sums over it; not where it is produced, where Sigmoid(0) = 0.5 and biases
-would leak. For zeroed weights it is the original with its weights times their mask. Where the
-user allows inexact normalisation, the reference normalises over the kept channels.
+A rewritten model is compared with its reference (see :mod:`onnxprune.rewrite.edits`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxprune.arrays import Array, Bool
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.model.counters import recounted
-from onnxprune.model.edit import edit, node_id, rebuild
 from onnxprune.model.folding import RANDOM
-from onnxprune.model.model import UNPACKS, Model, captured, tensor_types
+from onnxprune.model.model import Model, captured
 from onnxprune.model.observe import observe
 from onnxprune.model.quantised import without_rounding
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.values import difference, is_empty, is_finite
-from onnxprune.plans.cut import Cut
-from onnxprune.structure.structure import Inexact, Structure
 
 LIMIT = 1e-3
 LIMIT_HALF = 1e-2
@@ -50,95 +41,6 @@ class Verification:
     max_abs_error: float
     max_rel_error: float
     samples: int
-
-
-def masked(cut: Cut) -> Model:
-    """Return a model with what leaves it multiplied by zero instead."""
-    graph, structure, kept = edit(cut.model), cut.structure, cut.kept
-    nodes = {node_id(node): node for node in graph.nodes}
-    types = _types(cut.model)
-    for sink in structure.sinks:
-        keep = kept[sink.labels]
-        if not keep.all():
-            node = nodes[sink.node]
-            source = node.inputs[sink.input]
-            constant = isinstance(source, gs.Constant)
-            dtype = source.values.dtype if constant else types.get(source.name, np.float32)
-            mask = keep.reshape(-1, *[1] * (-sink.axis - 1)).astype(dtype)
-            node.inputs[sink.input] = _times(graph, source, mask)
-    for inexact in structure.inexact:
-        _normalise_kept(graph, nodes[inexact.node], inexact, structure, kept, types)
-    for name, stays in cut.plan.masks.items():
-        tensor = graph.tensors()[name]
-        for node in list(tensor.outputs):
-            if node.op in UNPACKS:
-                output, node.outputs[0] = node.outputs[0], gs.Variable(f"{name}/unpacked")
-                dtype = (
-                    helper.tensor_dtype_to_np_dtype(node.attrs["to"])
-                    if node.op == "Cast"
-                    else node.inputs[1].values.dtype
-                )
-                _times(graph, node.outputs[0], stays.astype(dtype), output)
-                continue
-            for i, operand in enumerate(node.inputs):
-                if operand is tensor:
-                    node.inputs[i] = _times(graph, tensor, stays.astype(tensor.values.dtype))
-    return rebuild(graph, cut.model)
-
-
-def _times(
-    graph: gs.Graph, tensor: gs.Tensor, mask: Array, result: gs.Variable | None = None
-) -> gs.Variable:
-    name = f"onnxprune/mask/{len(graph.nodes)}"
-    result = gs.Variable(name) if result is None else result
-    inputs = [tensor, gs.Constant(f"{name}/values", mask)]
-    graph.nodes.append(gs.Node("Mul", name, inputs=inputs, outputs=[result]))
-    return result
-
-
-def _normalise_kept(
-    graph: gs.Graph,
-    node: gs.Node,
-    inexact: Inexact,
-    structure: Structure,
-    kept: Bool,
-    dtypes: Mapping[str, np.dtype[np.generic]],
-) -> None:
-    """Let a node see the kept channels only, and put its results back between zeros."""
-    for (i, axis), labels in inexact.inputs.items():
-        if not kept[labels].all():
-            source, index = node.inputs[i], np.flatnonzero(kept[labels])
-            node.inputs[i] = _picked(graph, source, index, axis)
-    for sizes in structure.sizes:
-        if sizes.node == inexact.node and isinstance(sizes.place, str):
-            node.attrs[sizes.place] = int(kept[sizes.counted[0]].sum())
-    for (o, axis), labels in inexact.outputs.items():
-        keep = kept[labels]
-        if keep.all():
-            continue
-        output, compact = node.outputs[o], gs.Variable(f"{node.outputs[o].name}/compact/{axis}")
-        node.outputs[o] = compact
-        spread = _picked(graph, compact, np.maximum(np.cumsum(keep) - 1, 0), axis)
-        mask = keep.reshape(-1, *[1] * (-axis - 1)).astype(dtypes.get(output.name, np.float32))
-        _times(graph, spread, mask, output)
-
-
-def _picked(graph: gs.Graph, source: gs.Tensor, index: Array, axis: int) -> gs.Variable:
-    name = f"onnxprune/pick/{len(graph.nodes)}"
-    result = gs.Variable(name)
-    inputs = [source, gs.Constant(f"{name}/index", index.astype(np.int64))]
-    graph.nodes.append(
-        gs.Node("Gather", name, inputs=inputs, outputs=[result], attrs={"axis": axis})
-    )
-    return result
-
-
-def _types(model: Model) -> dict[str, np.dtype[np.generic]]:
-    return {
-        name: np.dtype(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type))
-        for name, kind in tensor_types(model.proto).items()
-        if kind.tensor_type.elem_type
-    }
 
 
 def compare(

@@ -20,8 +20,8 @@ from onnxprune.plans.request import Request
 from onnxprune.recover.ladder import ALL, QUICK, Effort, Ladder
 from onnxprune.recover.recoveries import recover
 from onnxprune.recover.task import Task
-from onnxprune.rewrite.rewrite import rewrite
-from onnxprune.rewrite.verify import Verification, masked, verify
+from onnxprune.rewrite.rewrite import masked, rewrite
+from onnxprune.rewrite.verify import Verification, verify
 from onnxprune.rewrite.without_parts import shorten, silenced
 from onnxprune.run.study import Shortening, Study
 from onnxprune.timing.speed import Speed

@@ -28,7 +28,7 @@ from onnxprune.arrays import Bool
 from onnxprune.errors import InternalError
 from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
-from onnxprune.rewrite import verify
+from onnxprune.rewrite.rewrite import masked
 from onnxprune.structure.op import MEETS_FIXED
 from onnxprune.structure.rules import RULES
 
@@ -301,7 +301,7 @@ def test_the_product_verifies_against_the_same(case: Case) -> None:
     inputs = feeds(t.proto, 2)
     for kept in removals(t):
         plan = plan_from_units(t.model.sha256, t.structure, kept)
-        theirs = verify.masked(Cut(t.model, t.structure, t.shapes, plan)).proto
+        theirs = masked(Cut(t.model, t.structure, t.shapes, plan)).proto
         ours = renormalised(t, t.structure.units.keep(kept))[0]
         assert error(run(ours, inputs), run(theirs, inputs)) < 1e-5
 
