@@ -1,4 +1,4 @@
-"""Unfold: write a layer with weights as a matrix product ``y = W x + b``. Numpy only.
+"""Matrix form: a layer with weights as a matrix product ``y = W x + b``.
 
 Convolutions become products by gathering, for some output positions, the input values that
 each of them sums over (im2col); positions in the zero padding read as zero. Everything is
@@ -190,13 +190,7 @@ class MatrixForm:
             else:
                 extra = int(self.attributes.get("output_padding", [0] * rank)[a])
                 total = max((inside[a] - 1) * stride[a] + extra + extent - outside[a], 0)
-            less = total // 2
-            # For ConvTranspose the standard swaps the meaning of UPPER and LOWER.
-            upper = auto == "SAME_UPPER" or (self.op_type == "ConvTranspose" and auto == "NOTSET")
-            if self.op_type == "ConvTranspose":
-                before.append(less if auto == "SAME_UPPER" else total - less)
-            else:
-                before.append(less if upper else total - less)
+            before.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
         return before
 
 

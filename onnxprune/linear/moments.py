@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,17 @@ from onnxprune.arrays import F64, Array
 
 CHECK_EVERY = 5
 """One sample of so many is not fitted on, but decides how far to go."""
+
+
+def damping(variance: F64, relative: float) -> float:
+    """Return lambda; 0 where no input varies.
+
+    Args:
+        variance: of the inputs, ``float64 [width]``; what rounding made negative does not count.
+        relative: lambda as a multiple of the mean variance of the inputs that vary.
+    """
+    live = variance > 0
+    return relative * float(variance[live].mean()) if live.any() else 0.0
 
 
 @dataclass
@@ -63,16 +74,8 @@ class Moments:
 
     def plus(self, other: Moments) -> Moments:
         """Return the moments of both; the shifts must be the same."""
-        return Moments(
-            self.shift_x,
-            self.shift_y,
-            self.count + other.count,
-            self.x + other.x,
-            self.y + other.y,
-            self.xx + other.xx,
-            self.yx + other.yx,
-            self.yy + other.yy,
-        )
+        names = ("count", "x", "y", "xx", "yx", "yy")
+        return replace(self, **{n: getattr(self, n) + getattr(other, n) for n in names})
 
     def about(self, added: F64) -> Moments:
         """Return the moments about zero of the inputs and of the targets without what is added.
@@ -116,9 +119,7 @@ class Moments:
     def damping(self, relative: float) -> float:
         """Return lambda, given as a multiple of the mean variance of the inputs; 0 without any."""
         n = max(self.count, 1)
-        variance = np.maximum(np.diagonal(self.xx) / n - (self.x / n) ** 2, 0.0)
-        live = variance > 0
-        return relative * float(variance[live].mean()) if live.any() else 0.0
+        return damping(np.diagonal(self.xx) / n - (self.x / n) ** 2, relative)
 
     def intercept(self, weights: F64) -> F64:
         """Return ``mean(y) - W mean(x)``, ``float64 [outputs]``."""

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import F64, Bool
-from onnxprune.linear.bias import add_bias, found_bias, is_own, takes_bias
+from onnxprune.linear.bias import add_bias, bias_shape, found_bias, is_own, takes_bias
 from onnxprune.linear.requantise import pack, unpack
 from onnxprune.measure.statistics import ActivationStats
 from onnxprune.model.edit import edit, node_id, rebuild
@@ -60,7 +60,7 @@ def shift_biases(
         delta = _mean_contribution(weight, values * removed, stats[weight.point].overall_mean())
         if weight.output_labels is not None:
             delta = delta[cut.kept[weight.output_labels]]
-        bias = found_bias(graph, node, weight, len(delta))[0]
+        bias = found_bias(graph, node, bias_shape(weight, len(delta)))[0]
         if delta.any() and (grow or is_own(bias, len(delta))):
             add_bias(graph, node, weight, delta, constants[weight.tensor].values.dtype)
     return pack(rebuild(graph, pruned), pruned)
