@@ -12,7 +12,31 @@ CHECK_EVERY = 5
 """One sample of so many is not fitted on, but decides how far to go."""
 
 
-def damping(variance: F64, relative: float) -> float:
+@dataclass(frozen=True)
+class Enough:
+    """How many rows are enough for a layer, where the samples have so many.
+
+    Attributes:
+        least: rows for any layer.
+        each_input: rows for each input of an output.
+    """
+
+    least: int
+    each_input: int
+
+    def of_each(self, samples: int, width: int, share: float = 1.0) -> int:
+        """Return how many rows to draw from each of so many samples.
+
+        Args:
+            samples: how many there are.
+            width: inputs of each output.
+            share: multiplies the number of all rows.
+        """
+        wanted = int(share * max(self.least, self.each_input * width))
+        return max(1, -(-wanted // samples))
+
+
+def damping_of(variance: F64, relative: float) -> float:
     """Return lambda; 0 where no input varies.
 
     Args:
@@ -119,7 +143,7 @@ class Moments:
     def damping(self, relative: float) -> float:
         """Return lambda, given as a multiple of the mean variance of the inputs; 0 without any."""
         n = max(self.count, 1)
-        return damping(np.diagonal(self.xx) / n - (self.x / n) ** 2, relative)
+        return damping_of(np.diagonal(self.xx) / n - (self.x / n) ** 2, relative)
 
     def intercept(self, weights: F64) -> F64:
         """Return ``mean(y) - W mean(x)``, ``float64 [outputs]``."""

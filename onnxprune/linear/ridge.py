@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune.arrays import F64, I64, Bool
 from onnxprune.linear.blas import one_thread
-from onnxprune.linear.moments import Moments
+from onnxprune.linear.moments import Moments, damping_of
 
 ROW_WIDTH = 1024
 """Support size up to which every row gets an exact solve of its own."""
@@ -41,6 +41,23 @@ def ridge(moments: Moments, old: F64, relative: float, support: Bool | None = No
         return old + Inverse(xx, damping)(yx - old @ xx)
     old = old * support
     return old + _solve_rows(xx, (yx - old @ xx) * support, support, damping)
+
+
+def damped_inverse(covariance: F64, relative: float) -> F64:
+    """Return the inverse of a damped covariance, ``float64 [width, width]``.
+
+    Args:
+        covariance: ``float64 [width, width]``.
+        relative: lambda as a multiple of the mean variance of the inputs; 1 where none varies.
+    """
+    added = damping_of(np.diagonal(covariance), relative) or 1.0
+    damped = _damped(covariance, added)
+    try:
+        np.linalg.cholesky(damped)
+        return np.asarray(np.linalg.inv(damped), dtype=np.float64)
+    except np.linalg.LinAlgError:  # rounding made it indefinite
+        values, vectors = np.linalg.eigh(damped)
+        return np.asarray((vectors / np.maximum(values, added)) @ vectors.T)
 
 
 class Inverse:

@@ -54,13 +54,13 @@ def refit_classifier(
         return None
     best, chosen = _loss(scaled[check], labels[check], old), None
     for ridge in RIDGES:
-        found = _fit(scaled[~check], labels[~check], old, ridge)
+        found = _minimise(scaled[~check], labels[~check], old, ridge)
         loss = _loss(scaled[check], labels[check], found)
         if loss < best:
             best, chosen = loss, ridge
     if chosen is None:
         return None
-    new = _fit(scaled, labels, old, chosen)
+    new = _minimise(scaled, labels, old, chosen)
     fitted = new[:, :-1] / deviation
     return fitted, new[:, -1] - fitted @ mean, chosen
 
@@ -77,7 +77,7 @@ def _loss(features: F64, labels: I64, parameters: F64) -> float:
     return float(-logs[np.arange(len(labels)), labels].mean())
 
 
-def _fit(features: F64, labels: I64, old: F64, ridge: float) -> F64:
+def _minimise(features: F64, labels: I64, old: F64, ridge: float) -> F64:
     from scipy.optimize import minimize
     from scipy.special import softmax
 
