@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-
-from onnxprune.arrays import Array
 from onnxprune.linear.layer import affected, prepare
 from onnxprune.linear.requantise import pack
 from onnxprune.model.model import Model
+from onnxprune.model.stepwise import Walk
 from onnxprune.recover.ladder import Ladder
 from onnxprune.recover.least_squares import Fit, fit_layers
 from onnxprune.recover.task import Step, Task
@@ -75,19 +74,8 @@ def fit_warnings(fits: Sequence[Fit]) -> list[str]:
 
 def with_constants(model: Model, fits: Sequence[Fit]) -> Model:
     """Return a model with the new constants of these fits."""
-    from onnx import ModelProto, numpy_helper
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    from onnxprune.model.storage import describe
-
-    values: Mapping[str, Array] = {n: v for fit in fits for n, v in fit.constants.items()}
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in values:
-            dtype = tensor_dtype_to_np_dtype(tensor.data_type)
-            cast = np.ascontiguousarray(values[tensor.name], dtype=dtype)
-            made = numpy_helper.from_array(cast, tensor.name)
-            describe(made, tensor)
-            tensor.CopyFrom(made)
-    return Model(proto, model.sha256)
+    walk = Walk(model, [])
+    for fit in fits:
+        for name, values in fit.constants.items():
+            walk.replace(name, values)
+    return replace(walk.model(), sha256=model.sha256)

@@ -1,4 +1,4 @@
-"""Rectified: fit a layer to what the rectifier behind it lets through. Numpy and scipy only.
+"""Through the rectifier: fit a layer to what the one behind it passes. Numpy and scipy only.
 
 Where the original gives less than a rectifier passes, a pruned model may give any such value:
 the error of an output ``v`` for a wanted ``t`` is ``max(v - low, 0)^2`` if ``t <= low``,
@@ -67,6 +67,15 @@ class Rows:
         return np.concatenate([x[g] for x in xs]), np.concatenate([y[g] for y in ys]), skip
 
 
+def factors_fit(support: Bool) -> bool:
+    """Whether the factors of rows with these supports are small enough to be kept.
+
+    Args:
+        support: the weights of each row that may differ from zero, ``bool [..., rows, width]``.
+    """
+    return 8 * int((support.sum(axis=-1) ** 2).sum()) <= FACTOR_BYTES
+
+
 def fit_rectified(
     rows: Rows,
     moments: Sequence[Moments],
@@ -92,7 +101,7 @@ def fit_rectified(
     biases: list[F64] = []
     for g, own in enumerate(moments):
         allowed = None if support is None else support[g]
-        if allowed is not None and 8 * int((allowed.sum(axis=1) ** 2).sum()) > FACTOR_BYTES:
+        if allowed is not None and not factors_fit(allowed):
             weights.append(start[g])
             biases.append(own.intercept(start[g]))
             continue
