@@ -71,7 +71,11 @@ class Layer:
     fixed: F64 | None = None
 
     def staying(self, values: Array) -> Array:
-        """Take what stays of what the layer gives in the original."""
+        """Take the channels that stay.
+
+        Args:
+            values: what the layer gives in the original, of that output's shape.
+        """
         for axis, index in self.kept.items():
             values = values.take(index, axis=axis)
         return values

@@ -73,7 +73,7 @@ class Moments:
 
     @classmethod
     def shifted(cls, x: F64, y: F64) -> Moments:
-        """Return the moments of no rows, with these shifts."""
+        """Return the moments of no rows, with shifts ``x [width]`` and ``y [outputs]``."""
         d, o = len(x), len(y)
         return cls(
             x, y, 0, np.zeros(d), np.zeros(o), np.zeros((d, d)), np.zeros((o, d)), np.zeros(o)
@@ -134,8 +134,14 @@ class Moments:
         result: F64 = self.x / max(self.count, 1) + self.shift_x
         return result
 
+    @property
+    def target_variance(self) -> float:
+        """The variance of the targets, summed over outputs."""
+        n = max(self.count, 1)
+        return float(np.maximum(self.yy / n - (self.y / n) ** 2, 0).sum())
+
     def centred(self) -> tuple[F64, F64]:
-        """Return the covariances ``C_xx`` and ``C_yx``."""
+        """Return the covariances ``C_xx [width, width]`` and ``C_yx [outputs, width]``."""
         n = max(self.count, 1)
         xx = self.xx / n - np.outer(self.x, self.x) / n**2
         return xx, self.yx / n - np.outer(self.y, self.x) / n**2
@@ -151,7 +157,12 @@ class Moments:
         return result
 
     def error(self, weights: F64, bias: F64) -> float:
-        """Return the mean squared error of ``W x + b``, summed over outputs."""
+        """Return the mean squared error of ``W x + b``, summed over outputs.
+
+        Args:
+            weights: ``W``, ``float64 [outputs, width]``.
+            bias: ``b``, ``float64 [outputs]``.
+        """
         n = max(self.count, 1)
         offset = weights @ self.shift_x + bias - self.shift_y
         fitted = np.einsum("od,od->o", weights @ self.xx, weights)

@@ -76,8 +76,22 @@ class Inverse:
         else:
             self._rows = list(_row_factors(xx, damping, support))
 
+    @classmethod
+    def of(cls, moments: Moments, relative: float, support: Bool | None = None) -> Inverse:
+        """Return that of the covariance of the inputs of a layer, which vary.
+
+        Args:
+            moments: of its inputs.
+            relative: lambda as a multiple of their mean variance.
+            support: see the class.
+        """
+        return cls(moments.centred()[0], moments.damping(relative), support)
+
     def __call__(self, gap: F64) -> F64:
-        """Return ``gap (xx + damping I)^-1``, ``float64 [rows, width]``."""
+        """Return ``gap (xx + damping I)^-1``, ``float64 [rows, width]``.
+
+        Where there is a support, the result is zero outside of it, and the gap does not count.
+        """
         return self._apply(gap) if self._rows is None else _applied(self._rows, gap)
 
 

@@ -179,11 +179,8 @@ def _moments(
         check = _check_rows(rows, seen)
         seen += len(y)
         if not result:
-            shifts = [inputs.mean(axis=1, dtype=np.float64), outputs.mean(axis=1, dtype=np.float64)]
-            result = [
-                (Moments.shifted(sx, sy), Moments.shifted(sx, sy))
-                for sx, sy in zip(*shifts, strict=True)
-            ]
+            means = [v.mean(axis=1, dtype=np.float64) for v in (inputs, outputs)]
+            result = [(Moments.shifted(*m), Moments.shifted(*m)) for m in zip(*means, strict=True)]
         for (fitted, checked), xs, ys in zip(result, inputs, outputs, strict=True):
             fitted.add(xs[~check], ys[~check])
             checked.add(xs[check], ys[check])
@@ -216,14 +213,8 @@ def _fit_layer(
     rows = parts[0][0].count + parts[0][1].count
     inputs = form.width if support is None else max(int(s.sum(axis=-1).max()) for s in support)
     if not all(f.finite and c.finite for f, c in parts):
-        return Fit(
-            layer, {}, float("nan"), float("nan"), None, rows, inputs, "activations overflow"
-        )
-    variance = sum(
-        float(np.maximum(c.yy / max(c.count, 1) - (c.y / max(c.count, 1)) ** 2, 0).sum())
-        for _, c in parts
-    )
-    scale = max(variance, 1e-30)
+        return Fit(layer, {}, np.nan, np.nan, None, rows, inputs, "activations overflow")
+    scale = max(sum(c.target_variance for _, c in parts), 1e-30)
     before, best, chosen = error(list(old)), np.inf, None
     if not layer.shared:
         for damping in DAMPINGS:  # it falls, then it rises
@@ -231,11 +222,9 @@ def _fit_layer(
             if not left < best:
                 break
             best, chosen = left, damping
-    note = ""
     whole = [f.plus(c) for f, c in parts]
     if chosen is None or not best < before:
-        weights, chosen = list(old), None
-        best = before
+        weights, chosen, best = list(old), None, before
     else:
         weights = [solved(g, m, chosen) for g, m in enumerate(whole)]
     bias = np.concatenate([m.intercept(w) for m, w in zip(whole, weights, strict=True)])
@@ -244,6 +233,7 @@ def _fit_layer(
     constants = {layer.bias: bias.reshape(layer.bias_shape)} if layer.fixed is None else {}
     if chosen is not None:
         constants[layer.weight] = form.to_tensor(np.stack(weights) / (layer.alpha or 1.0))
+    note = ""
     if not all(walk.holds(name, values) for name, values in constants.items()):
         constants, note = {}, "the fitted weights exceed their number format"
     return Fit(layer, constants, before / scale, best / scale, chosen, rows, inputs, note)

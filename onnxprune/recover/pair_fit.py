@@ -174,15 +174,10 @@ class _Problem:
         self._first, self._second = first.product, second.product
         self._between, self._map = between, each
         halves = (first, second)
-        self._supports = [half.support for half in halves]
         self._means = [np.stack([m.mean for m in half.moments]) for half in halves]
         self._inverses = [
             [
-                Inverse(
-                    m.centred()[0],
-                    m.damping(half.relative),
-                    None if half.support is None else half.support[g],
-                )
+                Inverse.of(m, half.relative, None if half.support is None else half.support[g])
                 for g, m in enumerate(half.moments)
             ]
             for half in halves
@@ -194,7 +189,7 @@ class _Problem:
         self.start = _Point((w1, c1, w2, c2))
 
     def layers(self, point: _Point) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
-        """Return weights and bias of both layers."""
+        """Return weights and bias of both layers, as in :class:`Half`."""
         w1, c1, w2, c2 = point.parts
         m1, m2 = self._means
         return (w1, c1 - _on_mean(w1, m1)), (w2, c2 - _on_mean(w2, m2))
@@ -263,9 +258,8 @@ class _Problem:
         return float(sum(gains) / max(sum(curvatures), 1e-30))
 
     def _whitened(self, which: int, weights: F64) -> F64:
-        support, inverses = self._supports[which], self._inverses[which]
-        masked = weights if support is None else weights * support
-        return np.stack([inverse(w) for inverse, w in zip(inverses, masked, strict=True)])
+        inverses = self._inverses[which]
+        return np.stack([inverse(w) for inverse, w in zip(inverses, weights, strict=True)])
 
 
 def _affine(product: Product, x: Array, weights: F64, bias: F64) -> Array:
