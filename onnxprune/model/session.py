@@ -246,5 +246,5 @@ def _first(error: Exception) -> str:
 
 
 def samples_of(feeds: Feeds) -> int:
-    """Return how many samples inputs hold."""
+    """Return how many samples inputs (``[samples, ...]``) hold: the longest first axis, or 1."""
     return max((len(v) for v in feeds.values() if v.ndim), default=1)
