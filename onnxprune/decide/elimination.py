@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.arrays import F64, I64
+from onnxprune.linear.ridge import damped_inverse
 
 DAMPING = 1e-3
 """Ridge as a multiple of the mean variance of the inputs."""
@@ -45,21 +46,6 @@ class Reader:
 def output_energy(weights: F64, covariance: F64) -> float:
     """Return the variance of a layer's outputs, summed."""
     return float(np.einsum("od,od->", weights @ covariance, weights))
-
-
-def inverse(covariance: F64, damping: float = DAMPING) -> F64:
-    """Return the inverse of a damped covariance; inputs without variance come out as large."""
-    variance = np.diagonal(covariance)
-    live = variance > 0
-    ridge = damping * float(variance[live].mean()) if live.any() else 1.0
-    damped = covariance.copy()
-    damped.flat[:: len(damped) + 1] += ridge
-    try:
-        np.linalg.cholesky(damped)
-        return np.asarray(np.linalg.inv(damped), dtype=np.float64)
-    except np.linalg.LinAlgError:  # rounding made it indefinite
-        values, vectors = np.linalg.eigh(damped)
-        return np.asarray((vectors / np.maximum(values, ridge)) @ vectors.T)
 
 
 @dataclass(frozen=True)
@@ -118,7 +104,7 @@ class _State:
 
     def __init__(self, reader: Reader) -> None:
         self.weights = reader.weights.astype(np.float64)
-        self.inverse = inverse(reader.covariance)
+        self.inverse = damped_inverse(reader.covariance, DAMPING)
         self.columns = reader.columns
         self.scale = reader.scale
 

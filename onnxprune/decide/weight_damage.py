@@ -13,10 +13,11 @@ import numpy as np
 
 from onnxprune.arrays import F64, Array, Bool
 from onnxprune.decide.channel_damage import Measured
-from onnxprune.decide.elimination import inverse, output_energy
+from onnxprune.decide.elimination import output_energy
 from onnxprune.decide.second_moments import from_rows, to_rows
 from onnxprune.linear.layer import Layer
-from onnxprune.linear.ridge import ridge_rows
+from onnxprune.linear.moments import damping_of
+from onnxprune.linear.ridge import damped_inverse, ridge_rows
 
 DENSITY_STEP = 0.93
 """Weights leave in rounds; each leaves this share of those that are left. The smaller the rounds,
@@ -47,7 +48,8 @@ class Thinning:
         self._layers = [la for la in measured.layers if la.weight in nonzero and not la.shared]
         self._diagonals = {
             la.node: [
-                np.diagonal(inverse(m.covariance, DAMPING)) for m in measured.moments[la.node]
+                np.diagonal(damped_inverse(m.covariance, INVERSE_DAMPING))
+                for m in measured.moments[la.node]
             ]
             for la in self._layers
         }
@@ -140,7 +142,7 @@ class Thinning:
         return result
 
 
-DAMPING = 1e-2
+INVERSE_DAMPING = 1e-2
 """Ridge for the inverse, as a multiple of the mean variance of the inputs."""
 
 REFIT_DAMPING = 1e-3
@@ -153,7 +155,7 @@ def refitted(
     support: Bool,
     inverse_diagonal: F64,
     start: F64 | None = None,
-    damping: float = REFIT_DAMPING,
+    relative: float = REFIT_DAMPING,
 ) -> tuple[F64, F64]:
     """Refit the weights of a layer on a support, and say what each of them is worth.
 
@@ -163,7 +165,7 @@ def refitted(
         support: ``bool [outputs, width]``, the weights that are left.
         inverse_diagonal: ``float64 [width]``, that of the damped inverse of the covariance.
         start: weights near the result, see :func:`onnxprune.linear.ridge.ridge_rows`.
-        damping: ridge as a multiple of the mean variance of the inputs.
+        relative: ridge as a multiple of the mean variance of the inputs.
 
     Returns:
         The refitted weights, zero outside the support, and the squared error that removing
@@ -171,9 +173,7 @@ def refitted(
     """
     fitted = weights
     if not support.all():
-        variance = np.diagonal(covariance)
-        live = variance > 0
-        ridge = damping * float(variance[live].mean()) if live.any() else 1.0
+        ridge = damping_of(np.diagonal(covariance), relative) or 1.0
         fitted = ridge_rows(weights, covariance, support, ridge, start)
     return fitted, np.where(support, fitted**2 / inverse_diagonal, 0.0)
 

@@ -16,7 +16,7 @@ from onnxprune.arrays import F64, Array
 from onnxprune.measure.class_scores import class_scores
 from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
-from onnxprune.model.session import Feeds
+from onnxprune.model.session import Feeds, samples_of
 from onnxprune.model.stepwise import Walk
 
 WORK = 1e12
@@ -38,7 +38,7 @@ def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feed
         trials: number of trials.
         macs: multiply-accumulates of the model for one sample.
     """
-    size = _samples(chunks[0])
+    size = samples_of(chunks[0])
     samples = np.clip(WORK / max(trials * macs / 2, 1.0), *SAMPLES)
     count = max(1, min(len(chunks), int(samples / size)))
     chosen = np.unique(np.linspace(0, len(chunks) - 1, count).astype(np.int64))
@@ -70,7 +70,7 @@ def divergences(
         progress: called with 1 after each trial.
     """
     walk, found = Walk(model, chunks, runner=runner), class_scores(model, output)
-    sizes = [_samples(feeds) for feeds in chunks]
+    sizes = [samples_of(feeds) for feeds in chunks]
 
     def scores(constants: Mapping[str, Array]) -> list[Array]:
         values = walk.peek(found.tensor, constants)
@@ -111,13 +111,9 @@ def outputs_of(
     found = class_scores(model, output)
     values = Walk(model, chunks, runner=runner).peek(found.tensor, {})
     return [
-        log_probabilities(found.columns(v, _samples(feeds)), temperature)
+        log_probabilities(found.columns(v, samples_of(feeds)), temperature)
         for v, feeds in zip(values, chunks, strict=True)
     ]
-
-
-def _samples(feeds: Feeds) -> int:
-    return max((len(v) for v in feeds.values() if v.ndim), default=1)
 
 
 def log_probabilities(scores: Array, temperature: float = TEMPERATURE) -> F64:

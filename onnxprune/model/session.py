@@ -23,6 +23,7 @@ from onnxprune.model.storage import Held, is_heavy, split
 from onnxprune.model.values import Value
 
 Feeds = Mapping[str, Array]
+"""Inputs of a model by name."""
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -242,3 +243,8 @@ def _first(error: Exception) -> str:
     elif "NOT_IMPLEMENTED" in text:
         text += "; its CPU provider lacks that operator for these types: export in float32"
     return text
+
+
+def samples_of(feeds: Feeds) -> int:
+    """Return how many samples inputs (``[samples, ...]``) hold: the longest first axis, or 1."""
+    return max((len(v) for v in feeds.values() if v.ndim), default=1)

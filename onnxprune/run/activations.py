@@ -14,6 +14,7 @@ from onnxprune.decide.score import weight_points
 from onnxprune.measure.calibrate import Point, calibrate
 from onnxprune.measure.entropy import Activity, activities, watch
 from onnxprune.measure.statistics import ActivationStats
+from onnxprune.recover.recoveries import needs_stats
 from onnxprune.run import records
 from onnxprune.run.cache import Cache
 from onnxprune.run.run import Run
@@ -87,7 +88,7 @@ class Activations:
     def _calibrated(self) -> tuple[dict[Point, ActivationStats], list[Activity] | None]:
         run, subject = self._run, self._subject
         request, criterion = run.request, run.request.criterion
-        needed = criterion.needs_labels or criterion.needs_rms or request.recover != "none"
+        needed = criterion.needs_labels or criterion.needs_rms or needs_stats(request.recovery)
         needed = needed or request.mode == "depth"
         if not (request.empirical if request.lossless else needed):
             return {}, None

@@ -339,7 +339,7 @@ def test_saliency_is_the_error_of_removing_one_weight() -> None:
     worth = refitted(weights, covariance, full, diagonal)[1]
     support = full.copy()
     support[0, 2] = False
-    fitted = refitted(weights, covariance, support, diagonal, damping=1e-12)[0]
+    fitted = refitted(weights, covariance, support, diagonal, relative=1e-12)[0]
     gap = weights - fitted
     assert worth[0, 2] == pytest.approx(np.einsum("od,od->", gap @ covariance, gap), rel=1e-6)
 
