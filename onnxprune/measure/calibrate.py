@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from onnxprune.arrays import F64, I64
 from onnxprune.errors import CalibrationError
 from onnxprune.measure.statistics import ActivationStats
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.storage import draft
@@ -168,7 +168,7 @@ def _add_reductions(
     proto: onnx.ModelProto, model: Model, reductions: Sequence[_Reduction], squares: bool
 ) -> None:
     """Let a copy of a model return these reductions in place of its outputs."""
-    types = tensor_types(model.proto)
+    types = model.types
     del proto.graph.output[:]
     for reduction in reductions:
         tensor, _ = reduction.point

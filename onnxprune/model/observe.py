@@ -6,7 +6,7 @@ data gives another count. Only what is equal in both is taken to be fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from onnxprune.model.dynamic_axes import (
     rearranged,
 )
 from onnxprune.model.folding import SMALL, Computed, computed_constants
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds, Session
 from onnxprune.model.shapes import Shapes
@@ -64,9 +64,9 @@ def observe(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> Shapes:
         ModelError: if the model does not run on ``feeds``, or not with another batch size
             although it declares that dynamic.
     """
-    known = computed_constants(model.proto)
+    known = computed_constants(model)
     proto, held = draft(model.proto)
-    tensors = _add_shape_outputs(proto, set(known.sources))
+    tensors = _add_shape_outputs(proto, model.types, known.sources)
 
     def run_with(session: Session) -> Run:
         names = [_PREFIX + name for name in tensors] + list(known.sources)
@@ -92,7 +92,7 @@ def observe(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> Shapes:
         second.shapes,
         _batch(axes, feeds, first),
         _batch(axes, feeds, second.shapes),
-        _agreed(model.proto, known, constants, second),
+        _agreed(model, known, constants, second),
         feeds=(feeds, _proof_feeds(session, [v.name for v in model.outputs], feeds, second)),
         loose=known.loosely if len(runs) == 1 or second.recounted else known.data_sized,
         stuck=tuple(map(str, second.stuck)),
@@ -159,15 +159,16 @@ def _batch(axes: Sequence[DynamicAxis], feeds: Feeds, shapes: dict[str, tuple[in
 
 
 def _agreed(
-    proto: onnx.ModelProto, known: Computed, constants: dict[str, Array], second: _Second
+    model: Model, known: Computed, constants: dict[str, Array], second: _Second
 ) -> dict[str, Array]:
     """Return the values of computed constants that both runs agree on.
 
     A large one stays computed if folding it would make the file larger.
     """
-    others = [n for n in proto.graph.node if not all(o in known.sources for o in n.output)]
+    nodes = model.proto.graph.node
+    others = [n for n in nodes if not all(o in known.sources for o in n.output)]
     staying = {name for node in others for name in node.input}
-    sizes = {t.name: 0 if t.name in staying else nbytes(t) for t in proto.graph.initializer}
+    sizes = {n: 0 if n in staying else nbytes(t) for n, t in model.constants.items()}
     return {
         name: value
         for name, value in constants.items()
@@ -200,10 +201,15 @@ def _proof_feeds(
     return finite[0] if finite else rearranged(feeds, {}, 1)
 
 
-def _add_shape_outputs(proto: onnx.ModelProto, values: set[str]) -> list[str]:
-    """Let a model return these values, and the shapes of all other computed tensors, too."""
+def _add_shape_outputs(
+    proto: onnx.ModelProto, kinds: Mapping[str, onnx.TypeProto], values: Collection[str]
+) -> list[str]:
+    """Let a model return these values, and the shapes of all other computed tensors, too.
+
+    Returns:
+        The tensors whose shapes it returns.
+    """
     graph = proto.graph
-    kinds = tensor_types(proto)
     tensors: list[str] = []
     for node in list(graph.node):
         for name in node.output:
