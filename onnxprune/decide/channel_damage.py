@@ -1,7 +1,7 @@
-"""Selection: errors that removing channels leaves once the others make up for them.
+"""Channel damage: the errors that remain when channels leave and the others make up for them.
 
-What it returns goes to the criteria as evidence (see :mod:`onnxprune.decide.score`): squared
-errors of the layers, from second moments, on a common scale that a few trials give
+They go to the criteria as evidence (see :mod:`onnxprune.decide.score`): squared errors of the
+layers, from second moments, on a common scale that a few trials give
 (:mod:`onnxprune.measure.divergence`). For single weights see
 :mod:`onnxprune.decide.weight_damage`.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.arrays import F64, Array
-from onnxprune.decide.elimination import Elimination, Reader, eliminate, output_energy
+from onnxprune.decide.elimination import Elimination, GroupReader, eliminate, output_energy
 from onnxprune.decide.second_moments import InputMoments, from_rows, input_moments, to_rows
 from onnxprune.linear.layer import Layer, prepare
 from onnxprune.linear.matrix_form import MatrixForm, StackForm
@@ -22,11 +22,11 @@ from onnxprune.measure.divergence import Sensitivity, divergences, trial_chunks
 from onnxprune.model.model import Model
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
-from onnxprune.model.shapes import Shapes
 from onnxprune.model.stepwise import Walk
 from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import Structure, Weight
+from onnxprune.structure.subject import Subject
 
 TRIALS = (0.25, 0.5, 0.75)
 """Shares of a group's units that are removed in its trials."""
@@ -34,7 +34,7 @@ TRIALS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Measured:
-    """A model, its layers and the moments of what they read, for making selections.
+    """A model, its layers and the second moments of what they read.
 
     Attributes:
         model: the original, prepared (see :func:`onnxprune.linear.layer.prepare`).
@@ -86,21 +86,27 @@ class Measured:
 
 
 def measure_moments(
-    model: Model,
-    structure: Structure,
-    shapes: Shapes,
-    weights: Mapping[str, Array],
+    subject: Subject,
     chunks: Sequence[Feeds],
     *,
     output: str,
-    macs: float,
     seed: int,
     runner: Runner,
     progress: Callable[[int], None],
 ) -> Measured:
-    """Gather the second moments of the original; see :class:`Measured`."""
-    prepared, layers = prepare(model, Cut(model, structure, shapes, PruningPlan("")))
+    """Gather the second moments of what the layers of a model read.
+
+    Args:
+        subject: the model.
+        chunks: inputs of the samples.
+        output: name of the output with the class scores.
+        seed: of the drawn positions.
+        runner: runs the models.
+        progress: called with 1 after each layer.
+    """
+    prepared, layers = prepare(subject.folded, Cut.of(subject, PruningPlan("")))
     moments = input_moments(prepared, layers, chunks, seed=seed, runner=runner, progress=progress)
+    weights, macs = subject.weights, subject.cost.macs
     usable = [la for la in layers if la.node in moments and la.weight in weights]
     return Measured(prepared, usable, moments, weights, chunks, output, macs, runner)
 
@@ -125,7 +131,7 @@ def unit_errors(
             continue
         counts = sorted({max(1, int(len(members) * share)) for share in TRIALS})
         readers = [
-            Reader(
+            GroupReader(
                 r.weights,
                 r.covariance,
                 {u: c for u, c in r.columns.items() if u in members},
@@ -152,7 +158,7 @@ def unit_errors(
 
 
 def _trial(
-    measured: Measured, own: Sequence[tuple[Layer, Reader]], snapshot: Sequence[F64]
+    measured: Measured, own: Sequence[tuple[Layer, GroupReader]], snapshot: Sequence[F64]
 ) -> dict[str, Array]:
     """Put the refitted weights of a group's readers into their layers."""
     parts: dict[str, tuple[Layer, list[F64]]] = {}
@@ -167,19 +173,19 @@ def _trial(
 
 def _readers(
     structure: Structure, measured: Measured, by_node: Mapping[str, Layer]
-) -> Iterator[tuple[Layer, Reader]]:
+) -> Iterator[tuple[Layer, GroupReader]]:
     """Yield everything that reads units, with its layer."""
     for weight in structure.weights:
         layer = by_node.get(weight.node)
         if layer is not None and isinstance(layer.form, StackForm):
-            yield from ((layer, r) for r in _stack_readers(structure, measured, layer, weight))
+            yield from ((layer, r) for r in _of_stack(structure, measured, layer, weight))
         elif layer is not None and weight.data_labels is not None:
-            yield from ((layer, r) for r in _layer_readers(structure, measured, layer, weight))
+            yield from ((layer, r) for r in _of_layer(structure, measured, layer, weight))
 
 
-def _layer_readers(
+def _of_layer(
     structure: Structure, measured: Measured, layer: Layer, weight: Weight
-) -> Iterator[Reader]:
+) -> Iterator[GroupReader]:
     form = layer.form
     assert isinstance(form, MatrixForm)
     assert weight.data_labels is not None
@@ -199,12 +205,12 @@ def _layer_readers(
             columns.setdefault(int(u), []).append(offsets + i)
         energy = output_energy(values, moments.covariance)
         joined = {u: np.concatenate(parts) for u, parts in columns.items()}
-        yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+        yield GroupReader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
 
 
-def _stack_readers(
+def _of_stack(
     structure: Structure, measured: Measured, layer: Layer, weight: Weight
-) -> Iterator[Reader]:
+) -> Iterator[GroupReader]:
     """Yield the matrices of a stack: they lose inputs, or leave as a whole."""
     form = layer.form
     assert isinstance(form, StackForm)
@@ -221,4 +227,4 @@ def _stack_readers(
                 columns.setdefault(int(u), []).append(np.flatnonzero(along[axis][g] == i))
         joined = {u: np.unique(np.concatenate(parts)) for u, parts in columns.items()}
         energy = output_energy(values, moments.covariance)
-        yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+        yield GroupReader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)

@@ -16,15 +16,16 @@ import numpy as np
 
 from onnxprune.arrays import F64, I64
 
-DAMPING = 1e-3
-"""Ridge as a multiple of the mean variance of the inputs."""
+ELIMINATION_DAMPING = 1e-3
+"""Ridge of the inverse that units are removed from, as a multiple of the mean variance of the
+inputs."""
 
 ROUNDS = 256
 """A group is eliminated in at most about so many rounds."""
 
 
 @dataclass
-class Reader:
+class GroupReader:
     """A layer (or one convolution group of it) that reads the units of a group.
 
     Attributes:
@@ -43,15 +44,37 @@ class Reader:
 
 
 def output_energy(weights: F64, covariance: F64) -> float:
-    """Return the variance of a layer's outputs, summed."""
+    """Return the variance of a layer's outputs, summed over them.
+
+    Args:
+        weights: ``float64 [outputs, width]``.
+        covariance: ``float64 [width, width]``, of its inputs.
+    """
     return float(np.einsum("od,od->", weights @ covariance, weights))
 
 
-def inverse(covariance: F64, damping: float = DAMPING) -> F64:
-    """Return the inverse of a damped covariance; inputs without variance come out as large."""
+def ridge_of(covariance: F64, damping: float) -> float:
+    """Return what to add to the diagonal of a covariance ``float64 [width, width]``.
+
+    Args:
+        covariance: of the inputs of a layer.
+        damping: as a multiple of the mean variance of those that vary; 1 is added if none does.
+    """
     variance = np.diagonal(covariance)
     live = variance > 0
-    ridge = damping * float(variance[live].mean()) if live.any() else 1.0
+    return damping * float(variance[live].mean()) if live.any() else 1.0
+
+
+def inverse(covariance: F64, damping: float = ELIMINATION_DAMPING) -> F64:
+    """Return the inverse ``float64 [width, width]`` of a damped covariance.
+
+    Inputs without variance have large entries in it.
+
+    Args:
+        covariance: ``float64 [width, width]``.
+        damping: see :func:`ridge_of`.
+    """
+    ridge = ridge_of(covariance, damping)
     damped = covariance.copy()
     damped.flat[:: len(damped) + 1] += ridge
     try:
@@ -78,7 +101,7 @@ class Elimination:
 
 
 def eliminate(
-    units: Sequence[int], readers: Sequence[Reader], keep: Sequence[int] = ()
+    units: Sequence[int], readers: Sequence[GroupReader], keep: Sequence[int] = ()
 ) -> Elimination:
     """Remove units one after the other, always the one whose loss costs least.
 
@@ -87,7 +110,7 @@ def eliminate(
         readers: the layers that read them; a unit that none reads costs nothing.
         keep: after how many units the weights are wanted.
     """
-    states = [_State(r) for r in readers]
+    states = [_Remaining(r) for r in readers]
     left, total = list(units), 0.0
     order: list[int] = []
     errors: list[float] = []
@@ -113,10 +136,10 @@ def eliminate(
     return Elimination(order, np.asarray(errors), snapshots)
 
 
-class _State:
+class _Remaining:
     """One reader while units leave it."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: GroupReader) -> None:
         self.weights = reader.weights.astype(np.float64)
         self.inverse = inverse(reader.covariance)
         self.columns = reader.columns

@@ -18,7 +18,7 @@ from onnxprune.model.stepwise import Walk
 MAX_WIDTH = 1536
 """Width beyond which a convolution's covariance is that of its channels, not of its patches."""
 
-ROWS = 12_000
+MOMENT_ROWS = 12_000
 """Rows that a covariance is taken from at least, where the samples have so many."""
 
 ROWS_PER_INPUT = 20
@@ -67,7 +67,7 @@ def input_moments(
         later = [name for r in layers[k + 1 :] for name in (r.data, r.output)]
         found = walk.step([layer.data, layer.output], later)
         rng = np.random.default_rng([seed, k])
-        count = max(1, -(-max(ROWS, ROWS_PER_INPUT * layer.form.width) // samples))
+        count = max(1, -(-max(MOMENT_ROWS, ROWS_PER_INPUT * layer.form.width) // samples))
         moments: list[Moments] = []
         for x, y in found:
             rows = layer.form.rows(x, y, count, rng)

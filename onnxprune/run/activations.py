@@ -50,13 +50,9 @@ class Activations:
         run, subject = self._run, self._subject
         with run.log.stage("moments"):
             return measure_moments(
-                subject.folded,
-                subject.structure,
-                subject.shapes,
-                subject.weights,
+                subject,
                 sample_chunks(subject.folded, subject.shapes, run.samples.fit),
                 output=run.output,
-                macs=subject.cost.macs,
                 seed=run.request.seed,
                 runner=run.runner,
                 progress=run.log.progress("moments", len(subject.structure.weights)),
