@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.arrays import F64, I64
+from onnxprune.linear.moments import mean_variance
 
 ELIMINATION_DAMPING = 1e-3
 """Ridge of the inverse that units are removed from, as a multiple of the mean variance of the
@@ -60,9 +61,7 @@ def ridge_of(covariance: F64, damping: float) -> float:
         covariance: of the inputs of a layer.
         damping: as a multiple of the mean variance of those that vary; 1 is added if none does.
     """
-    variance = np.diagonal(covariance)
-    live = variance > 0
-    return damping * float(variance[live].mean()) if live.any() else 1.0
+    return damping * mean_variance(np.diagonal(covariance)) or 1.0
 
 
 def inverse(covariance: F64, damping: float = ELIMINATION_DAMPING) -> F64:

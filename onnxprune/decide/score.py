@@ -14,10 +14,9 @@ import numpy as np
 
 from onnxprune.arrays import F64, Array
 from onnxprune.errors import CalibrationError
-from onnxprune.measure.calibrate import Point
 from onnxprune.measure.statistics import ActivationStats, f_statistic, is_defined
 from onnxprune.plans.choices import METRICS
-from onnxprune.structure.structure import Structure
+from onnxprune.structure.structure import Point, Structure
 
 F_POWER_WEIGHTS = 0.5
 F_POWER_CHANNELS = 1.0

@@ -117,8 +117,7 @@ class Moments:
         """Return lambda, given as a multiple of the mean variance of the inputs; 0 without any."""
         n = max(self.count, 1)
         variance = np.maximum(np.diagonal(self.xx) / n - (self.x / n) ** 2, 0.0)
-        live = variance > 0
-        return relative * float(variance[live].mean()) if live.any() else 0.0
+        return relative * mean_variance(variance)
 
     def intercept(self, weights: F64) -> F64:
         """Return ``mean(y) - W mean(x)``, ``float64 [outputs]``."""
@@ -135,3 +134,9 @@ class Moments:
             self.yy + fitted - 2 * cross + 2 * offset * (weights @ self.x - self.y)
         ) / n + offset**2
         return float(value.sum())
+
+
+def mean_variance(variance: F64) -> float:
+    """Return the mean of the variances ``float64 [width]`` of inputs that vary; 0 if none does."""
+    live = variance > 0
+    return float(variance[live].mean()) if live.any() else 0.0

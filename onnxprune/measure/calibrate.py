@@ -23,9 +23,7 @@ from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.storage import draft
 from onnxprune.samples.dataset import Batch
-
-Point = tuple[str, int]
-"""A tensor and the axis that holds its channels."""
+from onnxprune.structure.structure import Point
 
 ROWS = 256
 """Samples that are reduced to statistics at once; fewer make many small steps."""

@@ -10,7 +10,7 @@ import onnx
 from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.model.nodes import graphs, subgraphs
+from onnxprune.model.nodes import all_nodes, graphs, subgraphs
 from onnxprune.model.storage import MOST_BYTES, describe, with_graph
 
 
@@ -21,25 +21,17 @@ def densified(proto: onnx.ModelProto) -> onnx.ModelProto:
         ModelError: if one is damaged, or too large to be dense.
     """
     if not any(g.sparse_initializer for g in graphs(proto.graph)) and not any(
-        map(_is_sparse, _all_nodes(proto))
+        map(_is_sparse, all_nodes(proto))
     ):
         return proto
     result = with_graph(proto)
     for graph in graphs(result.graph):
         graph.initializer.extend(_dense(t, t.values.name) for t in graph.sparse_initializer)
         del graph.sparse_initializer[:]
-    for node in filter(_is_sparse, _all_nodes(result)):
+    for node in filter(_is_sparse, all_nodes(result)):
         tensor = _dense(node.attribute[0].sparse_tensor, ", ".join(node.output))
         node.attribute[0].CopyFrom(helper.make_attribute("value", tensor))
     return result
-
-
-def _all_nodes(proto: onnx.ModelProto) -> Iterator[NodeProto]:
-    """Yield the nodes of a model, those of subgraphs and functions included."""
-    outer = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
-    yield from outer
-    for inner in (inner for node in outer for graph in subgraphs(node) for inner in graphs(graph)):
-        yield from inner.node
 
 
 def _is_sparse(node: NodeProto) -> bool:

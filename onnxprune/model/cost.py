@@ -24,43 +24,21 @@ from onnxprune.model.quantised import weight_values
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.storage import outline
 
-WEIGHT_INPUTS = {
-    "Attention": (1,),
-    "Conv": (1,),
-    "ConvInteger": (1,),
-    "ConvTranspose": (1,),
-    "DeformConv": (1,),
-    "Einsum": tuple(range(16)),
-    "Gemm": (0, 1),
-    "MatMul": (0, 1),
-    "MatMulInteger": (0, 1),
-    "FusedConv": (1,),
-    "FusedGemm": (0, 1),
-    "FusedMatMul": (0, 1),
-    "LSTM": (1, 2),
-    "GRU": (1, 2),
-    "RNN": (1, 2),
-    "AttnLSTM": (1, 2),
-    "DecoderAttention": (2, 3),
-    "DynamicQuantizeLSTM": (1, 2),
-    "DynamicQuantizeMatMul": (1,),
-    "FusedMatMulActivation": (0, 1),
-    "GemmFastGelu": (1,),
-    "GemmFloat8": (0, 1),
-    "MatMulBnb4": (1,),
-    "MatMulInteger16": (0, 1),
-    "MatMulIntegerToFloat": (0, 1),
-    "MatMulNBits": (1,),
-    "MoE": (2, 4, 6),
-    "NhwcConv": (1,),
-    "NhwcFusedConv": (1,),
-    "QAttention": (1,),
-    "QGemm": (3,),
-    "QLinearConv": (3,),
-    "QLinearConvTranspose": (3,),
-    "QLinearMatMul": (0, 3),
-    "QMoE": (2, 5, 8),
-    "TransposeMatMul": (0, 1),
+_BY_PLACES = {
+    (1,): "Attention Conv ConvInteger ConvTranspose DeformConv FusedConv NhwcConv NhwcFusedConv "
+    "DynamicQuantizeMatMul GemmFastGelu MatMulBnb4 MatMulNBits QAttention",
+    (0, 1): "Gemm MatMul MatMulInteger FusedGemm FusedMatMul FusedMatMulActivation GemmFloat8 "
+    "MatMulInteger16 MatMulIntegerToFloat TransposeMatMul",
+    (1, 2): "LSTM GRU RNN AttnLSTM DynamicQuantizeLSTM",
+    (2, 3): "DecoderAttention",
+    (3,): "QGemm QLinearConv QLinearConvTranspose",
+    (0, 3): "QLinearMatMul",
+    (2, 4, 6): "MoE",
+    (2, 5, 8): "QMoE",
+    tuple(range(16)): "Einsum",
+}
+WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
+    name: places for places, names in _BY_PLACES.items() for name in names.split()
 }
 """The operands that count as weights where they are constant: what a sparsity refers to."""
 

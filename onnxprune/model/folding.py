@@ -27,32 +27,20 @@ _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 COUNTERS = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique"})
 """Operators that give as many results as they find in the data."""
 
+_SIZE_PLACES = {
+    (0,): "BlackmanWindow ConstantOfShape HammingWindow HannWindow",
+    (1,): "AffineGrid CenterCropPad Col2Im DFT Expand OneHot ReduceSum Reshape Split "
+    "SplitToSequence TopK Unsqueeze Upsample",
+    (2,): "MaxUnpool",
+    (0, 1): "MelWeightMatrix",
+    (1, 2): "Tile",
+    (1, 3): "Pad STFT",
+    (0, 1, 2): "Range",
+    (1, 2, 3): "Resize",
+    (1, 2, 3, 4): "Slice",
+}
 _SIZE_OPERANDS: Mapping[str, tuple[int, ...]] = {
-    "AffineGrid": (1,),
-    "BlackmanWindow": (0,),
-    "CenterCropPad": (1,),
-    "Col2Im": (1,),
-    "ConstantOfShape": (0,),
-    "DFT": (1,),
-    "Expand": (1,),
-    "HammingWindow": (0,),
-    "HannWindow": (0,),
-    "MaxUnpool": (2,),
-    "MelWeightMatrix": (0, 1),
-    "OneHot": (1,),
-    "Pad": (1, 3),
-    "Range": (0, 1, 2),
-    "ReduceSum": (1,),
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "STFT": (1, 3),
-    "Slice": (1, 2, 3, 4),
-    "Split": (1,),
-    "SplitToSequence": (1,),
-    "Tile": (1, 2),
-    "TopK": (1,),
-    "Unsqueeze": (1,),
-    "Upsample": (1,),
+    name: places for places, names in _SIZE_PLACES.items() for name in names.split()
 }
 """Operands whose values decide the size of a result."""
 

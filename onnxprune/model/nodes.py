@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from onnx import GraphProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 
 def is_standard(domain: str | None) -> bool:
@@ -39,14 +39,32 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """Yield a graph and all graphs inside it."""
     yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from graphs(inner)
+    yield from graphs_inside(graph.node)
+
+
+def graphs_inside(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+    """Yield all graphs inside nodes, those inside others as well."""
+    for node in nodes:
+        for graph in subgraphs(node):
+            yield from graphs(graph)
+
+
+def outer_nodes(proto: ModelProto) -> list[NodeProto]:
+    """Return the nodes of a model and of its local functions, not those inside subgraphs."""
+    return [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+
+
+def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
+    """Yield the nodes of a model, those of subgraphs and functions included."""
+    outer = outer_nodes(proto)
+    yield from outer
+    for graph in graphs_inside(outer):
+        yield from graph.node
 
 
 def captured(node: NodeProto) -> set[str]:
     """Return the tensors that the subgraphs of a node read; those of the outer graph among them."""
-    inner = [graph for outer in subgraphs(node) for graph in graphs(outer)]
+    inner = list(graphs_inside([node]))
     names = {name for graph in inner for each in graph.node for name in each.input}
     return names.union(v.name for graph in inner for v in graph.output)
 

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.arrays import Arrays
 from onnxprune.decide.channel_damage import Measured, measure_moments
 from onnxprune.decide.score import weight_points
-from onnxprune.measure.calibrate import Point, calibrate
+from onnxprune.measure.calibrate import calibrate
 from onnxprune.measure.entropy import Activity, activities, watch
 from onnxprune.measure.statistics import ActivationStats
 from onnxprune.run import records
@@ -19,6 +19,7 @@ from onnxprune.run.cache import Cache
 from onnxprune.run.run import Run
 from onnxprune.samples.chunks import sample_chunks
 from onnxprune.structure.rectifiers import find_rectifiers
+from onnxprune.structure.structure import Point
 from onnxprune.structure.subject import Subject
 
 
