@@ -8,12 +8,13 @@ layers, from second moments, on a common scale that a few trials give
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.arrays import F64, Array
+from onnxprune.arrays import F64, I64, Array
 from onnxprune.decide.elimination import Elimination, GroupReader, eliminate, output_energy
 from onnxprune.decide.second_moments import InputMoments, from_rows, input_moments, to_rows
 from onnxprune.linear.layer import Layer, prepare
@@ -177,54 +178,52 @@ def _readers(
     """Yield everything that reads units, with its layer."""
     for weight in structure.weights:
         layer = by_node.get(weight.node)
-        if layer is not None and isinstance(layer.form, StackForm):
-            yield from ((layer, r) for r in _of_stack(structure, measured, layer, weight))
-        elif layer is not None and weight.data_labels is not None:
-            yield from ((layer, r) for r in _of_layer(structure, measured, layer, weight))
+        if layer is None:
+            continue
+        matrices, columns = measured.matrices(layer), list[dict[int, I64]]()
+        if isinstance(layer.form, StackForm):
+            columns = _columns_of_stack(structure, layer.form, weight)
+        elif weight.data_labels is not None:
+            index, unit = structure.units.atoms(weight.data_labels)
+            columns = _columns_of_layer(layer.form, index, unit, matrices[0].shape[1])
+        if columns:
+            moments = measured.moments[layer.node]
+            for g, (w, m, own) in enumerate(zip(matrices, moments, columns, strict=True)):
+                energy = output_energy(w, m.covariance)
+                yield layer, GroupReader(w, m.covariance, own, energy if energy > 0 else 1.0, g)
 
 
-def _of_layer(
-    structure: Structure, measured: Measured, layer: Layer, weight: Weight
-) -> Iterator[GroupReader]:
-    form = layer.form
-    assert isinstance(form, MatrixForm)
-    assert weight.data_labels is not None
-    index, unit = structure.units.atoms(weight.data_labels)
-    per_group = form.width // (int(np.prod(form.shape[2:])) if form.spatial else 1)
+def _columns_of_layer(form: MatrixForm, index: I64, unit: I64, width: int) -> list[dict[int, I64]]:
+    """Return for each group of a layer the inputs that leave with each unit.
+
+    Args:
+        form: of the layer.
+        index: ``int64 [n]``, channels of the tensor that it reads.
+        unit: ``int64 [n]``, the units that they leave with.
+        width: inputs of a group, as its moments have them.
+    """
+    per_group = form.width // form.offsets
     if not len(unit) or (per_group == 1 and form.groups > 1):
-        return  # depthwise: an output leaves with its only input
-    for g, (values, moments) in enumerate(
-        zip(measured.matrices(layer), measured.moments[layer.node], strict=True)
-    ):
-        own = np.ones(len(index), dtype=np.bool_)
-        if form.groups > 1:
-            own = index // per_group == g
-        offsets = np.arange(values.shape[1] // per_group, dtype=np.int64) * per_group
-        columns: dict[int, list[Array]] = {}
-        for i, u in zip(index[own] % per_group, unit[own], strict=True):
-            columns.setdefault(int(u), []).append(offsets + i)
-        energy = output_energy(values, moments.covariance)
-        joined = {u: np.concatenate(parts) for u, parts in columns.items()}
-        yield GroupReader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+        return []  # depthwise: an output leaves with its only input
+    offsets = np.arange(width // per_group, dtype=np.int64) * per_group
+    found = [defaultdict[int, list[I64]](list) for _ in range(form.groups)]
+    for i, u in zip(index.tolist(), unit.tolist(), strict=True):
+        group = found[i // per_group if form.groups > 1 else 0]
+        group[u].append(offsets + i % per_group)
+    return [{u: np.concatenate(parts) for u, parts in group.items()} for group in found]
 
 
-def _of_stack(
-    structure: Structure, measured: Measured, layer: Layer, weight: Weight
-) -> Iterator[GroupReader]:
-    """Yield the matrices of a stack: they lose inputs, or leave as a whole."""
-    form = layer.form
-    assert isinstance(form, StackForm)
+def _columns_of_stack(
+    structure: Structure, form: StackForm, weight: Weight
+) -> list[dict[int, I64]]:
+    """Return the same for the matrices of a stack: they lose inputs, or leave as a whole."""
     assert weight.letters is not None
     data, own, _ = weight.letters
     read = {k: v for k, v in weight.axes.items() if own[k] != "." and own[k] in data}
-    along = {axis: form.along(axis) for axis in read}
-    for g, (values, moments) in enumerate(
-        zip(measured.matrices(layer), measured.moments[layer.node], strict=True)
-    ):
-        columns: dict[int, list[Array]] = {}
-        for axis, labels in read.items():
-            for i, u in zip(*structure.units.atoms(labels), strict=True):
-                columns.setdefault(int(u), []).append(np.flatnonzero(along[axis][g] == i))
-        joined = {u: np.unique(np.concatenate(parts)) for u, parts in columns.items()}
-        energy = output_energy(values, moments.covariance)
-        yield GroupReader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+    found = [defaultdict[int, list[I64]](list) for _ in range(form.groups)]
+    for axis, labels in read.items():
+        atoms = structure.units.atoms(labels)
+        for along, group in zip(form.along(axis), found, strict=True):
+            for i, u in zip(*atoms, strict=True):
+                group[int(u)].append(np.flatnonzero(along == i))
+    return [{u: np.unique(np.concatenate(parts)) for u, parts in group.items()} for group in found]

@@ -3,8 +3,8 @@
 Backward elimination by least squares. With the inverse ``P`` of the damped covariance of a
 layer's inputs, removing the inputs ``u`` and refitting the others raises the squared error by
 ``tr(W_u P_uu^-1 W_u^T)``; the refitted weights are ``W - W_u P_uu^-1 P_u`` and the inverse
-for what is left is ``P - P_u^T P_uu^-1 P_u`` (Optimal Brain Surgeon with blocks; for channels
-see OSSCAR, arXiv 2403.12983). A unit that several layers read costs the sum over them.
+for the inputs that stay is ``P - P_u^T P_uu^-1 P_u`` (Optimal Brain Surgeon with blocks; for
+channels see OSSCAR, arXiv 2403.12983). A unit that several layers read costs the sum over them.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model.counters import recounted
 from onnxprune.model.dynamic_axes import (
     DynamicAxis,
-    Sizes,
+    NewSizes,
     all_resized,
     drawn,
     dynamic_axes,
@@ -41,9 +41,10 @@ DRAWS = 4
 Observed = tuple[dict[str, tuple[int, ...]], dict[str, Array]]
 """Shapes of tensors, and values of computed constants."""
 
-Run = Callable[[Feeds], Observed]
+Trial = Callable[[Feeds], Observed]
+"""Runs a model on inputs."""
 
-Draw = Callable[[Feeds, Sizes, int], dict[str, Array]]
+Draw = Callable[[Feeds, NewSizes, int], dict[str, Array]]
 """Makes inputs of other sizes from given ones; the number tells draws apart."""
 
 
@@ -68,7 +69,7 @@ def observe(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> Shapes:
     proto, held = draft(model.proto)
     tensors = _add_shape_outputs(proto, model.types, known.sources)
 
-    def run_with(session: Session) -> Run:
+    def run_with(session: Session) -> Trial:
         names = [_PREFIX + name for name in tensors] + list(known.sources)
 
         def run(inputs: Feeds) -> Observed:
@@ -106,15 +107,15 @@ class _Second:
     shapes: dict[str, tuple[int, ...]]
     constants: dict[str, Array]
     draw: Draw
-    sizes: Sizes
+    sizes: NewSizes
     recounted: bool
     stuck: tuple[DynamicAxis, ...] = ()
 
 
-def _second_run(axes: Sequence[DynamicAxis], feeds: Feeds, runs: Sequence[Run]) -> _Second:
+def _second_run(axes: Sequence[DynamicAxis], feeds: Feeds, runs: Sequence[Trial]) -> _Second:
     """Run on other data and sizes; where not all axes change at once, one after the other."""
 
-    def attempt(sizes: Sizes, run: Run, stuck: Sequence[DynamicAxis] = ()) -> _Second | None:
+    def attempt(sizes: NewSizes, run: Trial, stuck: Sequence[DynamicAxis] = ()) -> _Second | None:
         for draw in (drawn, rearranged):
             try:
                 observed = run(draw(feeds, sizes, 1))

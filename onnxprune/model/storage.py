@@ -1,7 +1,7 @@
 """Storage: a model as one message, or its large initializers apart from it.
 
 Protobuf cannot hold 2 GiB in one message, and files of models as large keep their weights
-beside the model. :func:`split` takes large initializers out of a model; what is left is small
+beside the model. :func:`split` takes large initializers out of a model; the rest is small
 enough for everything that serialises it, and :func:`pack` lays both out for the disk.
 """
 
