@@ -36,6 +36,10 @@ class OnnxpruneError(Exception):
         super().__init__(" ".join(map(shortened, message.split())))
 
 
+class RequestError(OnnxpruneError):
+    """Settings exclude each other, or do not say what to do; the message names them."""
+
+
 class ModelError(OnnxpruneError):
     """The model cannot be read, run or pruned."""
 

@@ -74,11 +74,12 @@ def main() -> None:
 
 @main.command()
 @options.model
-@options.deciding
-@options.cleaning
+@options.calib
+@options.settings_of("prune")
 @options.writing
 def prune(
     model: Path,
+    data: Path | None,
     out: Path | None,
     report_path: Path | None,
     force: bool,
@@ -87,20 +88,21 @@ def prune(
     **settings: Any,
 ) -> None:
     """Prune MODEL and write the result, once it is proven right."""
-    options.check_goal(settings)
+    options.goal("prune", data, settings)
     target = _Target(model, out, report_path, force)
-    target.check([settings["data"], settings["eval_data"]])
+    target.check([data, settings["eval_data"]])
 
     from onnxprune.verbs import prune as verb
 
     with progress_bar(quiet or as_json) as progress:
-        result = verb.prune(model, progress=progress, **settings)
+        result = verb.prune(model, data, progress=progress, **settings)
     _write(result, target, as_json=as_json, quiet=quiet)
 
 
 @main.command()
 @options.model
-@options.deciding
+@options.calib
+@options.settings_of("plan")
 @click.option(
     "-o",
     "--out",
@@ -112,30 +114,28 @@ def prune(
 @options.as_json
 @options.quiet
 def plan(
-    model: Path, out: Path | None, force: bool, as_json: bool, quiet: bool, **settings: Any
+    model: Path,
+    data: Path | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
 ) -> None:
     """Decide what 'prune' would remove from MODEL, and write that as JSON.
 
     Edit the channels that stay, if you like, and carry it out with 'onnxprune apply'.
     """
-    options.check_goal(settings)
+    options.goal("plan", data, settings)
     out = out or plan_target(model)
-    reading = {name: settings.pop(name) for name in ("data", "eval_data", "mean", "std", "cache")}
-    check_target(out, _sources(model, reading.values()), force=force)
+    check_target(out, _sources(model, [data, settings["eval_data"]]), force=force)
 
-    from onnxprune.plans.choices import settled
     from onnxprune.plans.plan_file import save_plan
-    from onnxprune.plans.request import Request
-
-    names = (settings.pop("metric"), settings.pop("recover"))
-    metric, recover = settled(
-        *names, random_inputs=settings["random_inputs"], mode=settings["mode"]
-    )
-    request = Request(metric=metric, recover=recover, **settings)
     from onnxprune.verbs import plan as verb
 
     with progress_bar(quiet or as_json) as progress:
-        result = verb.plan(model, request=request, progress=progress, **reading)
+        result = verb.plan(model, data, progress=progress, **settings)
+    warn(result.warnings)
     save_plan(result, out, force=force)
     if as_json:
         show_json(out.read_text(encoding="utf-8"))
@@ -147,11 +147,13 @@ def plan(
 @main.command()
 @options.model
 @click.argument("plan", type=click.Path(path_type=Path))
-@options.carrying_out
+@options.calib
+@options.settings_of("apply", planned=True)
 @options.writing
 def apply(
     model: Path,
     plan: Path,
+    data: Path | None,
     out: Path | None,
     report_path: Path | None,
     force: bool,
@@ -165,37 +167,31 @@ def apply(
     'prune'; a plan for another model is refused.
     """
     target = _Target(model, out, report_path, force)
-    target.check([plan, settings["data"], settings["eval_data"]])
+    target.check([plan, data, settings["eval_data"]])
 
     from onnxprune.verbs import apply as verb
 
     with progress_bar(quiet or as_json) as progress:
-        result = verb.apply(model, plan, progress=progress, **settings)
+        result = verb.apply(model, plan, data, progress=progress, **settings)
     _write(result, target, as_json=as_json, quiet=quiet)
 
 
 @main.command()
 @options.model
-@click.option(
-    "--calib",
-    "data",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="Samples, as for prune: also show how often the rectifiers are on, their entropy, and "
-    "what cutting each group does to the outputs.",
+@options.data(
+    "Samples, as for prune: also show how often the rectifiers are on, their entropy, and what "
+    "cutting each group does to the outputs."
 )
-@options.exclude
-@options.inexact
-@options.dims
-@options.looking
+@options.settings_of("inspect")
 @options.as_json
-def inspect(model: Path, as_json: bool, **settings: Any) -> None:
+def inspect(model: Path, data: Path | None, as_json: bool, **settings: Any) -> None:
     """Show what can be pruned from MODEL and what cannot, and why. Needs no data."""
     from onnxprune.report.plain import plain
     from onnxprune.verbs import inspect as verb
 
     with progress_bar(as_json) as progress:
-        result = verb.inspect(model, progress=progress, **settings)
+        result = verb.inspect(model, data, progress=progress, **settings)
+    warn(result.warnings)
     if as_json:
         show_json(json.dumps(plain(result.to_dict()), indent=2))
     else:
@@ -204,15 +200,8 @@ def inspect(model: Path, as_json: bool, **settings: Any) -> None:
 
 @main.command()
 @options.model
-@click.option(
-    "--calib",
-    "data",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="Labelled samples, as for prune.",
-)
-@options.reading
+@options.data("Labelled samples, as for prune.", required=True)
+@options.settings_of("evaluate")
 @options.as_json
 @options.quiet
 def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: Any) -> None:
@@ -244,11 +233,7 @@ def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: An
     metavar="R,R,...",
     help="Operations that remain, as fractions of MODEL's.",
 )
-@options.evaluation
-@options.exclude
-@options.reading
-@options.seed
-@options.cache
+@options.settings_of("sweep")
 @click.option(
     "-o",
     "--out",
@@ -306,8 +291,8 @@ def sweep(
     show_default=True,
     help="Samples per run, unless the models fix it.",
 )
-@options.threads
-@options.provider
+@options.setting("threads")
+@options.setting("provider")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -328,8 +313,8 @@ def sweep(
     default=True,
     help="Leave out the first model with dynamically quantised weights.",
 )
-@options.dims
-@options.seed
+@options.setting("dims")
+@options.setting("seed")
 @options.as_json
 @options.quiet
 def bench(models: tuple[Path, ...], as_json: bool, quiet: bool, **settings: Any) -> None:

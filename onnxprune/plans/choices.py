@@ -58,13 +58,3 @@ METRICS: Mapping[str, Criterion] = {
     "random": Criterion(),
 }
 """The criteria; :data:`onnxprune.decide.score.CRITERIA` holds their functions."""
-
-
-def settled(
-    metric: str | None, recover: str | None, *, random_inputs: bool, mode: Mode = "auto"
-) -> tuple[str, str]:
-    """Return metric and recovery, with what the mode can do with or without samples as default."""
-    if mode == "depth":
-        return metric or "trial", recover or "full"
-    defaults = ("magnitude", "none") if random_inputs else ("f-magnitude", "full")
-    return metric or defaults[0], recover or defaults[1]

@@ -28,6 +28,7 @@ class PruningPlan:
             ``keep`` and ``masks`` are about what is left then.
         request: what was asked for, if the plan was made on its own.
         nodes: names of the nodes of each group, for those who read the plan; decides nothing.
+        warnings: what the user should know of how it was made; its file does not hold them.
     """
 
     model_sha256: str
@@ -36,6 +37,7 @@ class PruningPlan:
     removals: tuple[str, ...] = ()
     request: Request | None = None
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def cuts_channels(self) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from onnxprune.errors import OnnxpruneError
+from onnxprune.errors import OnnxpruneError, RequestError
 from onnxprune.plans.choices import (
     ALLOCATIONS,
     BUDGETS,
@@ -18,162 +18,169 @@ from onnxprune.plans.choices import (
     Criterion,
     Mode,
 )
+from onnxprune.plans.constraints import AtLeast, Between, EachAtLeast, OneOf, Spec, setting
+
+_RATIO, _FRACTION = Between(), Between(closed=True)
 
 
 @dataclass(frozen=True)
 class Request:
-    """The settings that decide what a run does; they appear in the report.
+    """The settings that decide what a run does; they appear in the report and in plans.
 
-    Exactly one of ``sparsity``, ``params``, ``macs``, ``latency``, ``size`` and ``layers`` is
-    given, or none of them and ``max_drop``, which then asks for the fewest operations within it, or
-    ``lossless``.
-
-    Attributes:
-        sparsity: the fraction of the weights that leaves, between 0 and 1.
-        params: the float constants of the pruned model, as a fraction of the original's.
-        macs: its multiply-accumulates, likewise.
-        latency: its measured latency, likewise.
-        size: its file size in bytes.
-        layers: with mode ``depth``, how many parts leave: a branch with all its layers, or a
-            layer without a path around it, is one.
-        max_drop: accuracy that may be lost on the *select* samples, as a fraction.
-        min_accuracy: accuracy to be kept on them.
-        mode: ``channels`` removes coupled channels, ``weights`` zeroes single weights, ``auto``
-            removes as many weights with their channels as the accuracy allows, and zeroes the
-            rest of a sparsity, ``depth`` removes whole parts.
-        metric: a key of :data:`onnxprune.decide.score.CRITERIA`, with mode ``depth`` one of
-            :data:`DEPTH_METRICS`.
-        recover: ``full`` refits all layers and the classifier, ``bias`` moves the mean of what
-            is removed into biases, ``none`` does nothing.
-        allocation: how the budget is spread over the layers: a key of
-            :data:`onnxprune.decide.spread.SPREADS`, or ``auto``: by the error that is left, or by
-            the scores themselves.
-        align: preferred divisor of the channels that stay in a group; None for one that
-            fits the size of the group (see :func:`onnxprune.decide.allocate.auto_align`).
-        exclude: globs over node and initializer names that keep their size and values.
-        allow_inexact: let channels leave across which something is normalised; what remains is
-            then normalised over the kept channels.
-        random_inputs: there are no samples; made-up inputs serve for shapes and verification.
-        dims: sizes of dynamic axes of made-up inputs, by name or by input and axis (``x:1``).
-        output: name of the output with the class scores; empty for the first that can hold some.
-        provider: onnxruntime's execution provider for measuring latency.
-        latency_batch: samples of a run whose latency is measured, where the model leaves it open.
-        seed: of everything that is drawn.
-        threads: onnxruntime threads; 0 lets it choose.
-        batch_size: samples per run where the model leaves it open.
-        lossless: remove only what does not change the outputs.
-        empirical: with ``lossless``, take rectifiers that are always on or off on the samples to
-            be so on everything.
+    Exactly one budget (:data:`~onnxprune.plans.choices.BUDGETS`) is given, or none of them and
+    ``max_drop``, which then asks for the fewest operations within it, or ``lossless``. What each
+    setting means stands beside it; ratios are fractions of the original's.
 
     Raises:
         OnnxpruneError: if a value is out of range, or settings exclude each other.
     """
 
-    sparsity: float | None = None
-    params: float | None = None
-    macs: float | None = None
-    latency: float | None = None
-    size: int | None = None
-    layers: int | None = None
-    max_drop: float | None = None
-    min_accuracy: float | None = None
-    mode: Mode = "auto"
-    metric: str = "f-magnitude"
-    recover: str = "full"
-    allocation: str = "auto"
-    align: int | None = None
-    exclude: tuple[str, ...] = ()
-    allow_inexact: bool = False
-    random_inputs: bool = False
-    dims: Mapping[str, int] = field(default_factory=dict)
-    output: str = ""
-    provider: str = "CPUExecutionProvider"
-    latency_batch: int = 1
-    seed: int = 0
-    threads: int = 0
-    batch_size: int = 32
-    lossless: bool = False
-    empirical: bool = False
+    sparsity: float | None = setting(
+        None, "Fraction of the weights that leaves, between 0 and 1.", _RATIO, metavar="S"
+    )
+    params: float | None = setting(
+        None,
+        "Instead: parameters of the pruned model, as a fraction of MODEL's.",
+        _RATIO,
+        metavar="R",
+    )
+    macs: float | None = setting(
+        None, "Instead: its operations, as a fraction of MODEL's.", _RATIO, metavar="R"
+    )
+    latency: float | None = setting(
+        None,
+        "Instead: its latency, likewise, measured on this machine with --threads and --provider.",
+        _RATIO,
+        metavar="R",
+    )
+    size: int | None = setting(None, "Instead: its file size, at most.", AtLeast(1), metavar="2MB")
+    layers: int | None = setting(
+        None,
+        "Instead, with --mode depth: how many parts leave; a branch with all its layers is one.",
+        AtLeast(1),
+        metavar="N",
+    )
+    max_drop: float | None = setting(
+        None,
+        "Accuracy that may be lost on held-out samples, as a fraction; alone: the fewest "
+        "operations within it.",
+        _FRACTION,
+        metavar="D",
+        verbs="prune plan apply",
+    )
+    min_accuracy: float | None = setting(
+        None,
+        "Accuracy to keep on held-out samples, as a fraction.",
+        _FRACTION,
+        metavar="A",
+        verbs="prune plan apply",
+    )
+    mode: Mode = setting(
+        "auto",
+        "Remove whole channels, zero single weights, remove what the accuracy allows and zero the "
+        "rest of a --sparsity, or take out whole layers.",
+        OneOf(lambda: MODES),
+    )
+    metric: str = setting(
+        "f-magnitude",
+        f"How to score: {', '.join(METRICS)}; with --mode depth {', '.join(DEPTH_METRICS)}.",
+        OneOf(lambda: dict.fromkeys((*METRICS, *DEPTH_METRICS))),
+        metavar="NAME",
+        shown="f-magnitude; without samples magnitude; with --mode depth trial",
+        verbs="prune plan sweep",
+    )
+    recover: str = setting(
+        "full",
+        "Refit all layers, only move the mean of what is removed into biases, or nothing.",
+        OneOf(lambda: RECOVERIES),
+        shown="full; without samples none",
+        verbs="prune plan apply sweep",
+    )
+    allocation: str = setting(
+        "auto",
+        f"How to spread the budget over the layers: {', '.join(ALLOCATIONS)}.",
+        OneOf(lambda: ALLOCATIONS),
+        metavar="NAME",
+    )
+    align: int | None = setting(
+        None,
+        "Prefer channel counts that are multiples of N, which run faster; auto: of 8, or of an "
+        "eighth of a narrow group.",
+        AtLeast(1),
+        metavar="auto|N",
+    )
+    exclude: tuple[str, ...] = setting(
+        (),
+        "Leave nodes or initializers with matching names as they are. Repeatable.",
+        metavar="GLOB",
+        verbs="prune plan sweep inspect",
+    )
+    allow_inexact: bool = setting(
+        False,
+        "Let channels leave across which something is normalised (LayerNorm); what remains is "
+        "normalised over the kept channels.",
+        verbs="prune plan inspect",
+    )
+    random_inputs: bool = setting(
+        False, "Work without samples: with --metric magnitude (or random) and --recover none."
+    )
+    dims: Mapping[str, int] = setting(
+        dict,
+        "Size of a dynamic axis of made-up inputs, by its name or as INPUT:AXIS=SIZE. Repeatable.",
+        EachAtLeast(1),
+        flag="--dim",
+        metavar="NAME=SIZE",
+        verbs="prune plan inspect bench",
+    )
+    output: str = setting(
+        "",
+        "Output with the class scores.",
+        metavar="NAME",
+        shown="the first that can hold some",
+        verbs="prune plan apply sweep evaluate",
+    )
+    provider: str = setting(
+        "CPUExecutionProvider",
+        "onnxruntime's execution provider for measuring latency.",
+        metavar="NAME",
+        verbs="prune plan bench",
+    )
+    latency_batch: int = setting(
+        1,
+        "Samples of a run whose latency is measured; what is slower at 1 or at N is not written.",
+        AtLeast(1),
+        metavar="N",
+        verbs="prune plan apply",
+    )
+    seed: int = setting(0, "Of all draws.", AtLeast(0), verbs="prune plan apply sweep bench")
+    threads: int = setting(
+        0,
+        "onnxruntime threads (0: its own choice).",
+        AtLeast(0, MOST_THREADS),
+        verbs="prune plan apply sweep inspect evaluate bench",
+    )
+    batch_size: int = setting(
+        32, "Samples per run.", AtLeast(1), verbs="prune plan apply sweep inspect evaluate"
+    )
+    lossless: bool = setting(
+        False,
+        "Instead of a budget: remove only what does not change the outputs. Needs no samples.",
+        verbs="prune",
+    )
+    empirical: bool = setting(
+        False,
+        "With --lossless: take units that are always on or always off on --calib to be so on "
+        "everything. The outputs stay the same on those samples only.",
+        verbs="prune",
+    )
 
     def __post_init__(self) -> None:
-        self._check_values()
-        self._check_budget()
-        needs_samples = (
-            self.mode == "depth" or self.criterion.needs_samples or self.recover != "none"
-        )
-        if self.random_inputs and needs_samples and not self.lossless:
-            usable = [n for n, c in METRICS.items() if not c.needs_samples]
-            if self.mode == "depth":
-                raise OnnxpruneError("mode depth needs labelled samples, not random inputs")
-            raise OnnxpruneError(
-                "random inputs have no statistics: use one of the metrics "
-                f"{', '.join(usable)} and recover none; got metric {self.metric}, recover "
-                f"{self.recover}"
-            )
-        if self.random_inputs and self.bounded:
-            raise OnnxpruneError("max_drop and min_accuracy need labelled samples")
-
-    def _check_values(self) -> None:
-        for name in ("sparsity", "params", "macs", "latency"):
+        for name, spec in specs(Request).items():
             value = getattr(self, name)
-            if value is not None and not 0.0 < value < 1.0:
-                raise OnnxpruneError(f"{name} must lie between 0 and 1; got {value:g}")
-        for name in ("max_drop", "min_accuracy"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise OnnxpruneError(
-                    f"{name} is a fraction and must lie between 0 and 1; got {value:g}"
-                )
-        for name, known in (
-            ("mode", MODES),
-            ("metric", DEPTH_METRICS if self.mode == "depth" else METRICS),
-            ("recover", RECOVERIES),
-            ("allocation", ALLOCATIONS),
-        ):
-            if getattr(self, name) not in known:
-                raise OnnxpruneError(
-                    f"{name} must be one of {', '.join(known)}; got '{getattr(self, name)}'"
-                )
-        for name, least in (
-            ("align", 1),
-            ("size", 1),
-            ("layers", 1),
-            ("seed", 0),
-            ("threads", 0),
-            ("batch_size", 1),
-            ("latency_batch", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OnnxpruneError(f"{name} must be at least {least}; got {value}")
-        for name, size in self.dims.items():
-            if size < 1:
-                raise OnnxpruneError(f"dims: '{name}' must be at least 1; got {size}")
-        if self.threads > MOST_THREADS:
-            raise OnnxpruneError(f"threads must be at most {MOST_THREADS}; got {self.threads}")
-
-    def _check_budget(self) -> None:
-        given = [name for name in BUDGETS if getattr(self, name) is not None]
-        goals = [*given, *(["lossless"] if self.lossless else [])]
-        if len(goals) > 1 or not (goals or self.max_drop is not None):
-            raise OnnxpruneError(
-                f"give exactly one of {', '.join(BUDGETS)}, or max_drop or lossless alone; got "
-                f"{' and '.join(goals) or 'none'}"
-            )
-        if self.layers is not None and self.mode != "depth":
-            raise OnnxpruneError(f"layers needs mode depth; got mode {self.mode}")
-        if self.mode == "depth" and self.metric != "trial" and given != ["sparsity"]:
-            raise OnnxpruneError(
-                f"metric {self.metric} with mode depth needs a sparsity; use metric trial with "
-                f"{goals[0] if goals else 'max_drop'}"
-            )
-        if self.empirical and not self.lossless:
-            raise OnnxpruneError("empirical needs lossless")
-        if self.mode == "weights" and given != ["sparsity"]:
-            raise OnnxpruneError(
-                f"mode weights needs a sparsity: zeros make a model no faster and no smaller; got "
-                f"{given[0] if given else 'max_drop alone'}"
-            )
+            if value is not None and spec.constraint:
+                spec.constraint.check(name, value)
+        check_goal(self)
+        _check_samples(self)
 
     @property
     def bounded(self) -> bool:
@@ -220,3 +227,69 @@ class Request:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return asdict(self) | {"align": self.align or "auto"}
+
+
+def specs(owner: type) -> dict[str, Spec]:
+    """Return what is said of the settings of a dataclass, by name."""
+    return {f.name: f.metadata["spec"] for f in fields(owner)}
+
+
+def check_goal(request: Request) -> None:
+    """Make sure that there is one goal, which the mode and the metric can meet.
+
+    Raises:
+        RequestError: naming the settings that do not go together.
+    """
+    given = [name for name in BUDGETS if getattr(request, name) is not None]
+    bounded = request.max_drop is not None
+    goals = [*given, *(["lossless"] if request.lossless else [])]
+    got = [*goals, "max_drop"][0]
+    depth = request.mode == "depth"
+    metrics = DEPTH_METRICS if depth else METRICS
+    if request.lossless and bounded and not given:
+        raise RequestError("lossless takes no budget: leave out max_drop")
+    if request.lossless and given:
+        raise RequestError(f"lossless takes no budget: leave out {given[0]}")
+    if len(goals) > 1 or not (goals or bounded):
+        raise RequestError(
+            f"give exactly one of {', '.join(BUDGETS)}, or max_drop alone, or lossless; got "
+            f"{' and '.join(given) or 'none'}"
+        )
+    if request.mode == "weights" and given != ["sparsity"]:
+        raise RequestError(
+            f"mode weights needs sparsity: zeros make a model no faster and no smaller; got {got}"
+        )
+    if request.layers is not None and not depth:
+        raise RequestError(f"layers needs mode depth; got mode {request.mode}")
+    if request.metric not in metrics:
+        raise RequestError(
+            f"mode {request.mode} goes by metric {', '.join(metrics)}; got metric {request.metric}"
+        )
+    if depth and request.metric != "trial" and given != ["sparsity"]:
+        raise RequestError(
+            f"metric {request.metric} with mode depth needs sparsity; use metric trial with {got}"
+        )
+    if request.empirical and not request.lossless:
+        raise RequestError("empirical needs lossless")
+
+
+def _check_samples(request: Request) -> None:
+    """Make sure that made-up inputs are not asked for what only samples can tell.
+
+    Raises:
+        OnnxpruneError: naming what they cannot do.
+    """
+    if not request.random_inputs:
+        return
+    measured = request.criterion.needs_samples or request.recover != "none"
+    if request.mode == "depth" and not request.lossless:
+        raise OnnxpruneError("mode depth needs labelled samples, not random inputs")
+    if measured and not request.lossless:
+        usable = [n for n, c in METRICS.items() if not c.needs_samples]
+        raise OnnxpruneError(
+            "random inputs have no statistics: use one of the metrics "
+            f"{', '.join(usable)} and recover none; got metric {request.metric}, recover "
+            f"{request.recover}"
+        )
+    if request.bounded:
+        raise OnnxpruneError("max_drop and min_accuracy need labelled samples")

@@ -30,6 +30,7 @@ class Inspection:
         removals: what can leave as a whole.
         rectifiers: what its rectifiers did on samples; None without samples.
         sensitivities: what cutting each group does to the outputs; empty without samples.
+        warnings: what the user should know of the samples and the model.
     """
 
     structure: Structure
@@ -38,6 +39,7 @@ class Inspection:
     removals: Sequence[Removal] = ()
     rectifiers: Sequence[Activity] | None = None
     sensitivities: Sequence[Sensitivity] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def prunable_weights(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from onnxprune.errors import CalibrationError
@@ -13,24 +12,43 @@ from onnxprune.model import model as graph
 from onnxprune.model.input_channels import require_fixed_channels
 from onnxprune.model.model import Model
 from onnxprune.model.session import check_provider
+from onnxprune.plans.reading import Reading
 from onnxprune.plans.request import Request
 from onnxprune.run.run import Run
 from onnxprune.run.study import Study
 from onnxprune.samples.sources import hold_out
 
 
-def _study(
+def open_model(path: str | Path) -> Model:
+    """Read a model that inputs can be made or read for.
+
+    Raises:
+        ModelError: if it cannot be read, or a number of channels is open.
+    """
+    model = graph.load(path)
+    require_fixed_channels(model)
+    return model
+
+
+def open_study(
     original: Model,
-    path: str | Path,
-    request: Request,
     data: str | Path | None,
-    eval_data: str | Path | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    cache: bool,
+    request: Request,
+    reading: Reading,
     progress: Progress,
 ) -> Study:
-    """Open the samples of a run and trace its model."""
+    """Open the samples of a run and trace its model.
+
+    Args:
+        original: the model, see :func:`open_model`.
+        data: path of the samples; None for a request that needs none.
+        request: what the user asked for.
+        reading: how the samples are read.
+        progress: see :data:`~onnxprune.log.Progress`.
+
+    Raises:
+        OnnxpruneError: if the samples or the model cannot be used.
+    """
     if (data is None) != request.random_inputs and not (request.lossless and data is None):
         got = f"{data}" if data is not None else "no samples"
         wanted = "random inputs, so give none" if request.random_inputs else "samples"
@@ -46,18 +64,13 @@ def _study(
     with log.stage("load"):
         samples = hold_out(
             data,
-            eval_data,
+            reading.eval_data,
             original,
-            mean=mean,
-            std=std,
+            mean=reading.mean,
+            std=reading.std,
             seed=request.seed,
             batch_size=request.batch_size,
         )
-    location = data_target(default_target(Path(path))).name if len(original.files) > 1 else None
-    return Study.of(Run(original, samples, request, log, location, cache=cache))
-
-
-def _load(path: str | Path) -> Model:
-    model = graph.load(path)
-    require_fixed_channels(model)
-    return model
+    path = original.files[0]
+    location = data_target(default_target(path)).name if len(original.files) > 1 else None
+    return Study.of(Run(original, samples, request, log, location, cache=reading.cache))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from onnxprune.log import Progress, silent
 from onnxprune.measure.accuracy import Accuracy, measure_accuracy
 from onnxprune.measure.class_scores import class_scores
 from onnxprune.model.runner import Runner
-from onnxprune.run.open import _load
+from onnxprune.plans.request import Request
+from onnxprune.plans.settings import Settings, taken
+from onnxprune.run.open import open_model
 from onnxprune.samples.holdout import evaluated, folder_names, skip_warnings
 from onnxprune.samples.sources import open_dataset
 
@@ -19,28 +21,31 @@ def evaluate(
     model: str | Path,
     data: str | Path,
     *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    output: str = "",
-    threads: int = 0,
-    batch_size: int = 32,
     progress: Progress = silent,
+    **settings: Unpack[Settings],
 ) -> Accuracy:
     """Measure the top-1 accuracy of a model on labelled samples.
 
+    Args:
+        model: path of the model.
+        data: as for :func:`prune`.
+        progress: see :data:`~onnxprune.log.Progress`.
+        settings: as for :func:`prune`, those that say how the samples are read and run.
+
     Raises:
         OnnxpruneError: if the model or the samples cannot be used.
+        TypeError: for a setting that it does not take.
     """
-    loaded = _load(model)
-    class_scores(loaded, output)
+    asked, reading = taken("evaluate", settings, Request(max_drop=0.0))
+    loaded = open_model(model)
+    class_scores(loaded, asked.output)
     path, notes = evaluated(Path(data))
-    dataset = open_dataset(path, loaded.inputs, mean=mean, std=std)
-    size = loaded.fixed_batch or batch_size
+    dataset = open_dataset(path, loaded.inputs, mean=reading.mean, std=reading.std)
     accuracy = measure_accuracy(
         loaded,
-        dataset.batches(None, size),
-        output=output,
-        runner=Runner(threads),
+        dataset.batches(None, loaded.fixed_batch or asked.batch_size),
+        output=asked.output,
+        runner=Runner(asked.threads),
         folders=folder_names(dataset),
         progress=progress("evaluate", len(dataset.labels)),
     )

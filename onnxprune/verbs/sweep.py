@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from onnxprune.errors import BudgetError, OnnxpruneError
 from onnxprune.log import Progress, silent
@@ -12,9 +13,10 @@ from onnxprune.model import cost
 from onnxprune.model.observe import observe
 from onnxprune.plans.budgets import KINDS, Budget
 from onnxprune.plans.request import Request
+from onnxprune.plans.settings import Settings, taken
 from onnxprune.report.curve import Curve, Point
 from onnxprune.run.execute import execute
-from onnxprune.run.open import _load, _study
+from onnxprune.run.open import open_model, open_study
 from onnxprune.run.study import Study
 
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
@@ -63,55 +65,26 @@ def sweep(
     data: str | Path,
     ratios: Sequence[float] = RATIOS,
     *,
-    eval_data: str | Path | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    metric: str = "f-magnitude",
-    recover: str = "full",
-    output: str = "",
-    exclude: Sequence[str] = (),
-    seed: int = 0,
-    threads: int = 0,
-    batch_size: int = 32,
-    cache: bool = True,
     progress: Progress = silent,
+    **settings: Unpack[Settings],
 ) -> Curve:
     """Measure what accuracy is left at many budgets of operations, from one calibration.
 
     Args:
         model: path of the model.
-        data: as for :func:`prune`, like the settings that are not listed here.
+        data: as for :func:`prune`.
         ratios: operations that remain, as fractions of the original's.
-        eval_data: samples to report accuracy on; without it a part of ``data`` is held out.
-        mean: channel means for image folders, on the 0..1 scale.
-        std: channel standard deviations, likewise.
-        metric: the criterion.
-        recover: ``full``, ``bias`` or ``none``.
-        output: name of the output with the class scores.
-        exclude: globs over node and initializer names.
-        seed: of everything that is drawn.
-        threads: onnxruntime threads.
-        batch_size: samples per run.
-        cache: use and keep what was measured.
         progress: see :data:`~onnxprune.log.Progress`.
+        settings: as for :func:`prune`, without budgets and what goes with them.
 
     Raises:
         OnnxpruneError: for everything the user can act on.
+        TypeError: for a setting that it does not take.
     """
     for ratio in ratios:
         if not 0.0 < ratio < 1.0:
             raise OnnxpruneError(f"ratios must lie between 0 and 1; got {ratio:g}")
-    request = Request(
-        macs=max(ratios),
-        mode="channels",
-        metric=metric,
-        recover=recover,
-        exclude=tuple(exclude),
-        output=output,
-        seed=seed,
-        threads=threads,
-        batch_size=batch_size,
-    )
-    original = _load(model)
-    study = _study(original, model, request, data, eval_data, mean, std, cache, progress)
+    base = Request(macs=max(ratios), mode="channels")
+    asked, reading = taken("sweep", settings, base)
+    study = open_study(open_model(model), data, asked, reading, progress)
     return sweep_macs(study, ratios, str(model))

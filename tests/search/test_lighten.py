@@ -12,10 +12,11 @@ import pytest
 import onnxprune
 from onnxprune.log import silent
 from onnxprune.plans.budgets import KINDS, Budget, budget_of
+from onnxprune.plans.reading import Reading
 from onnxprune.plans.request import Request
 from onnxprune.recover.ladder import QUICK
 from onnxprune.run.execute import execute, without_parts
-from onnxprune.run.open import _load, _study
+from onnxprune.run.open import open_model, open_study
 from onnxprune.run.study import Study
 from onnxprune.search import branches as lighten
 from onnxprune.search.branch_trials import BranchOrder, Yardstick, branch_order
@@ -28,7 +29,7 @@ MODELS = sorted((ROOT / "models").glob("*.onnx"))
 
 def study(path: Path = RESNET, **settings: Any) -> Study:
     request = Request(**({"macs": 0.4, "threads": 1} | settings))
-    return _study(_load(path), path, request, DIGITS, None, None, None, False, silent)
+    return open_study(open_model(path), DIGITS, request, Reading(cache=False), silent)
 
 
 @pytest.fixture(scope="module")

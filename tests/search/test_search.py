@@ -19,10 +19,11 @@ from onnxprune.errors import BudgetError, OnnxpruneError, QualityError
 from onnxprune.log import silent
 from onnxprune.measure.accuracy import Accuracy, drop_between, expected_drop
 from onnxprune.model.runner import Runner
+from onnxprune.plans.reading import Reading
 from onnxprune.plans.request import Request
 from onnxprune.recover.ladder import QUICK, Effort
 from onnxprune.run import execute as executing
-from onnxprune.run.open import _load, _study
+from onnxprune.run.open import open_model, open_study
 from onnxprune.search import auto as division
 from onnxprune.search import candidates
 from onnxprune.timing.vector_width import channel_block
@@ -214,7 +215,7 @@ def test_channels_that_leave_beside_zeros_cost_little_more_than_zeros_alone(
 
 def test_trials_are_judged_on_what_neither_was_fitted_on_nor_is_to_report() -> None:
     asked = Request(sparsity=0.5, threads=1, batch_size=32)
-    study = _study(_load(LENET), LENET, asked, CALIB, None, None, None, False, silent)
+    study = open_study(open_model(LENET), CALIB, asked, Reading(cache=False), silent)
     fit, select, report = (getattr(study.run.samples, n) for n in ("fit", "select", "report"))
     few = Effort(samples=100)
     used = set(few.thinned(fit).rows)

@@ -12,7 +12,7 @@ import onnxprune
 from onnxprune.cli import commands as cli
 from onnxprune.errors import OnnxpruneError
 from onnxprune.measure import calibrate
-from onnxprune.run import study
+from onnxprune.run import activations
 
 ROOT = Path(__file__).parents[2]
 LENET = ROOT / "models" / "digits_lenet300.onnx"
@@ -26,7 +26,7 @@ def test_a_sweep_calibrates_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(1)
         return calibrate.calibrate(*args, **settings)
 
-    monkeypatch.setattr(study, "calibrate", counted)
+    monkeypatch.setattr(activations, "calibrate", counted)
     curve = onnxprune.sweep(LENET, CALIB, [0.3, 0.6], recover="bias", cache=False)
     assert len(calls) == 1
     assert [p.requested for p in curve.points] == [1.0, 0.6, 0.3]
