@@ -92,7 +92,7 @@ def _narrowed(layer: Layer, inputs: Array) -> Array:
     """Of the inputs of a layer that is too wide, keep the middle of the kernel."""
     if not narrow(layer):
         return inputs
-    offsets = int(np.prod(layer.form.shape[2:]))
+    offsets = layer.form.offsets
     channels = layer.form.width // offsets
     return inputs[..., offsets // 2 * channels : (offsets // 2 + 1) * channels]
 
@@ -105,7 +105,7 @@ def to_rows(layer: Layer, matrix: Array) -> Array:
     """
     if not narrow(layer):
         return matrix
-    offsets = int(np.prod(layer.form.shape[2:]))
+    offsets = layer.form.offsets
     split = matrix.reshape(len(matrix), offsets, -1)
     return np.ascontiguousarray(split.swapaxes(0, 1)).reshape(offsets * len(matrix), -1)
 
@@ -114,6 +114,6 @@ def from_rows(layer: Layer, rows: F64) -> F64:
     """Invert :func:`to_rows`."""
     if not narrow(layer):
         return rows
-    offsets = int(np.prod(layer.form.shape[2:]))
+    offsets = layer.form.offsets
     split = rows.reshape(offsets, -1, rows.shape[1]).swapaxes(0, 1)
     return np.ascontiguousarray(split).reshape(split.shape[0], -1)
