@@ -6,7 +6,6 @@ line, 2 usage, 3 a quality gate not met.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import click
 
 from onnxprune.cli import options
 from onnxprune.cli.progress import progress_bar
-from onnxprune.cli.terminal import accept_any_text, printable, say, show, show_json, warn
+from onnxprune.cli.terminal import accept_any_text, say, show, show_json, warn
 from onnxprune.errors import InternalError, OnnxpruneError, QualityError
 from onnxprune.files import (
     check_apart,
@@ -25,6 +24,7 @@ from onnxprune.files import (
     plan_target,
     write_files,
 )
+from onnxprune.printable import printable
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
@@ -186,16 +186,15 @@ def apply(
 @options.as_json
 def inspect(model: Path, data: Path | None, as_json: bool, **settings: Any) -> None:
     """Show what can be pruned from MODEL and what cannot, and why. Needs no data."""
-    from onnxprune.report.plain import plain
     from onnxprune.verbs import inspect as verb
 
     with progress_bar(as_json) as progress:
         result = verb.inspect(model, data, progress=progress, **settings)
     warn(result.warnings)
     if as_json:
-        show_json(json.dumps(plain(result.to_dict()), indent=2))
+        show_json(result.to_json())
     else:
-        show(result.summary())
+        show(result)
 
 
 @main.command()
@@ -206,19 +205,16 @@ def inspect(model: Path, data: Path | None, as_json: bool, **settings: Any) -> N
 @options.quiet
 def evaluate(model: Path, data: Path, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Measure MODEL's top-1 accuracy on labelled samples."""
-    from onnxprune.report.plain import plain
+    from onnxprune.report.plain import to_json
     from onnxprune.verbs import evaluate as verb
 
     with progress_bar(quiet or as_json) as progress:
         result = verb.evaluate(model, data, progress=progress, **settings)
     warn(result.warnings)
     if as_json:
-        show_json(json.dumps(plain(result.to_dict()), indent=2))
+        show_json(to_json(result))
     else:
-        say(
-            f"accuracy {100 * result.value:.2f} ± {100 * result.standard_error:.2f} % "
-            f"(loss {result.loss:.4f}, {result.samples} samples)"
-        )
+        show(result)
 
 
 @main.command()
@@ -272,14 +268,16 @@ def sweep(
     with progress_bar(quiet or as_json) as progress:
         curve = verb.sweep(model, data, progress=progress, **settings)
     if out is not None:
-        write_files({out: [curve.to_json().encode()]})
+        from onnxprune.report.formats import rendered
+
+        write_files({out: [rendered(curve, out).encode()]})
     if plot is not None:
         curve.plot(plot)
     warn(curve.warnings)
     if as_json:
         show_json(curve.to_json())
     elif not quiet:
-        show(curve.summary())
+        show(curve)
 
 
 @main.command()
@@ -327,7 +325,7 @@ def bench(models: tuple[Path, ...], as_json: bool, quiet: bool, **settings: Any)
     if as_json:
         show_json(result.to_json())
     elif not quiet:
-        show(result.summary())
+        show(result)
 
 
 def _sources(model: Path, others: Iterable[Any]) -> list[Path]:
@@ -355,6 +353,7 @@ class _Target:
 
 def _write(result: PruneResult, target: _Target, *, as_json: bool, quiet: bool) -> None:
     """Write a pruned model and its report, and show the report."""
+    from onnxprune.report.formats import rendered
     from onnxprune.report.result import save
 
     out = target.out
@@ -363,12 +362,12 @@ def _write(result: PruneResult, target: _Target, *, as_json: bool, quiet: bool) 
     good = target.force or not result.missed
     report = save(result, out, force=target.force) if good else result.report
     if target.report:
-        write_files({target.report: [report.to_json().encode()]})
+        write_files({target.report: [rendered(report, target.report).encode()]})
     warn(report.warnings)
     if as_json:
         show_json(report.to_json())
     elif not quiet:
-        show(report.summary())
+        show(report)
     if not good:
         raise QualityError(f"{out} was not written: {result.missed}")
     if not (quiet or as_json):

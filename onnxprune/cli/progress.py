@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from onnxprune.cli.terminal import console
+from onnxprune.printable import console
 
 if TYPE_CHECKING:
     from onnxprune.log import Progress
@@ -25,7 +25,7 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
 
     from rich.progress import Progress as Bar
 
-    with Bar(console=console(err=True), transient=True) as bar:
+    with Bar(console=console(sys.stderr), transient=True) as bar:
 
         def start(stage: str, total: int) -> Callable[[int], None]:
             task = bar.add_task(stage, total=total, visible=False)

@@ -1,41 +1,14 @@
-"""Terminal: the one way to stdout and stderr.
-
-Names of tensors, nodes, files and labels come from other people. Characters in them that steer a
-terminal, or change how it shows what is around them, are written as escapes: a name can neither
-colour nor move, hide nor forge a line.
-"""
+"""Terminal: the one way to stdout and stderr; see :mod:`onnxprune.printable` for names."""
 
 from __future__ import annotations
 
 import sys
-import unicodedata
 from typing import TYPE_CHECKING, Any
+
+from onnxprune.printable import console, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from rich.console import Console
-
-_STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories: control, format (directions), halves of pairs, line and paragraph ends."""
-
-WIDTH = 160
-"""Columns where the output is not a terminal."""
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Return text with escapes, such as that of ``ESC``, for all that steers a terminal.
-
-    Args:
-        text: any text.
-        keep: characters that stay as they are.
-    """
-    return "".join(
-        c.encode("unicode_escape").decode()
-        if c not in keep and unicodedata.category(c) in _STEERING
-        else c
-        for c in text
-    )
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -54,36 +27,15 @@ def show_json(text: str) -> None:
     print(text.rstrip("\n").replace("\x7f", "\\u007f"))
 
 
-def show(renderable: Any) -> None:
-    """Write tables and lines to stdout."""
-    out = console()
-    if not out.is_terminal:
-        out.width = WIDTH
-    out.print(renderable)
+def show(result: Any) -> None:
+    """Write a result as tables and lines to stdout.
 
-
-def console(*, err: bool = False) -> Console:
-    """Return a console of rich's that shows names as they may be shown.
-
-    Strings are cells and single lines; a ``Text`` and the title of a table may hold several.
+    Args:
+        result: one that :func:`onnxprune.report.text.shown` knows.
     """
-    from rich.console import Console, RenderableType
-    from rich.segment import Segment
-    from rich.text import Text
+    from onnxprune.report.text import shown
 
-    class Plain(Console):
-        def render_str(self, text: str, *, style: Any = "", **how: Any) -> Text:
-            keep = "\n" if style == "table.title" else ""
-            return super().render_str(printable(text, keep), style=style, **how)
-
-        def render(self, renderable: RenderableType, options: Any = None) -> Iterable[Segment]:
-            if isinstance(renderable, Text):
-                clean = printable(renderable.plain, "\n")
-                if clean != renderable.plain:
-                    renderable = Text(clean, renderable.style)
-            return super().render(renderable, options)
-
-    return Plain(file=sys.stderr if err else sys.stdout, markup=False, highlight=False)
+    console(sys.stdout).print(shown(result))
 
 
 def accept_any_text() -> None:

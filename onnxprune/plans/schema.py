@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.plans.request import Request, specs
 
-JSON_TYPES = {
+JSON_TYPES: dict[str, dict[str, Any]] = {
     "bool": {"type": "boolean"},
     "int": {"type": "integer"},
     "str": {"type": "string"},

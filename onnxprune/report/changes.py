@@ -1,4 +1,4 @@
-"""Changes: what happened to the groups and the layers of a model, for the report."""
+"""Changes: how many units of each group stayed, and how the weights of each layer shrank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from onnxprune.structure.structure import Structure
 def group_changes(
     structure: Structure, plan: PruningPlan, sensitivities: Sequence[Sensitivity] = ()
 ) -> list[GroupChange]:
-    """Count the units of each group that stay, beside what trials say of the group."""
+    """Count the units of each group that stay.
+
+    Args:
+        structure: the traced model.
+        plan: says which units stay.
+        sensitivities: how much the outputs move without channels of each group, if it is known.
+    """
     kept = plan.kept_units(structure)
     found = {s.group: s for s in sensitivities}
     return [
@@ -28,7 +34,13 @@ def group_changes(
 
 
 def layer_changes(structure: Structure, before: Model, after: Model) -> list[Layer]:
-    """Compare the weight operands of the nodes that both models have."""
+    """Compare the weight operands of the nodes that two models have in common.
+
+    Args:
+        structure: the traced original.
+        before: the original.
+        after: the pruned model.
+    """
     tensors = [{t.name: t for t in m.proto.graph.initializer} for m in (before, after)]
     nodes = {n.output[0]: n for n in after.proto.graph.node}
     stored = unpacked_weights(after)

@@ -1,17 +1,14 @@
-"""Sweeping: what accuracy is left at many budgets, from one calibration."""
+"""Curve: the accuracy of one model pruned to many budgets of operations."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxprune.errors import OutputError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from onnxprune.report.plain import Result, plain
 
 
 @dataclass(frozen=True)
@@ -23,8 +20,8 @@ class Point:
         macs: those that do, likewise.
         params: parameters, likewise.
         accuracy: top-1 on the *report* samples, as a fraction; None without any.
-        standard_error: of the accuracy.
-        loss: cross-entropy on the same samples, in nats.
+        standard_error: of the accuracy, as a fraction; None without samples.
+        loss: mean cross-entropy on the same samples, in nats; None without samples.
     """
 
     requested: float
@@ -36,10 +33,13 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Accuracy against operations: the original first, then ever smaller models.
+class Curve(Result):
+    """Accuracy against operations.
 
-    ``warnings`` says which ratios could not be reached, and more.
+    Attributes:
+        model: path of the original.
+        points: the original first, then ever smaller models.
+        warnings: which ratios could not be reached, and what else the user should know.
     """
 
     model: str
@@ -47,34 +47,14 @@ class Curve:
     warnings: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "model": self.model,
-            "points": [asdict(p) for p in self.points],
-            "warnings": list(self.warnings),
-        }
-
-    def to_json(self) -> str:
-        """Return the curve as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-
-    def summary(self) -> RenderableType:
-        """Return a table for the terminal."""
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        for name in ("macs", "params", "accuracy", "loss"):
-            table.add_column(name, justify="right")
-        for p in self.points:
-            accuracy = "-"
-            if p.accuracy is not None:
-                accuracy = f"{100 * p.accuracy:.2f} ± {100 * (p.standard_error or 0.0):.2f} %"
-            loss = "-" if p.loss is None else f"{p.loss:.4f}"
-            table.add_row(f"{p.macs:.3f}", f"{p.params:.3f}", accuracy, loss)
-        return table
+        """Return plain values, the public JSON."""
+        return {name: plain(getattr(self, name)) for name in ("model", "points", "warnings")}
 
     def plot(self, path: Path) -> None:
-        """Draw the curve into a PNG, SVG or PDF file.
+        """Draw the curve into a file, accuracy in % against operations in % of the original's.
+
+        Args:
+            path: where to write; its ending (PNG, SVG, PDF) says in which format.
 
         Raises:
             OutputError: if matplotlib is not there, or the file cannot be written.

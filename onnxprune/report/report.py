@@ -1,29 +1,22 @@
-"""Report: what was asked, what was done and what it cost, as JSON and for people."""
+"""Report: the request, the plan and its proof, and the costs before and after, as one value."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxprune.clean.clean_up import CleanUp
 from onnxprune.measure.accuracy import Accuracy, Drop
 from onnxprune.measure.divergence import Sensitivity
 from onnxprune.measure.entropy import Activity
 from onnxprune.model.cost import Cost
-from onnxprune.report.plain import plain
+from onnxprune.plans.budgets import KINDS, Measured
+from onnxprune.report.plain import Result, plain
 from onnxprune.rewrite.verify import Verification
 from onnxprune.structure.removals import Removal
 from onnxprune.structure.structure import Frozen
 from onnxprune.timing.speed import Speed
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-
-SHOWN = 4
-"""Parts that left which the summary names."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class GroupChange:
-    """How many units of a group stayed, and what removing some did in trials."""
+    """How many units of a group stayed, and how the outputs moved without some in trials."""
 
     name: str
     nodes: tuple[str, ...]
@@ -70,15 +63,36 @@ class GroupChange:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything a run reports; :meth:`to_dict` is the public JSON."""
+class Report(Result):
+    """Everything a run reports; :meth:`to_dict` is the public JSON.
+
+    Attributes:
+        model: path and hash of the original.
+        request: what was asked for, by the name of the setting.
+        data: how many samples served for what.
+        before: the original.
+        after: the result.
+        verification: how far the result is from its reference.
+        recovery: the steps that were tried to win accuracy back.
+        clean_up: how many nodes and channels left because they computed nothing.
+        rectifiers: how often each was on, and its entropy; None where that was not measured.
+        groups: how many units of each group stayed.
+        frozen: the tensors whose channels cannot leave, and why.
+        removals: the parts that left as a whole.
+        layers: the nodes with weights that original and result both have.
+        timings: seconds that each stage took.
+        warnings: what the user should know.
+        speed: latency relative to the original's; None if it was not measured.
+        drop: how much accuracy was lost on held-out samples; None without any.
+        zeros: whether weights that became zero count as gone.
+        gate_met: whether all quality gates are met.
+    """
 
     model: Mapping[str, Any]
     request: Mapping[str, Any]
     data: Mapping[str, Any]
     before: Side
     after: Side
-    achieved: float
     verification: Verification
     recovery: Mapping[str, Any]
     clean_up: CleanUp
@@ -91,26 +105,34 @@ class Report:
     warnings: Sequence[str] = field(default=())
     speed: Speed | None = None
     drop: Drop | None = None
+    zeros: bool = False
     gate_met: bool = True
+
+    @property
+    def found(self) -> Measured:
+        """What came of the plan, as budgets look at it."""
+        return Measured(self.before.cost, self.after.cost, self.speed, self.zeros)
+
+    @property
+    def achieved(self) -> float:
+        """The fraction of the weights that left, or became zero where that was allowed."""
+        return 1 - KINDS["sparsity"].measure(self.found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values; NaN becomes None."""
+        budgets = {
+            name: {"requested": self.request.get(name), "achieved": kind.achieved(self.found)}
+            for name, kind in KINDS.items()
+        }
+        interval = {name: getattr(self.speed, name, None) for name in ("low", "high", "batch")}
         values = {
-            "model": dict(self.model),
-            "request": dict(self.request),
-            "data": dict(self.data),
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "sparsity": {"requested": self.request["sparsity"], "achieved": self.achieved},
-            **{name: self._ratio(name) for name in ("params", "macs")},
-            "latency": {
-                "requested": self.request["latency"],
-                "achieved": self.speed.value if self.speed else None,
-                "low": self.speed.low if self.speed else None,
-                "high": self.speed.high if self.speed else None,
-                "batch": self.speed.batch if self.speed else None,
-            },
-            "size": {"requested": self.request["size"], "achieved": self.after.cost.bytes},
+            "model": self.model,
+            "request": self.request,
+            "data": self.data,
+            "before": self.before,
+            "after": self.after,
+            **budgets,
+            "latency": budgets["latency"] | interval,
             "split": self.split,
             "quality": {
                 "met": self.gate_met,
@@ -118,20 +140,18 @@ class Report:
                 "standard_error": self.drop.standard_error if self.drop else None,
                 "samples": self.drop.samples if self.drop else 0,
             },
-            "verification": asdict(self.verification),
-            "recovery": dict(self.recovery),
-            "clean_up": self.clean_up.to_dict(),
-            "rectifiers": None
-            if self.rectifiers is None
-            else [a.to_dict() for a in self.rectifiers],
-            "groups": [asdict(g) for g in self.groups],
-            "frozen": [asdict(f) for f in self.frozen],
+            "verification": self.verification,
+            "recovery": self.recovery,
+            "clean_up": self.clean_up,
+            "rectifiers": self.rectifiers,
+            "groups": self.groups,
+            "frozen": self.frozen,
             "removals": [
                 {"name": r.name, "kind": r.kind, "layers": r.layers} for r in self.removals
             ],
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": self.layers,
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
-            "warnings": list(self.warnings),
+            "warnings": self.warnings,
         }
         result: dict[str, Any] = plain(values)
         return result
@@ -145,134 +165,3 @@ class Report:
             "channels": 1 - self.after.cost.weights / total,
             "zeros": max(zeros[1] - zeros[0], 0) / total,
         }
-
-    def _ratio(self, name: str) -> dict[str, float | None]:
-        before, after = (getattr(side.cost, name) for side in (self.before, self.after))
-        return {"requested": self.request[name], "achieved": after / max(before, 1)}
-
-    def _shorter(self) -> str:
-        """Say what left as a whole."""
-        before, after = self.before.cost, self.after.cost
-        names = ", ".join(r.name for r in self.removals[:SHOWN])
-        more = f" and {len(self.removals) - SHOWN} more" if len(self.removals) > SHOWN else ""
-        return (
-            f"whole parts that left: {len(self.removals)} ({names}{more}); "
-            f"layers {before.layers} -> {after.layers}, "
-            f"longest path {before.longest_path} -> {after.longest_path} nodes"
-        )
-
-    def _wanted(self) -> str:
-        """Say what was asked for and what was reached."""
-        reached = {
-            "sparsity": self.achieved,
-            "params": self._ratio("params")["achieved"],
-            "macs": self._ratio("macs")["achieved"],
-            "latency": self.speed.value if self.speed else None,
-            "size": self.after.cost.bytes,
-            "layers": len(self.removals),
-        }
-        kind = next((k for k in reached if self.request[k] is not None), None)
-        if kind is None:
-            return f"macs: as few as a drop of {self.request['max_drop']:g} allows"
-        value = reached[kind]
-        if value is None:
-            shown = "not measured; see onnxprune bench"
-        else:
-            shown = f"achieved {value:,}" if kind in ("size", "layers") else f"achieved {value:.4f}"
-        return f"{kind}: requested {self.request[kind]:g}, {shown}"
-
-    def to_json(self) -> str:
-        """Return the report as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-
-    def summary(self) -> RenderableType:
-        """Return a summary for the terminal."""
-        from rich.console import Group as Lines
-        from rich.text import Text
-
-        parts: list[RenderableType] = [_costs(self.before, self.after)]
-        if self.request["lossless"]:
-            return Lines(*parts, Text(self._lossless()))
-        achieved = f"{self._wanted()} ({self.request['mode']})"
-        proof = (
-            f"verified: relative error {self.verification.max_rel_error:.1e} on "
-            f"{self.verification.samples} samples against the masked original"
-        )
-        parts += [Text(achieved), Text(proof)]
-        if self.removals:
-            parts.append(self._shorter())
-        if self.clean_up:
-            parts.append(Text(self.clean_up.summary()))
-        if self.speed:
-            parts.append(
-                Text(
-                    f"latency: {self.speed.value:.3f} of the original's ({self.speed.low:.3f} to "
-                    f"{self.speed.high:.3f}), measured on this machine at batch {self.speed.batch}"
-                )
-            )
-        if self.split["zeros"] > 0:
-            whole = "parts and channels" if self.removals else "channels"
-            parts.append(
-                Text(
-                    f"{100 * self.split['channels']:.1f} % of the weights left with {whole}, "
-                    f"{100 * self.split['zeros']:.1f} % became zeros; zeros do not run faster in "
-                    "onnxruntime, they compress"
-                )
-            )
-        if self.drop:
-            parts.append(
-                Text(
-                    f"accuracy drop on the {self.drop.samples} samples that decide: "
-                    f"{100 * self.drop.value:.2f} ± {100 * self.drop.standard_error:.2f} points"
-                )
-            )
-        if self.frozen:
-            parts.append(frozen_table(self.frozen))
-        return Lines(*parts)
-
-    def _lossless(self) -> str:
-        text = self.clean_up.summary()
-        if not self.clean_up:
-            return f"{text}; the model is as it was"
-        known = "on the samples, not in general" if self.request["empirical"] else "exactly"
-        return (
-            f"{text}\nthe outputs are the same {known}: relative error "
-            f"{self.verification.max_rel_error:.1e} on {self.verification.samples} samples"
-        )
-
-
-def _costs(before: Side, after: Side) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "before", "after", "ratio"):
-        table.add_column(name, justify="left" if not name else "right")
-    for key in ("params", "weights", "nonzero_weights", "macs", "bytes"):
-        old, new = getattr(before.cost, key), getattr(after.cost, key)
-        ratio = f"{new / old:.3f}" if old else "-"
-        table.add_row(key.replace("_", " "), f"{old:,}", f"{new:,}", ratio)
-    if before.accuracy and after.accuracy:
-        table.add_row("accuracy", *(_percent(s.accuracy) for s in (before, after)),
-                      f"{100 * (after.accuracy.value - before.accuracy.value):+.2f}")  # fmt: skip
-    return table
-
-
-def _percent(accuracy: Accuracy | None) -> str:
-    if accuracy is None:
-        return "-"
-    return f"{100 * accuracy.value:.2f} ± {100 * accuracy.standard_error:.2f} %"
-
-
-def frozen_table(frozen: Sequence[Frozen], most: int = 12) -> RenderableType:
-    """Return a table of the channels that cannot be pruned, and why."""
-    from rich.table import Table
-
-    title = f"frozen outputs: {len(frozen)}"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("tensor", "channels", "because of", "which"):
-        table.add_column(name, overflow="fold")
-    for item in frozen[:most]:
-        table.add_row(item.tensor, str(item.channels), item.node, item.reason)
-    if len(frozen) > most:
-        table.add_row(f"... and {len(frozen) - most} more (see --report)", "", "", "")
-    return table

@@ -1,4 +1,4 @@
-"""Result: measure what came of a plan, judge it, report it and write it."""
+"""Result: measure a pruned model, hold it against budget and gates, report it and write it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from onnxprune.measure.accuracy import Accuracy
 from onnxprune.model import cost, storage
 from onnxprune.model import model as graph
 from onnxprune.model.observe import observe
+from onnxprune.plans.budgets import KINDS, Measured
 from onnxprune.plans.choices import DROP
 from onnxprune.report.changes import group_changes, layer_changes
 from onnxprune.report.report import Report, Side
@@ -43,10 +44,21 @@ class PruneResult:
     missed: str = ""
 
 
-def measured(
+def assemble_result(
     outcome: Outcome, path: str, before: Accuracy | None, *, edited: bool = False
 ) -> PruneResult:
-    """Measure what came out, and report it; a plan that was edited may miss the budget."""
+    """Measure a pruned model, hold it against the budget and the quality gates, and report it.
+
+    Args:
+        outcome: the pruned model, its plan and its proof.
+        path: of the original.
+        before: accuracy of the original on the *report* samples; None without any.
+        edited: whether the plan was carried out as a file that may have been edited: then it may
+            miss the budget, with a warning.
+
+    Raises:
+        InternalError: if the budget was missed by a plan that was not edited.
+    """
     study = outcome.study
     given, subject, log = study.run.given, study.subject, study.run.log
     original = given.original
@@ -64,6 +76,8 @@ def measured(
     log.warnings += [*outcome.warnings, *skip_warnings(study.run.samples.skipped)]
     if warning := collapse(outcome, before, after):
         log.warnings.append(warning)
+    found = Measured(given.cost, after_cost, outcome.speed, study.run.request.zeroes)
+    _check_budget(study, found, edited=edited)
     whole = 1 - after_cost.weights / max(given.cost.weights, 1)
     missed = _missed(study, outcome, whole) or refusal(outcome.speed)
     decided = not (
@@ -76,9 +90,9 @@ def measured(
         data=study.run.samples.to_dict(),
         before=Side(given.cost, before),
         after=Side(after_cost, after),
-        achieved=_achieved(study, outcome, after_cost, edited=edited),
         speed=outcome.speed,
         drop=drop_of(study, outcome.selected),
+        zeros=found.zeros,
         gate_met=not missed,
         verification=outcome.verification,
         recovery=outcome.recovery,
@@ -99,8 +113,8 @@ def _missed(study: Study, outcome: Outcome, whole: float) -> str:
     """Return which quality gate is not met; warn of a drop that the samples cannot tell.
 
     Args:
-        study: what was asked for, and the original.
-        outcome: what came of it.
+        study: knows the request and the original.
+        outcome: the pruned model and its accuracy on the samples that decide.
         whole: the share of the weights that left whole.
     """
     request, drop = study.run.request, drop_of(study, outcome.selected)
@@ -168,33 +182,25 @@ def save(result: PruneResult, path: str | Path, *, force: bool = False) -> Repor
     return replace(result.report, after=replace(after, cost=replace(after.cost, bytes=packed.size)))
 
 
-def _achieved(study: Study, outcome: Outcome, after: cost.Cost, *, edited: bool) -> float:
-    """Return the sparsity that was reached; make sure that the budget was kept.
+def _check_budget(study: Study, found: Measured, *, edited: bool) -> None:
+    """Make sure that the budget was kept.
 
     Raises:
         InternalError: if it was not; after an edit that is a warning, and a latency always.
     """
-    request, before = study.run.request, study.run.given.cost
-    left = after.nonzero_weights if request.zeroes else after.weights
-    achieved = 1 - left / max(before.weights, 1)
-    kept = {
-        "sparsity": (1 - achieved, 1 - (request.sparsity or 0.0)),
-        "params": (after.params / max(before.params, 1), request.params),
-        "macs": ((after.macs - 1) / max(before.macs, 1), request.macs),
-        "size": (after.bytes, request.size),
-    }
-    for kind, (got, wanted) in kept.items():
-        if request.budget == kind and wanted is not None and got > wanted + 1e-9:
-            missed = f"the pruned model has {kind} {got:g}, requested {wanted:g}"
-            if not edited:
-                raise InternalError(missed)
-            study.run.log.warnings.append(
-                f"{missed}: the plan was edited, or made with other settings"
-            )
-    speed = outcome.speed
-    if request.latency is not None and speed is not None and speed.low > request.latency:
+    request = study.run.request
+    kind = KINDS.get(request.budget or "")
+    wanted, got = (getattr(request, kind.name), kind.achieved(found)) if kind else (None, None)
+    if kind is None or wanted is None or got is None or kind.within(found, wanted):
+        return
+    if kind.timed and found.speed:
+        speed = found.speed
         study.run.log.warnings.append(
             f"{request.goal} was missed: {speed.value:.4f} ({speed.low:.4f} to {speed.high:.4f}) "
             "was measured in the end; ask for less, or measure on a machine with less to do"
         )
-    return achieved
+        return
+    missed = f"the pruned model has {kind.name} {got:g}, requested {wanted:g}"
+    if not edited:
+        raise InternalError(missed)
+    study.run.log.warnings.append(f"{missed}: the plan was edited, or made with other settings")

@@ -1,9 +1,10 @@
 """Cache: what was measured of a model on some samples, for the next budget.
 
-An entry is an ``.npz`` of plain arrays below ``$XDG_CACHE_HOME/onnxprune`` (default
-``~/.cache``), named after a hash of everything that what it holds depends on: the contents of
-the model and of the samples, the settings, and the programs that computed it. An entry that is
-damaged or foreign is measured anew and replaced; a cache that cannot be written is none.
+An entry is an ``.npz`` of plain arrays in the folder that the system has for caches (Linux:
+``$XDG_CACHE_HOME/onnxprune``, default ``~/.cache/onnxprune``). It is named after a hash of all that
+its arrays depend on: the contents of the model and of the samples, the settings, and the programs
+that computed them. An entry that is damaged or foreign is measured anew and replaced; where the
+folder cannot be written, nothing is remembered.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from onnxprune.arrays import Arrays
 from onnxprune.model.session import runtime_version
@@ -91,14 +93,12 @@ class Cache:
 
 
 def folder() -> Path | None:
-    """Return where entries lie; None if there is no home for them."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # others are to be ignored, says the specification
-        return Path(base) / "onnxprune"
+    """Return where entries lie, for this user and system; None if there is no home for them."""
     try:
-        return Path.home() / ".cache" / "onnxprune"
+        place = user_cache_path("onnxprune", appauthor=False)
     except RuntimeError:
         return None
+    return place if place.is_absolute() else None  # a relative one is to be ignored
 
 
 def environment() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Footprint: bytes on disk, bytes zipped, and the memory that a model takes to run.
 
-As a module that is run, ``python -m onnxprune.footprint``, it is the fresh process in which one
+Run as a program, ``python -m onnxprune.timing.footprint``, it is the fresh process in which one
 model is loaded and run, so that the memory is that model's own.
 """
 
@@ -27,7 +27,7 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model takes, in bytes.
+    """How many bytes a model takes.
 
     Attributes:
         file_bytes: its file, with external data.
@@ -43,12 +43,12 @@ class Footprint:
 
 
 def measure_footprint(files: Sequence[Path], feeds: Feeds, *, runner: Runner = PLAIN) -> Footprint:
-    """Measure what a model takes.
+    """Measure how many bytes a model takes on disk, zipped and in memory.
 
     Args:
         files: the file of the model, and those of its external data.
-        feeds: what to run it on.
-        runner: Runnerra-operator threads; 0 lets onnxruntime choose.
+        feeds: inputs to run it on, in that other process.
+        runner: whose threads and provider run it.
 
     Raises:
         ModelError: if the model cannot be loaded or run.

@@ -33,25 +33,29 @@ from onnxprune.model.session import Feeds, Session
 from onnxprune.timing.stopwatch import Lap, Stopwatch, thread_ids
 
 NOISE = 0.03
-"""How far from 1 the ratio of a model to itself may come out."""
+"""How far from 1 the ratio of a model's latency to its own may come out."""
 
 SLOWER = 1.02
-"""What the lower end of a ratio's interval is above where a model is slower."""
+"""A model is slower than the first where the lower end of its ratio's interval is above this."""
 
 BLOCK_S, BLOCK_ROUNDS = 0.25, 200
-"""What a block takes at most, unless its sessions took longer to make."""
+"""Seconds and rounds of a block at most; the seconds are more if its sessions took longer to
+make."""
 
 MIN_BLOCKS, MIN_ROUNDS = 12, 3
-"""Blocks before ratios count as known, and rounds however long they take."""
+"""Blocks before ratios count as known, and rounds that are taken however long they last."""
 
 FEW_BLOCKS = 6
-"""Fewer say nothing about how blocks differ."""
+"""Fewer blocks say nothing about how blocks differ: then single rounds are redrawn."""
 
 MIN_CLEAN = 30
-"""Runs that were not held up, below which those that were are not left out."""
+"""With fewer runs that were not held up, those that were held up count as well."""
 
 WARM_RUNS, WARM_S = 3, 0.5
+"""Runs before those that count, unless they take so many seconds."""
+
 RESAMPLES = 200
+"""How often blocks are redrawn for an interval."""
 
 
 @dataclass(frozen=True)
@@ -137,21 +141,21 @@ class Block:
 
 
 def samples_of(feeds: Feeds) -> int:
-    """Return how many samples inputs hold."""
+    """Return how many samples inputs (``[samples, ...]``) hold: the longest first axis, or 1."""
     return max((len(v) for v in feeds.values() if v.ndim), default=1)
 
 
 def in_batches(
     model: Model, feeds: Feeds, sizes: Sequence[int], *, runner: Runner = PLAIN
 ) -> list[Feeds]:
-    """Return inputs of so many samples, once for each size that the model runs with.
+    """Return a model's inputs with other numbers of samples, for each that it runs with.
 
     Args:
         model: the model.
-        feeds: inputs of it, whose samples are repeated or left out; what they are returned as where
-            the model runs with none of the sizes.
+        feeds: inputs of it, ``[samples, ...]``, whose samples are repeated or left out; they are
+            returned as they are where the model runs with none of the sizes.
         sizes: numbers of samples.
-        runner: runs the models.
+        runner: runs the model, unoptimised.
     """
     free = {s.name for s in model.inputs if s.shape and not isinstance(s.shape[0], int)}
     session = runner.session(model.proto, optimize=False) if free else None
@@ -181,14 +185,15 @@ def compare(
     Args:
         models: the models, or their files (which makes the time to load them that of users).
         feeds: what to run them on: the same for all, or one for each.
-        runner: makes the sessions; it is told of milliseconds.
+        runner: makes the sessions, and hears of the progress in milliseconds.
         seconds: to take at most, once every model was run a few times.
         rounds: to take exactly, rather than until the ratios are known; ``seconds`` still binds.
         tolerance: half the width of the intervals, relative to the ratios, that is narrow enough.
-        seed: of the order.
+        seed: of the order in which the models take turns.
 
     Raises:
         ModelError: if onnxruntime cannot load or run a model.
+        ValueError: if there is no model, or not one set of inputs for each.
     """
     own = [feeds] * len(models) if isinstance(feeds, Mapping) else list(feeds)
     if not models or len(own) != len(models):
@@ -245,12 +250,8 @@ def _block(
             order = order[::-1] if len(laps) % 2 else rng.permutation(len(models))
             by_model = {int(k): watch.time(calls[int(k)]) for k in order}
             laps.append([by_model[k] for k in range(len(models))])
-    return Block(
-        np.array([[lap.seconds for lap in row] for row in laps]),
-        np.array([[lap.held_up for lap in row] for row in laps]),
-        np.array([[lap.disturbed for lap in row] for row in laps]),
-        load,
-    )
+    seconds, held_up, disturbed = np.moveaxis(np.array(laps, np.float64), 2, 0)
+    return Block(seconds, held_up.astype(np.bool_), disturbed.astype(np.bool_), load)
 
 
 def _warm_up(call: Callable[[], object]) -> None:
@@ -262,7 +263,12 @@ def _warm_up(call: Callable[[], object]) -> None:
 
 
 def summarise(blocks: Sequence[Block], tolerance: float = 0.01) -> Comparison:
-    """Turn what was measured into medians and ratios (see :func:`compare`)."""
+    """Turn blocks into percentiles and ratios; nothing in it depends on chance.
+
+    Args:
+        blocks: of the same models, at least one.
+        tolerance: see :func:`compare`.
+    """
     ratios = tuple(_ratio(blocks, k) for k in range(len(blocks[0].load)))
     return Comparison(
         timings=tuple(_timing(blocks, k) for k in range(len(ratios))),
@@ -275,11 +281,10 @@ def summarise(blocks: Sequence[Block], tolerance: float = 0.01) -> Comparison:
 
 
 def _timing(blocks: Sequence[Block], k: int) -> Timing:
-    values = np.concatenate(_usable([b.seconds[:, k] for b in blocks],
-                                    [b.held_up[:, k] for b in blocks]))  # fmt: skip
-    p50, p95, p99 = (float(p) for p in 1e3 * np.percentile(values, [50, 95, 99]))
-    load = float(np.median([b.load[k] for b in blocks]))
-    return Timing(p50, p95, p99, 1e3 * float(values.mean()), 1e3 * load)
+    kept = _usable([b.seconds[:, k] for b in blocks], [b.held_up[:, k] for b in blocks])
+    values = 1e3 * np.concatenate(kept)
+    load = 1e3 * np.median([b.load[k] for b in blocks])
+    return Timing(*map(float, [*np.percentile(values, [50, 95, 99]), values.mean(), load]))
 
 
 def _ratio(blocks: Sequence[Block], k: int) -> Ratio:
@@ -288,13 +293,26 @@ def _ratio(blocks: Sequence[Block], k: int) -> Ratio:
         [b.held_up[:, k] | b.held_up[:, 0] for b in blocks],
     )
     pooled = np.concatenate(samples)
-    units = samples if len(samples) >= FEW_BLOCKS else list(pooled[:, None])
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(units), size=(RESAMPLES, len(units)))
-    medians = [np.median(np.concatenate([units[j] for j in draw])) for draw in draws]
-    low, high = np.percentile(medians, [2.5, 97.5])
-    first, value, third = np.percentile(pooled, [25, 50, 75])
-    return Ratio(float(value), float(low), float(high), (float(first), float(third)))
+    first, value, third = map(float, np.percentile(pooled, [25, 50, 75]))
+    low, high = _interval(samples if len(samples) >= FEW_BLOCKS else list(pooled[:, None]))
+    return Ratio(value, low, high, (first, third))
+
+
+def _interval(units: Sequence[F64]) -> tuple[float, float]:
+    """Return the 95 % interval of the median over all values, where whole units are redrawn."""
+    if len(units) == 1:
+        return float(np.median(units[0])), float(np.median(units[0]))
+    from scipy.stats import bootstrap  # takes a second to import: not where nothing is timed
+
+    found = bootstrap(
+        (np.arange(len(units)),),
+        lambda draw: np.median(np.concatenate([units[k] for k in draw])),
+        n_resamples=RESAMPLES,
+        vectorized=False,
+        method="percentile",
+        rng=0,
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def _usable(values: Sequence[F64], held_up: Sequence[Bool]) -> list[F64]:

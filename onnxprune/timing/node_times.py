@@ -1,8 +1,8 @@
-"""Node times: how much of a model's latency each of its nodes is responsible for.
+"""Node times: how many seconds of a model's latency each of its nodes takes.
 
-onnxruntime fuses nodes and changes layouts before it runs them, and names what it then runs
-after one of the nodes that went into it, or after its output. So both get numbers, which are
-found again in those names.
+onnxruntime fuses nodes and changes layouts before it runs a graph. It names a fused node after one
+of the nodes that went into it, or after its output. So the nodes and the outputs of a copy get
+numbers as names, and the numbers are looked for in the names of the profile.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from onnxprune.model.session import Feeds, NodeRun
 from onnxprune.model.storage import draft
 
 RUNS, SECONDS = 12, 2.0
-"""Profiled runs, and how long to take for them once there are a few."""
+"""Profiled runs at most, and seconds after which no more are started once there are FEW_RUNS."""
 
 FEW_RUNS = 3
 
 OTHERS = ""
-"""The key of the time that no node could be found for."""
+"""The key for the time of which no node is known."""
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _NUMBER = re.compile(r"onnxprune-(\d+)-")
@@ -41,12 +41,12 @@ def measure_nodes(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> dict
 
     Args:
         model: the model.
-        feeds: what to run it on.
-        runner: runs the models.
+        feeds: the inputs of a run.
+        runner: runs it, profiled, on its provider.
 
     Returns:
-        The medians; what was fused counts as the layer with weights in it, and what cannot be
-        told under :data:`OTHERS`.
+        Medians over the runs. A fused node's time counts as that of the layer with weights in it;
+        time of no known node is under :data:`OTHERS`.
 
     Raises:
         ModelError: if onnxruntime cannot run the model.
@@ -64,7 +64,12 @@ def measure_nodes(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> dict
 
 
 def medians(measured: Sequence[NodeRun], runs: int) -> dict[tuple[str, str], float]:
-    """Return the seconds of one run by name and operator."""
+    """Return the median seconds of one run by name and operator.
+
+    Args:
+        measured: the nodes of all profiled runs.
+        runs: how many runs those were.
+    """
     seconds: dict[tuple[str, str], list[float]] = {}
     for run in measured:
         seconds.setdefault((run.name, run.op_type), []).append(run.seconds)
@@ -74,10 +79,14 @@ def medians(measured: Sequence[NodeRun], runs: int) -> dict[tuple[str, str], flo
 def attribute(
     proto: onnx.ModelProto, measured: Mapping[tuple[str, str], float]
 ) -> dict[str, float]:
-    """Find the nodes of a model for times of the numbered one (by name and operator).
+    """Return the seconds of a model's nodes, by their first output.
 
-    A product that was fused with what follows it bears the number of the last of these: it is
-    the nearest layer before it that was not found otherwise.
+    A product that was fused with the nodes after it bears the number of the last of these. Its time
+    is that of the nearest layer before that node which was not found by its own number.
+
+    Args:
+        proto: the model, as it was before its nodes were numbered.
+        measured: seconds of one run of the numbered copy, by name and operator.
     """
     nodes = list(proto.graph.node)
     producer = {name: k for k, node in enumerate(nodes) for name in node.output if name}

@@ -27,7 +27,12 @@ class Speed:
 
 
 def speed_of(result: Comparison, batch: int) -> Speed:
-    """Read the speed of the second model of a comparison."""
+    """Return the speed of the second of two models, the first of which is its original.
+
+    Args:
+        result: the comparison.
+        batch: samples of a run.
+    """
     ratio = result.ratios[1]
     return Speed(ratio.value, ratio.low, ratio.high, batch, ratio.is_slower)
 

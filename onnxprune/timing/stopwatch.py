@@ -1,4 +1,4 @@
-"""Stopwatch: how long a call took, and how much of that other programs are to blame for.
+"""Stopwatch: how long a call took, and how much of that it waited for other programs.
 
 On a busy machine a run is now and then kept waiting for a core. The kernel knows for how long
 (Linux; elsewhere nothing is known to have waited), so it can be told from the run itself.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
+from typing import NamedTuple
 
 PATIENCE = 0.02
 """The share of a call that may be waiting before the call counts as disturbed."""
@@ -19,8 +19,7 @@ PATIENCE = 0.02
 _TASKS = "/proc/self/task"
 
 
-@dataclass(frozen=True)
-class Lap:
+class Lap(NamedTuple):
     """One call.
 
     Attributes:

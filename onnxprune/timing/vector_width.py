@@ -1,8 +1,9 @@
-"""Channel block: how many channels onnxruntime computes together on this machine.
+"""Vector width: how many channels onnxruntime computes together on this machine.
 
 Its kernels for the CPU hold the channels of a convolution in blocks that are as wide as the
 processor's vectors, and fill up the last one: 12 channels in blocks of 16 take as long as 16. The
-width of a block shows in what becomes of the weights of a convolution with one output.
+width of a block is found by optimising a convolution with one output channel: its weights are
+padded to one block.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model.session import PROVIDER, optimised
 
 USUAL = 8
-"""Where blocks cannot be seen."""
+"""The width where it cannot be found: another provider, or weights that were not padded."""
 
 
 @cache

@@ -15,7 +15,7 @@ from onnxprune.plans.plan_file import (
     load_plan,
 )
 from onnxprune.plans.settings import Settings, taken
-from onnxprune.report.result import PruneResult, measured
+from onnxprune.report.result import PruneResult, assemble_result
 from onnxprune.run.execute import execute, without_parts
 from onnxprune.run.open import open_model, open_study
 from onnxprune.search.strategies import check_latency
@@ -61,4 +61,4 @@ def apply(
         check_removals(plan, study.run.removals)
         study = without_parts(study, plan.removals)
     check_structure(plan, study.subject.structure)
-    return measured(check_latency(execute(study, plan)), str(model), before, edited=True)
+    return assemble_result(check_latency(execute(study, plan)), str(model), before, edited=True)

@@ -8,7 +8,7 @@ from typing import Unpack
 from onnxprune.log import Progress, silent
 from onnxprune.plans.request import Request
 from onnxprune.plans.settings import Settings, taken
-from onnxprune.report.result import PruneResult, measured
+from onnxprune.report.result import PruneResult, assemble_result
 from onnxprune.run.open import open_model, open_study
 from onnxprune.search.strategies import search
 
@@ -47,4 +47,4 @@ def prune(
     before = study.run.reported
     with study.run.log.stage("search"):
         outcome = search(study)
-    return measured(outcome, str(model), before)
+    return assemble_result(outcome, str(model), before)

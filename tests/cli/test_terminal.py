@@ -14,7 +14,7 @@ import onnx
 import pytest
 from command import done, run, save, tiny_net, tiny_samples
 
-from onnxprune.cli.terminal import console, printable
+from onnxprune.printable import console, printable
 
 EVIL = (
     "\x1b[2J\x1b[31mred\x1b]0;title\x07\x9b1m\x7f\u202edlrow\u2066\u200b\ufeff\r\n"
@@ -148,7 +148,7 @@ def test_text_of_rich_is_shown_clean(capsys: pytest.CaptureFixture[str]) -> None
     table = Table(title=f"title\n{EVIL}")
     table.add_column(EVIL)
     table.add_row(EVIL)
-    shown = console()
+    shown = console(sys.stdout)
     shown.width = 500
     shown.print(table)
     shown.print(Text(f"one\n{EVIL}".replace("\r\n", "")))

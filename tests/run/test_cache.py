@@ -327,3 +327,13 @@ def test_home(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.folder() == tmp_path / ".cache" / "onnxprune"
+
+
+def test_nothing_is_remembered_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object, **__: object) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(cache, "user_cache_path", nowhere)
+    assert cache.folder() is None
+    monkeypatch.setattr(cache, "user_cache_path", lambda *_, **__: Path("~/.cache/onnxprune"))
+    assert cache.folder() is None, "never a folder named ~ where the program happens to run"

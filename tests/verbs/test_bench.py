@@ -7,6 +7,7 @@ import logging
 import os
 import zipfile
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import onnx
@@ -227,6 +228,14 @@ def test_the_api_checks_its_settings(settings):
         onnxprune.bench([LENET], **settings)
     with pytest.raises(OnnxpruneError, match="at least one model"):
         onnxprune.bench([])
+
+
+def test_keywords_are_the_settings():
+    """What type checkers know of them is what there is."""
+    known = get_type_hints(benching.BenchSettings)
+    assert known == get_type_hints(benching.HowToRun)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batch'"):
+        onnxprune.bench([LENET], batch=1)
 
 
 def test_progress_adds_up(tmp_path):

@@ -100,6 +100,18 @@ class Kind(ABC):
     def measure(self, found: Measured) -> float:
         """Return the fraction of the original's cost that a result has."""
 
+    def within(self, found: Measured, value: float) -> bool:
+        """Return whether a result keeps to a setting's value."""
+        return self.measure(found) <= self.limit(value, found.before) + 1e-9
+
+    def achieved(self, found: Measured) -> float | None:
+        """Return what a result has, in the unit of the setting; None if that is not known."""
+        return self.measure(found)
+
+    def show(self, value: float) -> str:
+        """Return a value in the unit of the setting as people read it."""
+        return f"{value:.4f}"
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -33,3 +33,11 @@ class Latency(Kind):
     def measure(self, found: Measured) -> float:
         """Return the fraction that a result has."""
         return found.speed.value if found.speed else 1.0
+
+    def within(self, found: Measured, value: float) -> bool:
+        """Return whether a result may be so fast: whether the interval reaches down to it."""
+        return found.speed is None or found.speed.low <= value
+
+    def achieved(self, found: Measured) -> float | None:
+        """Return the fraction that was measured; None if it was not."""
+        return found.speed.value if found.speed else None

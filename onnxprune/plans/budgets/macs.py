@@ -40,3 +40,7 @@ class Macs(Kind):
     def measure(self, found: Measured) -> float:
         """Return the fraction that a result has."""
         return (found.after.macs - COUNTED) / max(found.before.macs, 1)
+
+    def achieved(self, found: Measured) -> float | None:
+        """Return the fraction as it is counted."""
+        return found.after.macs / max(found.before.macs, 1)

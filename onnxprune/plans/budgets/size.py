@@ -37,3 +37,15 @@ class Size(Kind):
     def measure(self, found: Measured) -> float:
         """Return the fraction that a result has."""
         return found.after.bytes / max(found.before.bytes, 1)
+
+    def within(self, found: Measured, value: float) -> bool:
+        """Return whether the files are small enough."""
+        return found.after.bytes <= value
+
+    def achieved(self, found: Measured) -> float | None:
+        """Return the bytes of the files."""
+        return found.after.bytes
+
+    def show(self, value: float) -> str:
+        """Return bytes as people read them."""
+        return f"{value:,.0f}"

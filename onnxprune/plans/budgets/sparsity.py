@@ -28,3 +28,7 @@ class Sparsity(Kind):
         """Return the fraction that a result has."""
         after = found.after.nonzero_weights if found.zeros else found.after.weights
         return after / max(found.before.weights, 1)
+
+    def achieved(self, found: Measured) -> float | None:
+        """Return the fraction of the weights that left, or became zero."""
+        return 1 - self.measure(found)
