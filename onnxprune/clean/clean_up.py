@@ -4,8 +4,9 @@
 observe -> fold -> no-ops -> observe -> trace -> relations -> rewrite, absorb -> merge -> compare
 ```
 
-is repeated until nothing more is found. Every step is compared with the model before all of
-them; one that changes the outputs is dropped.
+is repeated until nothing more is found: the :data:`STEPS`, one after the other. Every step is
+compared with the model before all of them, or behind the last step that is allowed an error of
+its own; one that changes the outputs by more than its tolerance is dropped.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnxprune.clean.facts import Relations, States
+from onnxprune.clean.facts import States
 from onnxprune.clean.merging import merge_layers
 from onnxprune.clean.noops import drop_noops, fold_constant_branches
 from onnxprune.clean.redundancy import KINDS, absorb, find, readers
+from onnxprune.clean.relations import relate
+from onnxprune.clean.steps import LIMIT, Seen, Step
 from onnxprune.model.cost import count_params
 from onnxprune.model.folding import fold
 from onnxprune.model.model import Model
@@ -36,12 +39,7 @@ from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.rewrite.verify import Verification, compare, refuse_random
 from onnxprune.structure.trace import trace
 
-LIMIT = 1e-5
-"""Relative error from which a step counts as not exact."""
-
 MOST_ROUNDS = 20
-
-_USELESS = {"layers": "could be one with the next"}
 
 
 @dataclass(frozen=True)
@@ -49,24 +47,44 @@ class CleanUp:
     """What was taken out of a model.
 
     Attributes:
-        channels: units by kind (see :data:`~onnxprune.clean.redundancy.KINDS`).
-        nodes: nodes that passed their input on, by operator.
-        branches: operands that were constant and are now folded.
-        merged: linear layers that the layer behind them computes as well.
+        records: what each step took out, counts by kind, by the name of the step.
         verification: how far the result is from the model before, None if nothing went.
         dropped: steps that were found but not exact, and so not taken.
     """
 
-    channels: Mapping[str, int] = field(default_factory=dict)
-    nodes: Mapping[str, int] = field(default_factory=dict)
-    branches: int = 0
-    merged: int = 0
+    records: Mapping[str, Counter[str]] = field(default_factory=dict)
     verification: Verification | None = None
     dropped: tuple[str, ...] = ()
 
+    @property
+    def channels(self) -> Mapping[str, int]:
+        """Units by kind (see :data:`~onnxprune.clean.redundancy.KINDS`)."""
+        found = self.records.get("channels", Counter())
+        return {kind: count for kind, count in found.items() if kind != "branches"}
+
+    @property
+    def nodes(self) -> Mapping[str, int]:
+        """Nodes that passed their input on, by operator."""
+        return self.records.get("nodes", {})
+
+    @property
+    def branches(self) -> int:
+        """Operands that were constant and are now folded."""
+        return self.records.get("channels", Counter())["branches"]
+
+    @property
+    def merged(self) -> int:
+        """Linear layers that the layer behind them computes as well."""
+        return self.records.get("layers", Counter())["merged"]
+
+    @property
+    def others(self) -> Mapping[str, Mapping[str, int]]:
+        """Records of all other steps, by name."""
+        own = ("nodes", "channels", "layers")
+        return {name: dict(r) for name, r in self.records.items() if name not in own}
+
     def __bool__(self) -> bool:
-        counts = [*self.channels.values(), *self.nodes.values(), self.branches, self.merged]
-        return bool(sum(counts))
+        return any(sum(record.values()) for record in self.records.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report's ``clean_up``."""
@@ -77,13 +95,16 @@ class CleanUp:
             "merged": self.merged,
             "max_rel_error": self.verification.max_rel_error if self.verification else None,
             "dropped": list(self.dropped),
+            **self.others,
         }
 
     def warnings(self) -> list[str]:
         """Say which steps had to be dropped."""
+        steps = {step.name: step for step in STEPS}
         return [
-            f"{name} that {_USELESS.get(name, 'do nothing')} were found, but without them the "
-            f"outputs differ by more than {LIMIT:g}, so they stay"
+            f"{name} that {steps[name].useless if name in steps else 'do nothing'} were found, "
+            f"but without them the outputs differ by more than "
+            f"{steps[name].tolerance if name in steps else LIMIT:g}, so they stay"
             for name in self.dropped
         ]
 
@@ -95,6 +116,8 @@ class CleanUp:
         parts += [f"{count} nodes ({', '.join(sorted(self.nodes))})"] if count else []
         parts += [f"{self.branches} constant branches"] if self.branches else []
         parts += [f"{self.merged} linear layers merged into the next"] if self.merged else []
+        for name, record in self.others.items():
+            parts.append(f"{name}: {', '.join(f'{n} {kind}' for kind, n in record.items())}")
         return f"cleaned up: {'; '.join(parts) or 'there was nothing to remove'}"
 
 
@@ -121,36 +144,38 @@ def clean_up(
     Returns:
         The model, the same object if there was nothing to remove, and what went.
     """
-    current, proof = model, None
-    channels, nodes, branches, merged = Counter[str](), Counter[str](), 0, 0
+    proof, records = None, dict[str, Counter[str]]()
+    reference = current = model
     dropped: list[str] = []
     larger = set[str]()  # what makes up for what goes would be more than that
-    seen = _seen(model, feeds, runner)
-    inputs = seen[1].feeds
+    seen = Seen(*_seen(model, feeds, runner), exclude, states or {}, align)
+    inputs = seen.shapes.feeds
     for _ in range(MOST_ROUNDS):
         found = False
-        for name, step in (("nodes", _nodes), ("channels", _channels), ("layers", _layers)):
-            if name in dropped or name in larger or (name == "layers" and found):
+        for step in STEPS:
+            if step.name in dropped or step.name in larger or (step.last and found):
                 continue
-            candidate, went = step(*seen, exclude, states or {}, align)
+            candidate, went = step.apply(seen)
             if not went:
                 continue
-            if any(a > b for a, b in zip(_sizes(candidate), _sizes(seen[0]), strict=True)):
-                larger.add(name)
+            if any(a > b for a, b in zip(_sizes(candidate), _sizes(seen.model), strict=True)):
+                larger.add(step.name)
                 continue
-            result = compare(model, candidate, inputs, runner=runner)
-            if not result.max_rel_error <= LIMIT:
-                refuse_random(model, inputs, runner=runner)
-                dropped.append(name)
+            result = compare(reference, candidate, inputs, runner=runner)
+            if not result.max_rel_error <= step.tolerance:
+                refuse_random(reference, inputs, runner=runner)
+                dropped.append(step.name)
                 continue
-            current, proof, found = candidate, result, True
-            seen = _seen(current, feeds, runner)
-            branches += went.pop("branches", 0)
-            merged += went.pop("merged", 0)
-            (nodes if name == "nodes" else channels).update(went)
+            current, found = candidate, True
+            if proof is None or reference is model or result.max_rel_error > proof.max_rel_error:
+                proof = result
+            if step.tolerance > LIMIT:  # the steps behind it answer for their own error only
+                reference = current
+            records.setdefault(step.name, Counter()).update(went)
+            seen = Seen(*_seen(current, feeds, runner), exclude, states or {}, align)
         if not found:
             break
-    return current, CleanUp(channels, nodes, branches, merged, proof, tuple(dropped))
+    return current, CleanUp(records, proof, tuple(dropped))
 
 
 def _sizes(model: Model) -> tuple[int, int]:
@@ -168,34 +193,31 @@ def _seen(model: Model, feeds: Feeds, runner: Runner) -> tuple[Model, Shapes]:
     return fold(model, shapes), shapes
 
 
-def _nodes(
-    model: Model, shapes: Shapes, exclude: Sequence[str], states: Mapping[str, States], _: int
-) -> tuple[Model, Counter[str]]:
+def _nodes(seen: Seen) -> tuple[Model, Counter[str]]:
     """Take out nodes that pass their input on."""
-    linear = [name for name, s in states.items() if s.always_on.all()]
-    return drop_noops(model, shapes, linear=linear, keep=_excluded(model, exclude)[0])
+    linear = [name for name, s in seen.states.items() if s.always_on.all()]
+    keep = _excluded(seen.model, seen.exclude)[0]
+    return drop_noops(seen.model, seen.shapes, linear=linear, keep=keep)
 
 
-def _layers(
-    model: Model, shapes: Shapes, exclude: Sequence[str], _: Mapping[str, States], __: int
-) -> tuple[Model, Counter[str]]:
+def _layers(seen: Seen) -> tuple[Model, Counter[str]]:
     """Merge linear layers into the next."""
-    merged, count = merge_layers(model, shapes, keep=_excluded(model, exclude)[0])
+    keep = _excluded(seen.model, seen.exclude)[0]
+    merged, count = merge_layers(seen.model, seen.shapes, keep=keep)
     return merged, Counter(merged=count) if count else Counter()
 
 
-def _channels(
-    model: Model, shapes: Shapes, exclude: Sequence[str], states: Mapping[str, States], align: int
-) -> tuple[Model, Counter[str]]:
+def _channels(seen: Seen) -> tuple[Model, Counter[str]]:
     """Take out channels that others make up for, and branches that are constant."""
-    structure = trace(model, shapes, exclude=_excluded(model, exclude)[1])
-    relations = Relations(model, shapes, structure, states)
-    if not exclude:
-        folded, branches = fold_constant_branches(model, relations, shapes)
+    model, shapes = seen.model, seen.shapes
+    structure = trace(model, shapes, exclude=_excluded(model, seen.exclude)[1])
+    facts = relate(model, shapes, structure, seen.states)
+    if not seen.exclude:
+        folded, branches = fold_constant_branches(model, facts, shapes)
         if branches:  # whose channels need not be looked at any more
             return folded, Counter(branches=branches)
-    places = readers(model, structure, relations)
-    kept, counts = find(structure, places, align)
+    places = readers(model, structure, facts)
+    kept, counts = find(structure, places, seen.align)
     if not counts:
         return model, counts
     cut = Cut(model, structure, shapes, plan_from_units(model.sha256, structure, kept))
@@ -217,3 +239,11 @@ def _excluded(model: Model, patterns: Sequence[str]) -> tuple[set[str], list[str
             nodes |= own
             matched.append(pattern)
     return nodes, matched
+
+
+STEPS = [
+    Step("nodes", _nodes),
+    Step("channels", _channels),
+    Step("layers", _layers, useless="could be one with the next", last=True),
+]
+"""The steps behind the cut, in their order; another one is one more entry."""

@@ -1,9 +1,6 @@
-"""Relations: which channels of a model are constant, or linear functions of each other.
+"""Facts: what is known of the channels of a model's tensors, and where it is written down.
 
-One walk over the graph, by abstract interpretation: every tensor that an operator of
-:mod:`onnxprune.clean.transfers` makes gets :class:`~onnxprune.clean.channels.Channels` along one
-of its axes. What any other operator computes counts as unknown, which costs coverage, never
-correctness.
+:mod:`onnxprune.clean.relations` fills them in, in one walk over the graph.
 """
 
 from __future__ import annotations
@@ -18,14 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.arrays import F64, Array, Bool
 from onnxprune.clean.channels import NOTHING, Channels, Roots, channels
-from onnxprune.clean.transfers import PRODUCTS, TRANSFERS
 from onnxprune.errors import ModelError
 from onnxprune.measure.entropy import Activity
-from onnxprune.model.edit import edit, node_id
+from onnxprune.model.edit import node_id
 from onnxprune.model.model import Model
 from onnxprune.model.session import Session
 from onnxprune.model.shapes import Shapes
-from onnxprune.structure.structure import Structure
+from onnxprune.structure.structure import PRODUCTS, Structure
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
@@ -39,7 +35,7 @@ class States:
     always_on: Bool
 
 
-class Relations:
+class Facts:
     """What is known of the channels of a model's tensors.
 
     Args:
@@ -68,12 +64,6 @@ class Relations:
         self._nodes = {next((o for o in n.output if o), ""): n for n in model.proto.graph.node}
         self._known: dict[str, Channels] = {}
         self._fresh: dict[tuple[str, int], Channels] = {}
-        for node in edit(model).nodes:
-            transfer = TRANSFERS.get(node.op)
-            if transfer is None or node.domain not in ("", "ai.onnx", None):
-                continue
-            if all(shapes.has(t.name) for t in node.outputs if not t.is_empty()):
-                transfer(self, node)
 
     # -- what is known -----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import Array
-from onnxprune.clean.facts import Relations
+from onnxprune.clean.facts import Facts
 from onnxprune.model.edit import captured_names, edit, node_id, rebuild
 from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
@@ -204,7 +204,7 @@ _CHECKS: dict[str, Callable[[gs.Node, _Facts], bool]] = {
 # -- branches that add a constant ------------------------------------------------------------------
 
 
-def fold_constant_branches(model: Model, relations: Relations, shapes: Shapes) -> tuple[Model, int]:
+def fold_constant_branches(model: Model, relations: Facts, shapes: Shapes) -> tuple[Model, int]:
     """Replace what is constant in every channel, where it is added to what has its full shape.
 
     Args:

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.clean.channels import NOTHING, Channels
-from onnxprune.clean.facts import Relations
+from onnxprune.clean.facts import Facts
 from onnxprune.clean.transfers import PRODUCTS, by_channel, is_padded, matrix_form
 from onnxprune.linear.bias import add_bias
 from onnxprune.linear.matrix_form import MatrixForm
@@ -51,7 +51,7 @@ class Reader:
     form: MatrixForm | None = None
 
 
-def readers(model: Model, structure: Structure, relations: Relations) -> list[Reader]:
+def readers(model: Model, structure: Structure, relations: Facts) -> list[Reader]:
     """Return every place where channels that may leave are summed over."""
     graph = edit(model)
     nodes = {node_id(node): node for node in graph.nodes}
@@ -73,7 +73,7 @@ def readers(model: Model, structure: Structure, relations: Relations) -> list[Re
     return result
 
 
-def _reader(sink: Sink, node: gs.Node, weight: Weight | None, relations: Relations) -> Reader:
+def _reader(sink: Sink, node: gs.Node, weight: Weight | None, relations: Facts) -> Reader:
     name = node.inputs[sink.input].name
     found = relations.of(name, sink.axis)
     count = np.arange(len(found))

@@ -45,6 +45,20 @@ def _dims(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[
     return sizes
 
 
+def _others(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, float]:
+    """Read budgets by name, such as energy=0.5."""
+    budgets = {}
+    for value in values:
+        name, amount = value.rpartition("=")[::2]
+        try:
+            budgets[name] = float(amount)
+        except ValueError:
+            name = ""
+        if not name:
+            raise click.BadParameter(f"'{value}' is not NAME=VALUE, such as energy=0.5")
+    return budgets
+
+
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}  # fmt: skip
 
@@ -68,6 +82,7 @@ _READ: Mapping[str, Callable[..., Any]] = {
     "align": _align,
     "dims": _dims,
     "mean": numbers,
+    "other": _others,
     "size": _size,
     "std": numbers,
 }

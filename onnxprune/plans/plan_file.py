@@ -46,6 +46,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "float | None": (float, int, NoneType),
     "tuple[str, ...]": (list,),
     "Mapping[str, int]": (dict,),
+    "Mapping[str, float]": (dict,),
 }
 """What JSON may hold for the type of a setting."""
 
@@ -300,6 +301,9 @@ def _request(value: Any) -> Request:
     sizes = given.get("dims", {})
     if not all(_whole(size) for size in sizes.values()):
         raise PlanError(f"request: dims is {_short(sizes)}, expected whole numbers by name")
+    others = given.get("other", {})
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in others.values()):
+        raise PlanError(f"request: other is {_short(others)}, expected numbers by name")
     if "exclude" in given:
         given["exclude"] = _strings(given["exclude"], "request: exclude")
     return Request(**given)

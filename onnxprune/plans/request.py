@@ -162,6 +162,12 @@ class Request:
     batch_size: int = setting(
         32, "Samples per run.", AtLeast(1), verbs="prune plan apply sweep inspect evaluate"
     )
+    other: Mapping[str, float] = setting(
+        dict,
+        "Instead: a budget of a kind that was registered beside these.",
+        flag="--budget",
+        metavar="NAME=VALUE",
+    )
     lossless: bool = setting(
         False,
         "Instead of a budget: remove only what does not change the outputs. Needs no samples.",
@@ -188,9 +194,15 @@ class Request:
         return (self.max_drop, self.min_accuracy) != (None, None)
 
     @property
+    def budgets(self) -> dict[str, float]:
+        """The budgets that were given, by kind; a valid request has one at most."""
+        own = {name: getattr(self, name) for name in BUDGETS if getattr(self, name) is not None}
+        return {**own, **self.other}
+
+    @property
     def budget(self) -> str | None:
         """The kind of budget that was given; None if there is only a bound on the accuracy."""
-        return next((name for name in BUDGETS if getattr(self, name) is not None), None)
+        return next(iter(self.budgets), None)
 
     @property
     def zeroes(self) -> bool:
@@ -222,7 +234,7 @@ class Request:
             return "lossless, empirical" if self.empirical else "lossless"
         if self.budget is None:
             return f"max_drop {self.max_drop:g}"
-        return f"{self.budget} {getattr(self, self.budget):g}"
+        return f"{self.budget} {self.budgets[self.budget]:g}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
@@ -240,7 +252,7 @@ def check_goal(request: Request) -> None:
     Raises:
         RequestError: naming the settings that do not go together.
     """
-    given = [name for name in BUDGETS if getattr(request, name) is not None]
+    given = list(request.budgets)
     bounded = request.max_drop is not None
     goals = [*given, *(["lossless"] if request.lossless else [])]
     got = [*goals, "max_drop"][0]

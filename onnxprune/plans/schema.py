@@ -16,6 +16,7 @@ JSON_TYPES: dict[str, dict[str, Any]] = {
     "float | None": {"type": ["number", "null"]},
     "tuple[str, ...]": {"type": "array", "items": {"type": "string"}},
     "Mapping[str, int]": {"type": "object"},
+    "Mapping[str, float]": {"type": "object", "additionalProperties": {"type": "number"}},
 }
 """JSON schema for the type of a setting."""
 

@@ -44,6 +44,7 @@ class Settings(TypedDict, total=False):
     seed: int | None
     threads: int | None
     batch_size: int | None
+    other: Mapping[str, float]
     lossless: bool
     empirical: bool
     eval_data: str | Path | None
@@ -83,7 +84,7 @@ def taken(
     given = {name: value for name, value in settings.items() if value is not None}
     reading = Reading(**{name: value for name, value in given.items() if name not in _ASKED})
     asked = {name: value for name, value in given.items() if name in _ASKED}
-    for name, plain in (("exclude", tuple), ("dims", dict)):
+    for name, plain in (("exclude", tuple), ("dims", dict), ("other", dict)):
         if name in asked:
             asked[name] = plain(asked[name])
     if request is None:

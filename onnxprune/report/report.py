@@ -118,10 +118,15 @@ class Report(Result):
         """The fraction of the weights that left, or became zero where that was allowed."""
         return 1 - KINDS["sparsity"].measure(self.found)
 
+    def requested(self, kind: str) -> float | None:
+        """Return the budget of a kind that was asked for; None if there was none."""
+        found: float | None = self.request.get(kind, self.request["other"].get(kind))
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values; NaN becomes None."""
         budgets = {
-            name: {"requested": self.request.get(name), "achieved": kind.achieved(self.found)}
+            name: {"requested": self.requested(name), "achieved": kind.achieved(self.found)}
             for name, kind in KINDS.items()
         }
         interval = {name: getattr(self.speed, name, None) for name in ("low", "high", "batch")}

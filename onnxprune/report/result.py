@@ -190,7 +190,7 @@ def _check_budget(study: Study, found: Measured, *, edited: bool) -> None:
     """
     request = study.run.request
     kind = KINDS.get(request.budget or "")
-    wanted, got = (getattr(request, kind.name), kind.achieved(found)) if kind else (None, None)
+    wanted, got = (request.budgets[kind.name], kind.achieved(found)) if kind else (None, None)
     if kind is None or wanted is None or got is None or kind.within(found, wanted):
         return
     if kind.timed and found.speed:

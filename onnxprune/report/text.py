@@ -99,14 +99,14 @@ def _sentences(report: Report) -> Iterator[str]:
 def _wanted(report: Report) -> str:
     """Say what was asked for and what was reached."""
     request, kinds = report.request, KINDS.values()
-    kind = next((k for k in kinds if request.get(k.name) is not None), None)
+    kind = next((k for k in kinds if report.requested(k.name) is not None), None)
     if kind is None and request["layers"] is not None:
         return f"layers: requested {request['layers']:g}, achieved {len(report.removals):,}"
     if kind is None:
         return f"macs: as few as a drop of {request['max_drop']:g} allows"
     value = kind.achieved(report.found)
     reply = "not measured; see onnxprune bench" if value is None else f"achieved {kind.show(value)}"
-    return f"{kind.name}: requested {request[kind.name]:g}, {reply}"
+    return f"{kind.name}: requested {report.requested(kind.name):g}, {reply}"
 
 
 def _parts_that_left(report: Report) -> str:

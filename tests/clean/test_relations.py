@@ -11,7 +11,8 @@ from cases import CASES, Case
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune.clean.channels import NOTHING, Roots, alike
-from onnxprune.clean.facts import Relations, States
+from onnxprune.clean.facts import States
+from onnxprune.clean.relations import relate
 from onnxprune.clean.transfers import TRANSFERS
 
 Array = np.ndarray[Any, Any]
@@ -38,7 +39,7 @@ def related(proto: ModelProto) -> ModelProto:
 def compared(proto: ModelProto, states: dict[str, States] | None = None) -> tuple[int, int]:
     """Hold what is said against what is computed; return how many channels each way were."""
     t = oracle.traced(proto)
-    relations = Relations(t.model, t.shapes, t.structure, states)
+    relations = relate(t.model, t.shapes, t.structure, states)
     probe = ModelProto()
     probe.CopyFrom(t.model.proto)
     names = [n for n in {o for node in probe.graph.node for o in node.output if o}
@@ -86,7 +87,7 @@ def test_relations_are_found_for_every_transfer() -> None:
         for case in CASES[op_type]:
             proto = related(case.build())
             t = oracle.traced(proto)
-            relations = Relations(t.model, t.shapes, t.structure)
+            relations = relate(t.model, t.shapes, t.structure)
             for node in t.model.proto.graph.node:
                 found = relations.known(node.output[0]) if node.op_type == op_type else None
                 if found is not None and not found.plain:

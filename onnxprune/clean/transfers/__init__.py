@@ -1,6 +1,6 @@
 """One small function per operator, saying which of its output's channels are related, and how.
 
-It looks at what :class:`~onnxprune.clean.facts.Relations` knows of the inputs and puts what
+It looks at what :class:`~onnxprune.clean.facts.Facts` knows of the inputs and puts what
 follows for the outputs. To add an operator: one function here, and a case in
 ``tests/test_relations.py``, which compares everything that is said with what the model computes.
 """

@@ -14,10 +14,10 @@ from onnxprune.clean.transfers.registry import transfer
 from onnxprune.model.edit import node_id
 
 if TYPE_CHECKING:
-    from onnxprune.clean.facts import Relations
+    from onnxprune.clean.facts import Facts
 
 
-def _is_inference(node: gs.Node, r: Relations) -> bool:
+def _is_inference(node: gs.Node, r: Facts) -> bool:
     """Whether a Dropout passes its input."""
     if r.opset < 7:
         return bool(node.attrs.get("is_test", 0))
@@ -28,14 +28,14 @@ def _is_inference(node: gs.Node, r: Relations) -> bool:
 
 
 @transfer("Identity", "Dropout", "Neg")
-def _linear(r: Relations, node: gs.Node) -> None:
+def _linear(r: Facts, node: gs.Node) -> None:
     found = r.data(node)
     if found is not None and (node.op != "Dropout" or _is_inference(node, r)):
         r.put(node.outputs[0], found.linear(-1.0 if node.op == "Neg" else 1.0, 0.0))
 
 
 @transfer("Relu", "LeakyRelu", "Abs")
-def _homogeneous(r: Relations, node: gs.Node) -> None:
+def _homogeneous(r: Facts, node: gs.Node) -> None:
     """``f(s x) = s f(x)`` for positive ``s``."""
     found = r.data(node)
     states = r.states.get(node_id(node)) if node.op == "Relu" else None
@@ -68,7 +68,7 @@ ANY = (
 
 
 @transfer(*ANY)
-def _value_by_value(r: Relations, node: gs.Node) -> None:
+def _value_by_value(r: Facts, node: gs.Node) -> None:
     """What is computed alike from the same is the same; constants are computed."""
     met = _aligned(r, node)
     if met is None:
@@ -97,9 +97,7 @@ def _value_by_value(r: Relations, node: gs.Node) -> None:
     r.put(node.outputs[0], Channels(axis, result.root, result.scale, result.offset))
 
 
-def _constants(
-    r: Relations, node: gs.Node, variable: Mapping[int, Channels], constant: Bool
-) -> F64:
+def _constants(r: Facts, node: gs.Node, variable: Mapping[int, Channels], constant: Bool) -> F64:
     """Compute the output where all inputs are constant, ``float64 [channels]``."""
     rank = len(r.shape(node.outputs[0].name))
     if not constant.any() or not variable:
@@ -108,7 +106,7 @@ def _constants(
     return r.evaluated(node, variable, axis - rank)
 
 
-def _aligned(r: Relations, node: gs.Node) -> tuple[int, dict[int, Channels]] | None:
+def _aligned(r: Facts, node: gs.Node) -> tuple[int, dict[int, Channels]] | None:
     """Return the channel axis of the output and the inputs' channels along it."""
     rank = len(r.shape(node.outputs[0].name))
     places = [i for i, t in enumerate(node.inputs) if not t.is_empty()]
@@ -136,7 +134,7 @@ def _aligned(r: Relations, node: gs.Node) -> tuple[int, dict[int, Channels]] | N
     return axis, found
 
 
-def _shared(r: Relations, name: str, axis: int) -> Channels:
+def _shared(r: Facts, name: str, axis: int) -> Channels:
     """Return an operand that is the same for all channels, as one channel."""
     if axis >= 0:
         return r.of(name, axis)
@@ -146,7 +144,7 @@ def _shared(r: Relations, name: str, axis: int) -> Channels:
     return channels(0, r.roots.fresh(1), np.ones(1), np.zeros(1))
 
 
-def _sum(r: Relations, a: Channels, b: Channels) -> Channels:
+def _sum(r: Facts, a: Channels, b: Channels) -> Channels:
     same = a.root == b.root
     safe = np.where(a.constant, 1.0, a.scale)
     both = r.roots.of([a.root, b.root], [b.scale / safe])
@@ -155,7 +153,7 @@ def _sum(r: Relations, a: Channels, b: Channels) -> Channels:
     return channels(a.axis, root, scale, a.offset + b.offset)
 
 
-def _product(r: Relations, a: Channels, b: Channels) -> Channels:
+def _product(r: Facts, a: Channels, b: Channels) -> Channels:
     safe = [np.where(p.constant, 1.0, p.scale) for p in (a, b)]
     both = r.roots.of([a.root, b.root], [p.offset / s for p, s in zip((a, b), safe, strict=True)])
     root = np.where(b.constant, a.root, np.where(a.constant, b.root, both))
@@ -165,13 +163,13 @@ def _product(r: Relations, a: Channels, b: Channels) -> Channels:
     return channels(a.axis, root, scale, np.where(a.constant | b.constant, a.offset * b.offset, 0))
 
 
-def _quotient(r: Relations, a: Channels, b: Channels) -> Channels | None:
+def _quotient(r: Facts, a: Channels, b: Channels) -> Channels | None:
     if not b.constant.all() or (b.offset == 0).any():
         return None
     return _product(r, a, channels(b.axis, b.root, np.zeros(1), 1 / b.offset))
 
 
-ARITHMETIC: dict[str, Callable[[Relations, list[Channels]], Channels | None]] = {
+ARITHMETIC: dict[str, Callable[[Facts, list[Channels]], Channels | None]] = {
     "Add": lambda r, p: _sum(r, p[0], p[1]),
     "Sum": lambda r, p: _sum(r, p[0], p[1]),
     "Sub": lambda r, p: _sum(r, p[0], p[1].linear(-1.0, 0.0)),

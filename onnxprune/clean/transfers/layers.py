@@ -15,11 +15,11 @@ from onnxprune.model.edit import node_id
 from onnxprune.structure.structure import PRODUCTS
 
 if TYPE_CHECKING:
-    from onnxprune.clean.facts import Relations
+    from onnxprune.clean.facts import Facts
 
 
 @transfer(*PRODUCTS)
-def _layer(r: Relations, node: gs.Node) -> None:
+def _layer(r: Facts, node: gs.Node) -> None:
     """Rows of weights that are multiples of each other make multiples of one function."""
     weight = r.weights.get(node_id(node))
     values = r.values.get(node.inputs[weight.input].name) if weight else None
@@ -59,7 +59,7 @@ def _layer(r: Relations, node: gs.Node) -> None:
     r.put(node.outputs[0], channels(axis, root, alpha * scale.astype(np.float64), bias))
 
 
-def _bias(r: Relations, node: gs.Node, outputs: int) -> F64 | None:
+def _bias(r: Facts, node: gs.Node, outputs: int) -> F64 | None:
     """Return the constant bias of a layer, ``float64 [outputs]``, or None if it has another."""
     if node.op == "MatMul" or len(node.inputs) < 3 or node.inputs[2].is_empty():
         return np.zeros(outputs)
@@ -71,7 +71,7 @@ def _bias(r: Relations, node: gs.Node, outputs: int) -> F64 | None:
 
 
 @transfer("BatchNormalization")
-def _batch_norm(r: Relations, node: gs.Node) -> None:
+def _batch_norm(r: Facts, node: gs.Node) -> None:
     operands = [r.values.get(t.name) for t in node.inputs[1:5]]
     training = len([t for t in node.outputs if not t.is_empty()]) > 1
     training |= bool(node.attrs.get("training_mode", 0))

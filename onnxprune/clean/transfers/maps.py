@@ -12,10 +12,10 @@ from onnxprune.clean.channels import Channels, channels, join
 from onnxprune.clean.transfers.registry import transfer
 
 if TYPE_CHECKING:
-    from onnxprune.clean.facts import Relations
+    from onnxprune.clean.facts import Facts
 
 
-def _ints(r: Relations, node: gs.Node, i: int, attribute: str) -> list[int] | None:
+def _ints(r: Facts, node: gs.Node, i: int, attribute: str) -> list[int] | None:
     """Return integers that older opsets hold in an attribute and newer ones in input ``i``."""
     if attribute in node.attrs:
         return [int(v) for v in np.atleast_1d(node.attrs[attribute])]
@@ -28,7 +28,7 @@ def _text(node: gs.Node, name: str, default: str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _largest(r: Relations, found: Channels, axis: int | None = None) -> Channels:
+def _largest(r: Facts, found: Channels, axis: int | None = None) -> Channels:
     """The maximum over positions: ``max(s x + b) = s max(x) + b`` for positive ``s``."""
     sign = np.sign(found.scale).astype(np.int64)
     root = np.where(found.constant, found.root, r.roots.of([found.root, sign], []))
@@ -37,14 +37,14 @@ def _largest(r: Relations, found: Channels, axis: int | None = None) -> Channels
 
 
 @transfer("MaxPool", "GlobalMaxPool")
-def _max_pool(r: Relations, node: gs.Node) -> None:
+def _max_pool(r: Facts, node: gs.Node) -> None:
     found = r.data(node)
     if found is not None and found.axis == 1:
         r.put(node.outputs[0], _largest(r, found))
 
 
 @transfer("AveragePool", "GlobalAveragePool")
-def _average_pool(r: Relations, node: gs.Node) -> None:
+def _average_pool(r: Facts, node: gs.Node) -> None:
     found = r.data(node)
     if found is None or found.axis != 1:
         return
@@ -55,7 +55,7 @@ def _average_pool(r: Relations, node: gs.Node) -> None:
 
 
 @transfer("Resize", "Upsample")
-def _resize(r: Relations, node: gs.Node) -> None:
+def _resize(r: Facts, node: gs.Node) -> None:
     """Interpolation: a linear map whose weights sum to one."""
     found = r.data(node)
     mode = _text(node, "coordinate_transformation_mode", "half_pixel")
@@ -64,7 +64,7 @@ def _resize(r: Relations, node: gs.Node) -> None:
 
 
 @transfer("ReduceMean", "ReduceMax", "ReduceSum")
-def _reduce(r: Relations, node: gs.Node) -> None:
+def _reduce(r: Facts, node: gs.Node) -> None:
     found = r.data(node)
     axes = _ints(r, node, 1, "axes")
     if found is None or not axes:
@@ -84,7 +84,7 @@ def _reduce(r: Relations, node: gs.Node) -> None:
 
 
 @transfer("Transpose")
-def _transpose(r: Relations, node: gs.Node) -> None:
+def _transpose(r: Facts, node: gs.Node) -> None:
     found = r.data(node)
     if found is not None:
         rank = len(r.shape(node.inputs[0].name))
@@ -93,7 +93,7 @@ def _transpose(r: Relations, node: gs.Node) -> None:
 
 
 @transfer("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def _reshape(r: Relations, node: gs.Node) -> None:
+def _reshape(r: Facts, node: gs.Node) -> None:
     """The channels stay an axis, or merge with others of fixed size into one."""
     found, source, target = r.data(node), node.inputs[0].name, node.outputs[0].name
     if found is None:
@@ -142,7 +142,7 @@ def _merged(
 
 
 @transfer("Concat")
-def _concat(r: Relations, node: gs.Node) -> None:
+def _concat(r: Facts, node: gs.Node) -> None:
     rank = len(r.shape(node.outputs[0].name))
     axis = int(node.attrs["axis"]) % rank
     names = [t.name for t in node.inputs]
@@ -156,7 +156,7 @@ def _concat(r: Relations, node: gs.Node) -> None:
         r.put(node.outputs[0], _side_by_side(r, parts))
 
 
-def _side_by_side(r: Relations, parts: list[Channels]) -> Channels:
+def _side_by_side(r: Facts, parts: list[Channels]) -> Channels:
     """Each channel goes on in the next part."""
     root = r.roots.of([p.root for p in parts], [v for p in parts for v in (p.scale, p.offset)])
     constant = np.logical_and.reduce([p.constant & (p.offset == parts[0].offset) for p in parts])
@@ -165,7 +165,7 @@ def _side_by_side(r: Relations, parts: list[Channels]) -> Channels:
 
 
 @transfer("Split")
-def _split(r: Relations, node: gs.Node) -> None:
+def _split(r: Facts, node: gs.Node) -> None:
     found = r.data(node)
     if found is None:
         return
@@ -183,7 +183,7 @@ def _split(r: Relations, node: gs.Node) -> None:
 
 
 @transfer("Slice")
-def _slice(r: Relations, node: gs.Node) -> None:
+def _slice(r: Facts, node: gs.Node) -> None:
     found = r.data(node)
     starts, ends = _ints(r, node, 1, "starts"), _ints(r, node, 2, "ends")
     if found is None:
@@ -207,7 +207,7 @@ def _slice(r: Relations, node: gs.Node) -> None:
 
 
 @transfer("Gather")
-def _gather(r: Relations, node: gs.Node) -> None:
+def _gather(r: Facts, node: gs.Node) -> None:
     """Constant indices into the channels."""
     found, index = r.data(node), r.values.get(node.inputs[1].name)
     if found is None or index is None or index.ndim != 1:
@@ -217,7 +217,7 @@ def _gather(r: Relations, node: gs.Node) -> None:
 
 
 @transfer("Pad")
-def _pad(r: Relations, node: gs.Node) -> None:
+def _pad(r: Facts, node: gs.Node) -> None:
     found, pads = r.data(node), _ints(r, node, 1, "pads")
     value = r.values.get(node.inputs[2].name) if len(node.inputs) > 2 else None
     empty = len(node.inputs) < 3 or node.inputs[2].is_empty()

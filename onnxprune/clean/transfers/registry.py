@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 if TYPE_CHECKING:
-    from onnxprune.clean.facts import Relations
+    from onnxprune.clean.facts import Facts
 
-Transfer = Callable[["Relations", gs.Node], None]
+Transfer = Callable[["Facts", gs.Node], None]
 TRANSFERS: dict[str, Transfer] = {}
 
 

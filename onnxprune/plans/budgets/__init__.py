@@ -33,10 +33,12 @@ def budget_of(request: Request, whole: Cost) -> Budget:
         whole: what the original model costs.
 
     Raises:
-        OnnxpruneError: if the request has none that channels can meet, or the original is within
-            it already.
+        OnnxpruneError: if the request has none, or of a kind that nobody registered, or if the
+            original is within it already.
     """
-    kind = KINDS.get(request.budget or "")
-    if kind is None:
+    if request.budget is None:
         raise OnnxpruneError("there is no budget, only a bound on the accuracy")
-    return Budget(kind, kind.limit(getattr(request, kind.name), whole), request.goal)
+    if request.budget not in KINDS:
+        raise OnnxpruneError(f"budget {request.budget}: expected one of {', '.join(KINDS)}")
+    kind = KINDS[request.budget]
+    return Budget(kind, kind.limit(request.budgets[kind.name], whole), request.goal)
