@@ -21,7 +21,8 @@ from onnxprune.linear.bias import (
 from onnxprune.linear.matrix_form import MatrixForm, StackForm, matrix_form
 from onnxprune.linear.requantise import unpack
 from onnxprune.model.edit import edit, is_output, node_id, rebuild
-from onnxprune.model.model import Model, captured
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import captured
 from onnxprune.model.shapes import Shapes
 from onnxprune.plans.cut import Cut
 from onnxprune.structure.structure import PRODUCTS, Structure, Weight

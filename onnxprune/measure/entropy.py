@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.arrays import F64, Bool
 from onnxprune.measure.statistics import ActivationStats
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
 from onnxprune.structure.rectifiers import Rectifier
 
@@ -104,7 +104,7 @@ def watch(
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    types = tensor_types(model.proto)
+    types = model.types
     first, second = dict(shapes.first), dict(shapes.second)
     points = []
     for tensor, axis in dict.fromkeys((r.tensor, r.axis) for r in rectifiers):

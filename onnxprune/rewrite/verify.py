@@ -14,7 +14,8 @@ from onnx import helper
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.model.counters import recounted
 from onnxprune.model.folding import RANDOM
-from onnxprune.model.model import Model, captured
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import captured
 from onnxprune.model.observe import observe
 from onnxprune.model.quantised import without_rounding
 from onnxprune.model.runner import PLAIN, Runner
