@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnxprune.clean.facts import States
+from onnxprune.clean.facts import States, relate
 from onnxprune.clean.merging import merge_layers
 from onnxprune.clean.noops import drop_noops, fold_constant_branches
 from onnxprune.clean.redundancy import KINDS, absorb, find, readers
-from onnxprune.clean.relations import relate
 from onnxprune.clean.steps import LIMIT, Seen, Step
 from onnxprune.model.cost import count_params
 from onnxprune.model.folding import fold

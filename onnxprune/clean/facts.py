@@ -1,6 +1,9 @@
-"""Facts: what is known of the channels of a model's tensors, and where it is written down.
+"""Facts: which channels of a model are constant, and which carry the same values.
 
-:mod:`onnxprune.clean.relations` fills them in, in one walk over the graph.
+One walk over the graph, by abstract interpretation: every tensor that an operator of
+:mod:`onnxprune.clean.transfers` makes gets :class:`~onnxprune.clean.channels.Channels` along one
+of its axes. What any other operator computes counts as unknown, which costs coverage, never
+correctness. That a channel is constant follows from the weights; its value is read from one run.
 """
 
 from __future__ import annotations
@@ -9,21 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from onnxprune.arrays import F64, Array, Bool
-from onnxprune.clean.channels import NOTHING, Channels, Roots, channels
-from onnxprune.errors import ModelError
+from onnxprune.arrays import I64, Array, Bool
+from onnxprune.clean.channels import UNREAD, Channels, Numbers
+from onnxprune.clean.transfers import TRANSFERS
 from onnxprune.measure.entropy import Activity
-from onnxprune.model.edit import node_id
+from onnxprune.model.edit import edit
 from onnxprune.model.model import Model
 from onnxprune.model.session import Session
 from onnxprune.model.shapes import Shapes
+from onnxprune.model.storage import draft
 from onnxprune.structure.structure import PRODUCTS, Structure
 
-FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+CLOSE = 1e-6
+"""Relative difference up to which the values of a constant count as one."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,15 @@ class States:
     axis: int
     always_off: Bool
     always_on: Bool
+
+
+def relu_states(found: Sequence[Activity]) -> dict[str, States]:
+    """Return what Relu nodes always did, by their first output, for the clean-up."""
+    return {
+        a.rectifier.output: States(a.rectifier.axis, a.always_off, a.always_on)
+        for a in found
+        if a.rectifier.op_type == "Relu"
+    }
 
 
 class Facts:
@@ -54,136 +67,98 @@ class Facts:
         states: Mapping[str, States] | None = None,
     ) -> None:
         self.shapes = shapes
-        self.opset = model.opset
-        self.roots = Roots()
+        self.numbers = Numbers()
         self.states = states or {}
         self.weights = {w.node: w for w in structure.weights if w.op_type in PRODUCTS}
         self.values = {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer}
         self._model = model
-        self._types = model.types
-        self._nodes = {next((o for o in n.output if o), ""): n for n in model.proto.graph.node}
         self._known: dict[str, Channels] = {}
-        self._fresh: dict[tuple[str, int], Channels] = {}
-
-    # -- what is known -----------------------------------------------------------------------
+        self._others: dict[tuple[str, int], I64] = {}
+        self._read: dict[str, Array] = {}
 
     def known(self, tensor: str) -> Channels | None:
         """Return what was found about a tensor, along whichever axis."""
         return self._known.get(tensor)
 
-    def of(self, tensor: str, axis: int) -> Channels:
-        """Return the channels along an axis of a tensor; functions of their own if unknown."""
-        axis %= max(len(self.shape(tensor)), 1)
+    def of(self, tensor: str, axis: int) -> I64:
+        """Return the numbers of the channels along an axis of a tensor, ``int64 [channels]``.
+
+        They are fresh where nothing is known. A tensor without that axis (a negative one) has
+        one channel.
+        """
         found = self._known.get(tensor)
         if found is not None and found.axis == axis:
-            return found
-        if (tensor, axis) not in self._fresh:
-            count = self.shape(tensor)[axis]
+            return found.numbers
+        if (tensor, axis) not in self._others:
             value = self.values.get(tensor)
-            made = (
-                channels(axis, self.roots.fresh(count), np.ones(1), np.zeros(1))
-                if value is None
-                else self._of_constant(value, axis)
-            )
-            self._fresh[tensor, axis] = made
-        return self._fresh[tensor, axis]
+            if value is None or not value.size:
+                made = self.numbers.fresh(self.shape(tensor)[axis] if axis >= 0 else 1)
+            else:
+                rows = np.moveaxis(value, axis, 0) if axis >= 0 else value[None]
+                rows = rows.reshape(len(rows), -1)
+                flat = (rows == rows[:, :1]).all(axis=1)
+                made = self.numbers.rows(rows)
+                made[flat] = self.numbers.constants(rows[flat, 0])
+            self._others[tensor, axis] = made
+        return self._others[tensor, axis]
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Return the shape of a constant, or the first observed one."""
         value = self.values.get(tensor)
         return self.shapes.sizes(tensor) if value is None else value.shape
 
-    def _of_constant(self, value: Array, axis: int) -> Channels:
-        if not value.size:
-            count = value.shape[axis]
-            return channels(axis, self.roots.fresh(count), np.ones(1), np.zeros(1))
-        rows = np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)
-        rows = rows.astype(np.float64)
-        flat = (rows == rows[:, :1]).all(axis=1)
-        same = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
-        root = self.roots.fresh(int(same.max(initial=-1)) + 1)[same]
-        return channels(axis, root, np.where(flat, 0.0, 1.0), np.where(flat, rows[:, 0], 0.0))
+    def has(self, tensor: str) -> bool:
+        """Whether the shape of a tensor is known."""
+        return tensor in self.values or self.shapes.has(tensor)
 
-    # -- what transfer functions use -----------------------------------------------------------
-
-    def put(self, tensor: gs.Tensor, found: Channels | None) -> None:
-        """Say what the channels of an output are; those that are not finite count as unknown."""
-        if found is None or tensor.is_empty():
+    def put(self, tensor: gs.Tensor, axis: int, numbers: I64) -> None:
+        """Say what the channels of an output are, and read the values of its constants."""
+        shape = self.shape(tensor.name) if not tensor.is_empty() else ()
+        if len(shape) <= axis or shape[axis] != len(numbers):
             return
-        shape = self.shape(tensor.name)
-        if len(shape) <= found.axis or shape[found.axis] != len(found):
-            return
-        finite = np.isfinite(found.scale) & np.isfinite(found.offset)
-        if not finite.all():
-            root = np.where(finite, found.root, self.roots.fresh(len(found)))
-            scale, offset = np.where(finite, found.scale, 1.0), np.where(finite, found.offset, 0.0)
-            found = channels(found.axis, root, scale, offset)
-        self._known[tensor.name] = found
+        unread = np.flatnonzero(numbers == UNREAD)
+        if len(unread):
+            numbers = numbers.copy()
+            rows = np.moveaxis(self._run(tensor.name), axis, 0)[unread].reshape(len(unread), -1)
+            value = rows[:, 0] if rows.shape[1] else np.full(len(rows), np.nan)
+            with np.errstate(invalid="ignore"):
+                error = np.abs(rows - value[:, None]).max(axis=1, initial=0)
+            flat = error <= CLOSE * np.abs(value)
+            numbers[unread] = self.numbers.constants(np.where(flat, value, np.nan))
+        self._known[tensor.name] = Channels(axis, numbers)
 
-    def is_float(self, tensor: str) -> bool:
-        """Whether a tensor is known to hold floating-point numbers."""
-        kind = self._types.get(tensor)
-        element = kind.tensor_type.elem_type if kind is not None else 0
-        value = self.values.get(tensor)
-        return element in FLOATS or (value is not None and value.dtype.kind == "f")
-
-    def data(self, node: gs.Node) -> Channels | None:
-        """Return what is known of the first input."""
-        return self.known(node.inputs[0].name) if node.inputs else None
-
-    def renamed(self, found: Channels, axis: int | None = None) -> Channels:
-        """Return the channels after the same linear map of each that keeps constants."""
-        root = np.where(found.constant, NOTHING, self.roots.of([found.root], []))
-        place = found.axis if axis is None else axis
-        return Channels(place, root, found.scale, found.offset)
-
-    def evaluated(self, node: gs.Node, inputs: Mapping[int, Channels], axis: int) -> F64:
-        """Run a node on constants, ``float64 [channels]``; NaN where that is not possible.
-
-        Args:
-            node: a node that works value by value.
-            inputs: its variable inputs, whose offsets are fed.
-            axis: the axis of the channels, negative.
-        """
-        proto = self._nodes[node_id(node)]
-        size = len(next(iter(inputs.values())))
-        feeds, given, made = {}, [], []
-        copy = onnx.NodeProto()
-        copy.CopyFrom(proto)
-        for i, found in inputs.items():
-            kind = self._types.get(proto.input[i])
-            if kind is None or not kind.tensor_type.elem_type:
-                return np.full(size, np.nan)
-            copy.input[i] = f"input{i}"
-            dtype = helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
-            feeds[f"input{i}"] = found.offset.astype(dtype).reshape(-1, *[1] * (-axis - 1))
-            shape = list(feeds[f"input{i}"].shape)
-            given.append(
-                helper.make_tensor_value_info(f"input{i}", kind.tensor_type.elem_type, shape)
+    def _run(self, tensor: str) -> Array:
+        """Return the values of a tensor on the first inputs; one run gives those of all."""
+        if not self._read:
+            proto, held = draft(self._model.proto)
+            known = {v.name for v in proto.graph.output}
+            names = [
+                name
+                for node in proto.graph.node
+                if node.op_type in TRANSFERS and node.domain in ("", "ai.onnx")
+                for name in node.output
+                if name
+            ]
+            proto.graph.output.extend(
+                helper.make_empty_tensor_value_info(name) for name in names if name not in known
             )
-        made = [
-            numpy_helper.from_array(self.values[n], n)
-            for n in dict.fromkeys(copy.input)
-            if n in self.values
-        ]
-        output = helper.make_empty_tensor_value_info(copy.output[0])
-        graph = helper.make_graph([copy], "constants", given, [output], made)
-        source = self._model.proto
-        whole = helper.make_model(
-            graph, opset_imports=source.opset_import, ir_version=max(source.ir_version, 4)
-        )
-        try:
-            result = Session(whole, threads=1, optimize=False).run(feeds, [copy.output[0]])[0]
-        except ModelError:
-            return np.full(size, np.nan)
-        values = result.astype(np.float64).reshape(-1)
-        return values if values.size == size else np.full(size, np.nan)
+            session = Session(proto, threads=1, optimize=False, held=held)
+            self._read = dict(zip(names, session.run(self.shapes.feeds[0], names), strict=True))
+        return self._read[tensor].astype(np.float64)
 
 
-def relu_states(found: Sequence[Activity]) -> dict[str, States]:
-    """Return what Relu nodes always did, by their first output, for the clean-up."""
-    return {
-        a.rectifier.output: States(a.rectifier.axis, a.always_off, a.always_on)
-        for a in found
-        if a.rectifier.op_type == "Relu"
-    }
+def relate(
+    model: Model,
+    shapes: Shapes,
+    structure: Structure,
+    states: Mapping[str, States] | None = None,
+) -> Facts:
+    """Find what is known of the channels of a model's tensors; arguments as of :class:`Facts`."""
+    facts = Facts(model, shapes, structure, states)
+    for node in edit(model).nodes:
+        transfer = TRANSFERS.get(node.op)
+        if transfer is None or node.domain not in ("", "ai.onnx", None):
+            continue
+        if all(shapes.has(t.name) for t in node.outputs if not t.is_empty()):
+            transfer(facts, node)
+    return facts

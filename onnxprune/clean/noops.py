@@ -231,7 +231,8 @@ def fold_constant_branches(model: Model, relations: Facts, shapes: Shapes) -> tu
                 continue
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
             rank = len(shapes.sizes(operand.name))
-            values = found.offset.astype(dtype).reshape(-1, *[1] * (rank - found.axis - 1))
+            values = relations.numbers.values(found.numbers).astype(dtype)
+            values = values.reshape(-1, *[1] * (rank - found.axis - 1))
             node.inputs[i] = gs.Constant(f"{operand.name}/constant{i}", values)
             count += 1
             break

@@ -2,8 +2,8 @@
 
 A removed channel reads as zero wherever an operator sums over it (see
 :mod:`onnxprune.rewrite.verify`). So a unit can leave if at every such place each of its channels
-is zero, or is not read, or is a linear function of a channel that stays, by which the layer that
-sums can be corrected.
+is zero, or is not read, or is a constant or equal to a channel that stays, by which the layer
+that sums can be corrected.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import F64, I64, Array, Bool
-from onnxprune.clean.channels import NOTHING, Channels
+from onnxprune.clean.channels import ZERO
 from onnxprune.clean.facts import Facts
-from onnxprune.clean.transfers import PRODUCTS, by_channel, is_padded, matrix_form
 from onnxprune.linear.bias import add_bias
-from onnxprune.linear.matrix_form import MatrixForm
+from onnxprune.linear.matrix_form import MatrixForm, by_channel, is_padded, matrix_form
 from onnxprune.model.edit import edit, node_id, rebuild
 from onnxprune.model.model import Model
-from onnxprune.structure.structure import Sink, Structure, Weight
+from onnxprune.structure.structure import PRODUCTS, Sink, Structure, Weight
 
 KINDS = ("dead", "unread", "constant", "duplicate")
 """Why a unit can leave: zero everywhere, multiplied by zeros only, folded, merged."""
@@ -34,8 +33,9 @@ class Reader:
 
     Attributes:
         labels: those of the channels.
-        found: what is known of the channels there.
         alike: ``int64 [channels]``; channels with one number make up for each other.
+        zero: ``bool [channels]``: those that are zero everywhere.
+        value: ``float64 [channels]``: values of those that are constant.
         free: ``bool [channels]``: those for which nothing has to.
         unread: ``bool [channels]``: those whose weights are all zero.
         weight: the weight of a layer that can be corrected, else None.
@@ -43,8 +43,9 @@ class Reader:
     """
 
     labels: I64
-    found: Channels
     alike: I64
+    zero: Bool
+    value: F64
     free: Bool
     unread: Bool
     weight: Weight | None = None
@@ -75,18 +76,20 @@ def readers(model: Model, structure: Structure, relations: Facts) -> list[Reader
 
 def _reader(sink: Sink, node: gs.Node, weight: Weight | None, relations: Facts) -> Reader:
     name = node.inputs[sink.input].name
-    found = relations.of(name, sink.axis)
-    count = np.arange(len(found))
+    numbers = relations.of(name, sink.axis % len(relations.shape(name)))
+    zero, constants = numbers == ZERO, relations.numbers.values(numbers)
+    count = np.arange(len(numbers))
     value = relations.values.get(weight.tensor) if weight else None
     if weight is None or value is None or name != weight.data_tensor or sink.input == weight.input:
-        return Reader(sink.labels, found, count, found.zero, np.zeros(len(found), dtype=np.bool_))
+        unread = np.zeros(len(numbers), dtype=np.bool_)
+        return Reader(sink.labels, count, zero, constants, zero, unread)
     form = matrix_form(node, weight, value.shape)
-    unread = ~np.abs(by_channel(form, value)).max(axis=(1, 2)).astype(np.bool_).reshape(-1)
-    found = found.in_padding(relations.roots) if is_padded(node) else found
-    group = count // (len(found) // form.groups)
-    alike = np.unique(np.stack([found.root, group]), axis=1, return_inverse=True)[1].reshape(-1)
-    free = unread | found.constant
-    return Reader(sink.labels, found, alike, free, unread, weight, form)
+    unread = ~by_channel(form, value).any(axis=(1, 2)).reshape(-1)
+    numbers = relations.numbers.mapped(numbers, padded=is_padded(node))
+    alike = relations.numbers.of(numbers, count // (len(numbers) // form.groups))
+    alike -= alike.min(initial=0)
+    free = unread | (numbers < 0)
+    return Reader(sink.labels, alike, zero, constants, free, unread, weight, form)
 
 
 def find(structure: Structure, places: list[Reader], align: int = 1) -> tuple[Bool, Counter[str]]:
@@ -143,7 +146,7 @@ class _Table:
     """Which channels of one axis are still there."""
 
     def __init__(self, place: Reader | None, index: I64, unit: I64, size: int = 0) -> None:
-        size = len(place.found) if place else size
+        size = len(place.alike) if place else size
         self.place, self.unit, self._index = place, unit, index
         self._there = np.ones(size, dtype=np.bool_)
         self._alike = place.alike if place else np.zeros(size, dtype=np.int64)
@@ -177,11 +180,11 @@ class _Table:
 
 def _kind(unit: int, tables: list[_Table]) -> str:
     seen = [(t.place, t.of(unit)) for t in tables if t.place is not None]
-    if all(place.found.zero[own].all() for place, own in seen) and seen:
+    if all(place.zero[own].all() for place, own in seen) and seen:
         return "dead"
     if not all(place.free[own].all() for place, own in seen):
         return "duplicate"
-    read = [place.found.zero[own] | place.unread[own] for place, own in seen]
+    read = [place.zero[own] | place.unread[own] for place, own in seen]
     return "unread" if all(r.all() for r in read) else "constant"
 
 
@@ -226,16 +229,14 @@ def _merge(matrix: Array, place: Reader, stays: Bool) -> F64:
         place: where they are read.
         stays: ``bool [channels]``.
     """
-    width, found = matrix.shape[-1], place.found
-    delta = np.zeros(matrix.shape[:2])
-    for i in np.flatnonzero(~stays & ~place.unread & ~found.zero):
+    width = matrix.shape[-1]
+    added = np.zeros(matrix.shape[:2])
+    for i in np.flatnonzero(~stays & ~place.unread & ~place.zero):
         group, own = divmod(int(i), width)
         column = matrix[group, :, :, own]
-        offset = found.offset[i]
-        if found.root[i] != NOTHING:
+        if place.free[i]:
+            added[group] += place.value[i] * column.sum(axis=1)
+        else:
             j = int(np.flatnonzero(stays & (place.alike == place.alike[i]))[0])
-            ratio = found.scale[i] / found.scale[j]
-            offset -= ratio * found.offset[j]
-            matrix[group, :, :, j % width] += ratio * column
-        delta[group] += offset * column.sum(axis=1)
-    return delta.reshape(-1)
+            matrix[group, :, :, j % width] += column
+    return added.reshape(-1)

@@ -130,12 +130,6 @@ def test_planted_duplicates_are_found(proto: ModelProto, seed: int, twice: bool)
     for copy in copies:
         planted = plant(planted, t.structure, int(copy), int(original), "duplicate")
     small, what = cleaned(planted)
-    if sum(what.channels.values()) < len(copies):
-        import onnx
-
-        onnx.save(planted, "/tmp/fail.onnx")
-        onnx.save(proto, "/tmp/orig.onnx")
-        print(group, original, copies)
     assert sum(what.channels.values()) >= len(copies)
     assert not what.dropped
     assert oracle.weight_elements(small) < oracle.weight_elements(t.model.proto)
@@ -218,22 +212,17 @@ KINDS: dict[str, tuple[ModelProto, dict[str, int]]] = {
     "constant": (two_layers(set_rows(r2=(0, 0.7))), {"constant": 1}),
     "constant in padding": (two_layers(set_rows(r2=(0, 0.7)), kernel=3), {}),
     "two constants in padding": (
-        two_layers(set_rows(r2=(0, 0.7), r4=(0, 2)), kernel=3), {"duplicate": 1},
+        two_layers(set_rows(r2=(0, 0.7), r4=(0, 0.7)), kernel=3), {"duplicate": 1},
     ),
     "sigmoid of zero": (two_layers(set_rows(r1=(0, 0)), between="Sigmoid"), {"constant": 1}),
     "duplicate": (two_layers(set_rows(r3=(1, 0)), kernel=3), {"duplicate": 1}),
     "three alike": (two_layers(set_rows(r3=(1, 0), r5=(1, 0))), {"duplicate": 2}),
-    "scaled": (two_layers(set_rows(r3=(2.7, 0)), kernel=3), {"duplicate": 1}),
+    "scaled": (two_layers(set_rows(r3=(2.7, 0)), kernel=3), {}),
     "scaled and negative": (two_layers(set_rows(r3=(-2.7, 0))), {}),
     "scaled behind sigmoid": (two_layers(set_rows(r3=(2.7, 0)), between="Sigmoid"), {}),
-    "negative before linear": (
-        two_layers(set_rows(r3=(-2.7, 0)), kernel=3, between="Identity"), {"duplicate": 1},
-    ),
-    "shifted before linear": (
-        two_layers(set_rows(r3=(-2.7, 0.3)), between="Identity"), {"duplicate": 1},
-    ),
-    "shifted before padding": (
-        two_layers(set_rows(r3=(-2.7, 0.3)), kernel=3, between="Identity"), {},
+    "shifted before linear": (two_layers(set_rows(r3=(1, 0.3)), between="Identity"), {}),
+    "two different constants in padding": (
+        two_layers(set_rows(r2=(0, 0.7), r4=(0, 2)), kernel=3), {},
     ),
     "nearly a duplicate": (two_layers(set_rows(r3=(1, 1e-3))), {}),
     "not read": (two_layers(set_rows(), kernel=3, readers=(1, 0, 1, 0)), {"unread": 2}),
