@@ -1,19 +1,21 @@
 """Cleaning: take out of a model what computes nothing. A small pipeline of its own.
 
 ```
-observe -> fold -> no-ops -> observe -> trace -> relations -> rewrite, absorb -> merge -> compare
+observe -> fold -> no-ops -> observe -> trace -> facts -> rewrite, absorb -> merge
 ```
 
-is repeated until nothing more is found: the :data:`STEPS`, one after the other. Every step is
-compared with the model before all of them, or behind the last step that is allowed an error of
-its own; one that changes the outputs by more than its tolerance is dropped.
+is repeated until nothing more is found: the :data:`STEPS`, one after the other. What all of them
+made is compared with the model before. If it differs by more than every step may change it, they
+are taken again, and each is compared for itself: with the model before all of them, or behind the
+last step that is allowed an error of its own. One that differs by more than its tolerance is
+dropped.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -31,7 +33,6 @@ from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds
-from onnxprune.model.shapes import Shapes
 from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import plan_from_units
 from onnxprune.rewrite.rewrite import rewrite
@@ -143,12 +144,37 @@ def clean_up(
     Returns:
         The model, the same object if there was nothing to remove, and what went.
     """
+
+    def observed(model: Model) -> Seen:
+        shapes = observe(model, feeds, runner=runner)
+        return Seen(fold(model, shapes), shapes, exclude, states or {}, align)
+
+    def check(reference: Model, candidate: Model) -> Verification:
+        return compare(reference, candidate, start.shapes.feeds, runner=runner)
+
+    start = observed(model)
+    result, what = _rounds(model, start, observed)
+    if not what:
+        return result, what
+    proof = check(model, result)
+    allowed = min(step.tolerance for step in STEPS if step.name in what.records)
+    if proof.max_rel_error <= allowed:
+        return result, replace(what, verification=proof)
+    refuse_random(model, start.shapes.feeds, runner=runner)
+    return _rounds(model, start, observed, check)
+
+
+def _rounds(
+    model: Model,
+    seen: Seen,
+    observed: Callable[[Model], Seen],
+    check: Callable[[Model, Model], Verification] | None = None,
+) -> tuple[Model, CleanUp]:
+    """Take the steps until nothing more is found; each that passes a check, if there is one."""
     proof, records = None, dict[str, Counter[str]]()
     reference = current = model
     dropped: list[str] = []
     larger = set[str]()  # what makes up for what goes would be more than that
-    seen = Seen(*_seen(model, feeds, runner), exclude, states or {}, align)
-    inputs = seen.shapes.feeds
     for _ in range(MOST_ROUNDS):
         found = False
         for step in STEPS:
@@ -160,18 +186,18 @@ def clean_up(
             if any(a > b for a, b in zip(_sizes(candidate), _sizes(seen.model), strict=True)):
                 larger.add(step.name)
                 continue
-            result = compare(reference, candidate, inputs, runner=runner)
-            if not result.max_rel_error <= step.tolerance:
-                refuse_random(reference, inputs, runner=runner)
-                dropped.append(step.name)
-                continue
+            if check is not None:
+                result = check(reference, candidate)
+                if not result.max_rel_error <= step.tolerance:
+                    dropped.append(step.name)
+                    continue
+                if reference is model or not proof or result.max_rel_error > proof.max_rel_error:
+                    proof = result
+                if step.tolerance > LIMIT:  # the steps behind it answer for their own error only
+                    reference = candidate
             current, found = candidate, True
-            if proof is None or reference is model or result.max_rel_error > proof.max_rel_error:
-                proof = result
-            if step.tolerance > LIMIT:  # the steps behind it answer for their own error only
-                reference = current
             records.setdefault(step.name, Counter()).update(went)
-            seen = Seen(*_seen(current, feeds, runner), exclude, states or {}, align)
+            seen = observed(current)
         if not found:
             break
     return current, CleanUp(records, proof, tuple(dropped))
@@ -184,12 +210,6 @@ def _sizes(model: Model) -> tuple[int, int]:
         for t in model.proto.graph.initializer
     )
     return count_params(model), held
-
-
-def _seen(model: Model, feeds: Feeds, runner: Runner) -> tuple[Model, Shapes]:
-    """Observe and fold a model."""
-    shapes = observe(model, feeds, runner=runner)
-    return fold(model, shapes), shapes
 
 
 def _nodes(seen: Seen) -> tuple[Model, Counter[str]]:
@@ -212,10 +232,10 @@ def _channels(seen: Seen) -> tuple[Model, Counter[str]]:
     structure = trace(model, shapes, exclude=_excluded(model, seen.exclude)[1])
     facts = relate(model, shapes, structure, seen.states)
     if not seen.exclude:
-        folded, branches = fold_constant_branches(model, facts, shapes)
+        folded, branches = fold_constant_branches(model, facts)
         if branches:  # whose channels need not be looked at any more
             return folded, Counter(branches=branches)
-    places = readers(model, structure, facts)
+    places = readers(structure, facts)
     kept, counts = find(structure, places, seen.align)
     if not counts:
         return model, counts

@@ -66,6 +66,7 @@ class Facts:
         structure: Structure,
         states: Mapping[str, States] | None = None,
     ) -> None:
+        self.graph = edit(model)
         self.shapes = shapes
         self.numbers = Numbers()
         self.states = states or {}
@@ -155,7 +156,7 @@ def relate(
 ) -> Facts:
     """Find what is known of the channels of a model's tensors; arguments as of :class:`Facts`."""
     facts = Facts(model, shapes, structure, states)
-    for node in edit(model).nodes:
+    for node in facts.graph.nodes:
         transfer = TRANSFERS.get(node.op)
         if transfer is None or node.domain not in ("", "ai.onnx", None):
             continue

@@ -179,13 +179,12 @@ def _is_second_relu(node: gs.Node, _: _Facts) -> bool:
 
 
 _CHECKS: dict[str, Callable[[gs.Node, _Facts], bool]] = {
+    **dict.fromkeys(
+        ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"),
+        lambda node, facts: facts.same_shape(node),
+    ),
     "Dropout": _is_dropout_off,
     "Cast": lambda node, facts: facts.same_type(node),
-    "Reshape": lambda node, facts: facts.same_shape(node),
-    "Flatten": lambda node, facts: facts.same_shape(node),
-    "Squeeze": lambda node, facts: facts.same_shape(node),
-    "Unsqueeze": lambda node, facts: facts.same_shape(node),
-    "Expand": lambda node, facts: facts.same_shape(node),
     "Tile": _repeats_nothing,
     "Transpose": _keeps_order,
     "Slice": _is_whole_slice,
@@ -204,35 +203,32 @@ _CHECKS: dict[str, Callable[[gs.Node, _Facts], bool]] = {
 # -- branches that add a constant ------------------------------------------------------------------
 
 
-def fold_constant_branches(model: Model, relations: Facts, shapes: Shapes) -> tuple[Model, int]:
+def fold_constant_branches(model: Model, facts: Facts) -> tuple[Model, int]:
     """Replace what is constant in every channel, where it is added to what has its full shape.
 
     Args:
         model: a folded model.
-        relations: what is known of its channels.
-        shapes: its observed shapes.
+        facts: what is known of its channels; of no more use where something is replaced.
 
     Returns:
         The model, and the number of operands that became constants.
     """
-    graph = edit(model)
-    types, count = model.types, 0
+    graph, shapes, types, count = facts.graph, facts.shapes, model.types, 0
     for node in graph.nodes:
         if node.op not in ("Add", "Sub", "Mul") or len(node.inputs) != 2:
             continue
         for i, operand in enumerate(node.inputs):
-            found, other = relations.known(operand.name), node.inputs[1 - i]
-            if found is None or isinstance(operand, gs.Constant) or not found.constant.all():
+            found, kind = facts.known(operand.name), types.get(operand.name)
+            other = node.inputs[1 - i]
+            if found is None or kind is None or not found.constant.all():
                 continue
-            kind = types.get(operand.name)
-            if kind is None or isinstance(other, gs.Constant):
+            if any(isinstance(t, gs.Constant) for t in node.inputs):
                 continue
             if not shapes.same(other.name, node.outputs[0].name):
                 continue
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
-            rank = len(shapes.sizes(operand.name))
-            values = relations.numbers.values(found.numbers).astype(dtype)
-            values = values.reshape(-1, *[1] * (rank - found.axis - 1))
+            values = facts.numbers.values(found.numbers).astype(dtype)
+            values = values.reshape(-1, *[1] * (len(shapes.sizes(operand.name)) - found.axis - 1))
             node.inputs[i] = gs.Constant(f"{operand.name}/constant{i}", values)
             count += 1
             break

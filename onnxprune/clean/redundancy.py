@@ -21,7 +21,7 @@ from onnxprune.linear.bias import add_bias
 from onnxprune.linear.matrix_form import MatrixForm, by_channel, is_padded, matrix_form
 from onnxprune.model.edit import edit, node_id, rebuild
 from onnxprune.model.model import Model
-from onnxprune.structure.structure import PRODUCTS, Sink, Structure, Weight
+from onnxprune.structure.structure import Sink, Structure, Weight
 
 KINDS = ("dead", "unread", "constant", "duplicate")
 """Why a unit can leave: zero everywhere, multiplied by zeros only, folded, merged."""
@@ -52,41 +52,35 @@ class Reader:
     form: MatrixForm | None = None
 
 
-def readers(model: Model, structure: Structure, relations: Facts) -> list[Reader]:
+def readers(structure: Structure, facts: Facts) -> list[Reader]:
     """Return every place where channels that may leave are summed over."""
-    graph = edit(model)
-    nodes = {node_id(node): node for node in graph.nodes}
-    uses = Counter(
-        {t.name: len(t.outputs) for t in graph.tensors().values() if isinstance(t, gs.Constant)}
-    )
+    nodes = {node_id(node): node for node in facts.graph.nodes}
+    uses = {t.name: len(t.outputs) for t in facts.graph.tensors().values()}
     weights = {
-        w.node: w
-        for w in structure.weights
-        if w.op_type in PRODUCTS
-        and w.output_axis is not None
-        and uses[w.tensor] == 1
-        and not w.packed
+        node: w
+        for node, w in facts.weights.items()
+        if w.output_axis is not None and uses.get(w.tensor) == 1 and not w.packed
     }
-    result = []
-    for sink in structure.sinks:
-        if (structure.units.atoms(sink.labels)[0]).size:
-            result.append(_reader(sink, nodes[sink.node], weights.get(sink.node), relations))
-    return result
+    return [
+        _reader(sink, nodes[sink.node], weights.get(sink.node), facts)
+        for sink in structure.sinks
+        if structure.units.atoms(sink.labels)[0].size
+    ]
 
 
-def _reader(sink: Sink, node: gs.Node, weight: Weight | None, relations: Facts) -> Reader:
+def _reader(sink: Sink, node: gs.Node, weight: Weight | None, facts: Facts) -> Reader:
     name = node.inputs[sink.input].name
-    numbers = relations.of(name, sink.axis % len(relations.shape(name)))
-    zero, constants = numbers == ZERO, relations.numbers.values(numbers)
+    numbers = facts.of(name, sink.axis % len(facts.shape(name)))
+    zero, constants = numbers == ZERO, facts.numbers.values(numbers)
     count = np.arange(len(numbers))
-    value = relations.values.get(weight.tensor) if weight else None
+    value = facts.values.get(weight.tensor) if weight else None
     if weight is None or value is None or name != weight.data_tensor or sink.input == weight.input:
         unread = np.zeros(len(numbers), dtype=np.bool_)
         return Reader(sink.labels, count, zero, constants, zero, unread)
     form = matrix_form(node, weight, value.shape)
     unread = ~by_channel(form, value).any(axis=(1, 2)).reshape(-1)
-    numbers = relations.numbers.mapped(numbers, padded=is_padded(node))
-    alike = relations.numbers.of(numbers, count // (len(numbers) // form.groups))
+    numbers = facts.numbers.mapped(numbers, padded=is_padded(node))
+    alike = facts.numbers.of(numbers, count // (len(numbers) // form.groups))
     alike -= alike.min(initial=0)
     free = unread | (numbers < 0)
     return Reader(sink.labels, alike, zero, constants, free, unread, weight, form)
