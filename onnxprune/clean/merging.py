@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import F64, Array
 from onnxprune.linear.bias import add_behind
+from onnxprune.linear.matrix_form import is_padded
 from onnxprune.model.edit import captured_names, edit, node_id, rebuild, values_of
 from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
@@ -45,12 +45,6 @@ class _Linear:
         attributes = self.node.attrs
         unit = all(k == 1 for k in [*self.weight.shape[2:], *attributes.get("strides", [1])])
         return unit and not any(attributes.get("pads", [])) and self.groups == 1
-
-    @property
-    def is_padded(self) -> bool:
-        """Whether it is a convolution that may read zeros beyond the borders."""
-        automatic = _text(self.node.attrs.get("auto_pad", "NOTSET")) not in ("NOTSET", "VALID")
-        return automatic or any(self.node.attrs.get("pads", []))
 
     @property
     def groups(self) -> int:
@@ -187,7 +181,7 @@ def _merge_convolutions(first: _Linear, second: _Linear, shapes: Shapes) -> bool
         kernel = _ungrouped(first)
         weight = np.tensordot(second.weight.reshape(second.weight.shape[:2]), kernel, axes=1)
         attributes = first.node.attrs
-    elif first.is_pointwise and not (second.is_padded and first.bias is not None):
+    elif first.is_pointwise and not (is_padded(second.node) and first.bias is not None):
         matrix = first.weight.reshape(first.weight.shape[:2])
         weight = np.moveaxis(np.tensordot(_ungrouped(second), matrix, axes=(1, 0)), -1, 1)
         attributes = second.node.attrs
@@ -243,7 +237,3 @@ def _sum(a: F64 | None, b: F64 | None) -> F64 | None:
         return b if a is None else a
     result: F64 = a + b
     return result
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxprune.arrays import Array
 from onnxprune.clean.facts import Facts
+from onnxprune.clean.transfers import constant_input, ints
 from onnxprune.model.edit import captured_names, edit, node_id, rebuild
 from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
@@ -115,7 +114,7 @@ _NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0, "Pow": 1.0}
 
 def _beside_neutral(node: gs.Node, facts: _Facts) -> int | None:
     for constant, other in ((1, 0), (0, 1)):
-        value = _value(node, constant)
+        value = constant_input(node, constant)
         if value is None or (constant == 0 and node.op not in ("Add", "Mul")):
             continue
         if not value.size or not (value == _NEUTRAL[node.op]).all():
@@ -125,31 +124,18 @@ def _beside_neutral(node: gs.Node, facts: _Facts) -> int | None:
     return None
 
 
-def _value(node: gs.Node, i: int) -> Array | None:
-    if len(node.inputs) <= i or not isinstance(node.inputs[i], gs.Constant):
-        return None
-    return np.asarray(node.inputs[i].values)
-
-
-def _ints(node: gs.Node, i: int, attribute: str) -> Array | None:
-    """Return integers of an attribute or a constant input; None where they are not known."""
-    if attribute in node.attrs:
-        return np.atleast_1d(np.asarray(node.attrs[attribute]))
-    return _value(node, i)
-
-
 def _is_dropout_off(node: gs.Node, facts: _Facts) -> bool:
     if facts.opset < 7:
         return bool(node.attrs.get("is_test", 0))
     if len(node.inputs) < 3 or node.inputs[2].is_empty():
         return True
-    value = _value(node, 2)
+    value = constant_input(node, 2)
     return value is not None and not value.any()
 
 
 def _is_whole_slice(node: gs.Node, facts: _Facts) -> bool:
-    steps = _ints(node, 4, "steps")
-    forward = len(node.inputs) < 5 or (steps is not None and bool((steps == 1).all()))
+    steps = ints(node, 4, "steps")
+    forward = len(node.inputs) < 5 or (steps is not None and set(steps) == {1})
     return forward and facts.same_shape(node)
 
 
@@ -159,8 +145,8 @@ def _keeps_order(node: gs.Node, _: _Facts) -> bool:
 
 
 def _pads_nothing(node: gs.Node, facts: _Facts) -> bool:
-    pads = _ints(node, 1, "pads")
-    return pads is not None and not pads.any() and facts.same_shape(node)
+    pads = ints(node, 1, "pads")
+    return pads is not None and not any(pads) and facts.same_shape(node)
 
 
 def _is_unit_pool(node: gs.Node, facts: _Facts) -> bool:
@@ -169,7 +155,7 @@ def _is_unit_pool(node: gs.Node, facts: _Facts) -> bool:
 
 
 def _repeats_nothing(node: gs.Node, facts: _Facts) -> bool:
-    repeats = _value(node, 1)
+    repeats = constant_input(node, 1)
     return repeats is not None and bool((repeats == 1).all()) and facts.same_shape(node)
 
 

@@ -36,11 +36,16 @@ def _transfer(*op_types: str) -> Callable[[Transfer], Transfer]:
     return register
 
 
-def _ints(r: Facts, node: gs.Node, i: int, attribute: str) -> list[int] | None:
+def constant_input(node: gs.Node, i: int) -> Array | None:
+    """Return the value of input ``i`` of a node; None if it has none or that is computed."""
+    if len(node.inputs) <= i or not isinstance(node.inputs[i], gs.Constant):
+        return None
+    return np.asarray(node.inputs[i].values)
+
+
+def ints(node: gs.Node, i: int, attribute: str) -> list[int] | None:
     """Return integers that older opsets hold in an attribute and newer ones in input ``i``."""
-    if attribute in node.attrs:
-        return [int(v) for v in np.atleast_1d(node.attrs[attribute])]
-    value = r.values.get(node.inputs[i].name) if len(node.inputs) > i else None
+    value = node.attrs.get(attribute, constant_input(node, i))
     return None if value is None else [int(v) for v in np.atleast_1d(value)]
 
 
@@ -158,7 +163,7 @@ def _resample(r: Facts, node: gs.Node) -> None:
 
 @_transfer("ReduceMean", "ReduceMax", "ReduceSum")
 def _reduce(r: Facts, node: gs.Node) -> None:
-    found, axes = r.known(node.inputs[0].name), _ints(r, node, 1, "axes")
+    found, axes = r.known(node.inputs[0].name), ints(node, 1, "axes")
     if found is None or not axes:
         return
     over = {k % len(r.shape(node.inputs[0].name)) for k in axes}
@@ -246,14 +251,14 @@ def _split(r: Facts, node: gs.Node) -> None:
 @_transfer("Slice")
 def _slice(r: Facts, node: gs.Node) -> None:
     found = r.known(node.inputs[0].name)
-    starts, ends = _ints(r, node, 1, "starts"), _ints(r, node, 2, "ends")
+    starts, ends = ints(node, 1, "starts"), ints(node, 2, "ends")
     if found is None or starts is None or ends is None:
         return
-    if any(t.name not in r.values for t in node.inputs[3:] if not t.is_empty()):
+    if any(constant_input(node, i) is None for i in range(3, len(node.inputs))):
         return
     rank = len(r.shape(node.inputs[0].name))
-    axes = _ints(r, node, 3, "axes") or list(range(len(starts)))
-    steps = _ints(r, node, 4, "steps") or [1] * len(axes)
+    axes = ints(node, 3, "axes") or list(range(len(starts)))
+    steps = ints(node, 4, "steps") or [1] * len(axes)
     numbers = found.numbers
     if any(axis % rank != found.axis for axis in axes):
         numbers = r.numbers.mapped(numbers)
@@ -267,7 +272,7 @@ def _slice(r: Facts, node: gs.Node) -> None:
 @_transfer("Gather")
 def _gather(r: Facts, node: gs.Node) -> None:
     """Constant indices into the channels."""
-    found, index = r.known(node.inputs[0].name), r.values.get(node.inputs[1].name)
+    found, index = r.known(node.inputs[0].name), constant_input(node, 1)
     if found is None or index is None or index.ndim != 1:
         return
     if int(node.attrs.get("axis", 0)) % len(r.shape(node.inputs[0].name)) == found.axis:
@@ -277,11 +282,10 @@ def _gather(r: Facts, node: gs.Node) -> None:
 @_transfer("Pad")
 def _pad(r: Facts, node: gs.Node) -> None:
     """Zeros around the maps, and around the channels."""
-    found, pads = r.known(node.inputs[0].name), _ints(r, node, 1, "pads")
-    fill = np.asarray(node.attrs.get("value", 0.0))
-    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        fill = r.values.get(node.inputs[2].name, np.ones(1))
-    if found is None or pads is None or len(node.inputs) > 3 or fill.any():
+    found, pads = r.known(node.inputs[0].name), ints(node, 1, "pads")
+    given = len(node.inputs) > 2 and not node.inputs[2].is_empty()
+    fill = constant_input(node, 2) if given else np.asarray(node.attrs.get("value", 0.0))
+    if found is None or pads is None or len(node.inputs) > 3 or fill is None or fill.any():
         return
     rank = len(r.shape(node.inputs[0].name))
     sides = pads[found.axis], pads[found.axis + rank]
