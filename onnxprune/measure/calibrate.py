@@ -57,7 +57,6 @@ def calibrate(
     classes: int,
     squares: bool = False,
     runner: Runner = PLAIN,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> dict[Point, ActivationStats]:
     """Gather the statistics of channel means at the given points of a model.
 
@@ -70,7 +69,6 @@ def calibrate(
         classes: number of classes that occur.
         squares: also gather mean squares (see :attr:`ActivationStats.square`).
         runner: runs the models.
-        progress: called with the number of samples done after each batch, the first time.
 
     Returns:
         Statistics by point.
@@ -82,13 +80,12 @@ def calibrate(
     reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
     found: dict[Point, ActivationStats] = {}
     for some in _passes(reductions, max(classes, 1)):
-        total = _gather(model, some, read(), squares, runner, progress)
+        total = _gather(model, some, read(), squares, runner)
         if not len(total.count):
             raise CalibrationError("there are no calibration samples")
         bounds = np.cumsum([0, *(r.channels for r in some)])
         for r, (a, b) in zip(some, itertools.pairwise(bounds), strict=True):
             found[r.point] = total.columns(int(a), int(b))
-        progress = lambda _: None  # noqa: E731
     _check_variation(list(found.values()))
     return found
 
@@ -111,7 +108,6 @@ def _gather(
     batches: Iterable[Batch],
     squares: bool,
     runner: Runner,
-    progress: Callable[[int], None],
 ) -> ActivationStats:
     """Return the statistics of all channels of some points, side by side."""
     proto, held = draft(model.proto)
@@ -131,7 +127,6 @@ def _gather(
         if sum(len(labels) for _, _, labels in pending) >= ROWS:
             total = total.merge(_stats(pending))
             pending = []
-        progress(len(batch))
     return total.merge(_stats(pending)) if pending else total
 
 

@@ -45,14 +45,40 @@ def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feed
     return [chunks[k] for k in chosen]
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What the class scores of other models are compared with.
+
+    Attributes:
+        logs: log-probabilities of each chunk, ``float64 [samples, classes]`` or with positions.
+        temperature: what scores are divided by.
+    """
+
+    logs: Sequence[F64]
+    temperature: float
+
+    @classmethod
+    def of(cls, scores: Sequence[Array], temperature: float = TEMPERATURE) -> Reference:
+        """Return the reference that some class scores are."""
+        return cls([log_probabilities(v, temperature) for v in scores], temperature)
+
+    def divergence(self, scores: Sequence[Array]) -> float:
+        """Return the mean divergence of class scores, chunk by chunk; infinite if not finite."""
+        values = [
+            (np.exp(a) * (a - log_probabilities(b, self.temperature))).sum(axis=1).ravel()
+            for a, b in zip(self.logs, scores, strict=True)
+        ]
+        mean = float(np.concatenate(values).mean())
+        return max(mean, 0.0) if np.isfinite(mean) else np.inf
+
+
 def divergences(
     model: Model,
     output: str,
     chunks: Sequence[Feeds],
     trials: Sequence[Mapping[str, Array]],
     *,
-    reference: Sequence[F64] | None = None,
-    temperature: float = TEMPERATURE,
+    reference: Reference | None = None,
     runner: Runner = PLAIN,
     progress: Callable[[int], None] = lambda _: None,
 ) -> F64:
@@ -63,9 +89,7 @@ def divergences(
         output: the output with the class scores.
         chunks: inputs of the samples.
         trials: for each, other values of some constants.
-        reference: the log-probabilities that they are compared with (see :func:`outputs_of`);
-            default the model's own.
-        temperature: what scores are divided by.
+        reference: what they are compared with (see :func:`outputs_of`); default the model's own.
         runner: runs the models.
         progress: called with 1 after each trial.
     """
@@ -77,26 +101,14 @@ def divergences(
         return [found.columns(v, size) for v, size in zip(values, sizes, strict=True)]
 
     if reference is None:
-        reference = [log_probabilities(v, temperature) for v in scores({})]
+        reference = Reference.of(scores({}))
     result = np.zeros(len(trials))
     starts = [walk.first_user(trial.keys()) for trial in trials]
     for k in np.argsort(starts, kind="stable"):
         walk.step_to(starts[k], [found.tensor])
-        result[k] = divergence(reference, scores(trials[k]), temperature)
+        result[k] = reference.divergence(scores(trials[k]))
         progress(1)
     return result
-
-
-def divergence(
-    reference: Sequence[F64], scores: Sequence[Array], temperature: float = TEMPERATURE
-) -> float:
-    """Return the mean divergence of class scores from log-probabilities, chunk by chunk."""
-    values = [
-        (np.exp(a) * (a - log_probabilities(b, temperature))).sum(axis=1).ravel()
-        for a, b in zip(reference, scores, strict=True)
-    ]
-    mean = float(np.concatenate(values).mean())
-    return max(mean, 0.0) if np.isfinite(mean) else np.inf
 
 
 def outputs_of(
@@ -106,14 +118,12 @@ def outputs_of(
     temperature: float = TEMPERATURE,
     *,
     runner: Runner = PLAIN,
-) -> list[F64]:
-    """Return the log-probabilities that a model gives for the samples of each chunk."""
+) -> Reference:
+    """Return what other models are compared with: what a model gives for the samples of chunks."""
     found = class_scores(model, output)
     values = Walk(model, chunks, runner=runner).peek(found.tensor, {})
-    return [
-        log_probabilities(found.columns(v, samples_of(feeds)), temperature)
-        for v, feeds in zip(values, chunks, strict=True)
-    ]
+    scores = [found.columns(v, samples_of(feeds)) for v, feeds in zip(values, chunks, strict=True)]
+    return Reference.of(scores, temperature)
 
 
 def log_probabilities(scores: Array, temperature: float = TEMPERATURE) -> F64:

@@ -15,7 +15,7 @@ from onnxprune.linear.requantise import pack
 from onnxprune.model.stepwise import Walk
 from onnxprune.recover.ladder import Ladder
 from onnxprune.recover.task import Step, Task
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Choices of the ridge, for features of unit variance; by the loss on the check samples."""
@@ -148,7 +148,7 @@ def _is_classifier(layer: Layer, task: Task) -> bool:
 
 
 def _features(
-    walk: Walk, layer: Layer, part: Part, fixed_batch: int | None
+    walk: Walk, layer: Layer, part: Subset, fixed_batch: int | None
 ) -> tuple[F64, I64] | None:
     """Return what the classifier reads, and the labels; None if it reads no vector per sample.
 

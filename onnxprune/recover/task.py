@@ -10,7 +10,7 @@ from onnxprune.model.model import Model
 from onnxprune.model.runner import Runner
 from onnxprune.plans.cut import Cut
 from onnxprune.recover.ladder import Effort, Ladder
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Task:
     pruned: Model
     cut: Cut
     changed: frozenset[str]
-    part: Part
+    part: Subset
     effort: Effort
     stats: Callable[[], Mapping[tuple[str, int], ActivationStats]]
     output: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,8 @@ from onnxprune.run import records
 from onnxprune.run.cache import Cache
 from onnxprune.run.run import Run
 from onnxprune.samples.chunks import sample_chunks
+from onnxprune.samples.dataset import Batch
+from onnxprune.samples.holdout import Subset
 from onnxprune.structure.rectifiers import find_rectifiers
 from onnxprune.structure.structure import Point
 from onnxprune.structure.subject import Subject
@@ -101,14 +103,26 @@ class Activations:
                     model,
                     shapes,
                     points,
-                    run.samples.fit.batches,
+                    _told(run.samples.fit, run.log.progress("calibrate", len(run.samples.fit))),
                     classes=len(np.unique(run.samples.fit.labels)),
                     squares=squares,
                     runner=run.runner,
-                    progress=run.log.progress("calibrate", len(run.samples.fit)),
                 )
             return records.from_stats(found, points)
 
         settings = {"squares": squares, "points": len(points)}
         stats = records.to_stats(self.recall("activations", settings, measure), points)
         return stats, activities(rectifiers, stats)
+
+
+def _told(part: Subset, advance: Callable[[int], None]) -> Callable[[], Iterator[Batch]]:
+    """Return what streams samples, and tells how many are done the first time."""
+    advances = [advance]
+
+    def stream() -> Iterator[Batch]:
+        tell = advances.pop() if advances else lambda _: None
+        for batch in part.batches():
+            yield batch
+            tell(len(batch))
+
+    return stream

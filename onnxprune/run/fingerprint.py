@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from onnxprune.run.cache import file_hash
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset
 
 
 class Fingerprints:
@@ -21,7 +21,7 @@ class Fingerprints:
     def __init__(self) -> None:
         self._of_path: dict[Path, str] = {}
 
-    def of(self, part: Part) -> str:
+    def of(self, part: Subset) -> str:
         """Return the hash of a part: its files, its rows, and how they are read."""
         path = part.dataset.path
         if path not in self._of_path:

@@ -26,7 +26,7 @@ from onnxprune.run import records
 from onnxprune.run.cache import Cache
 from onnxprune.run.fingerprint import Fingerprints, files_hash
 from onnxprune.run.prunable import check_prunable
-from onnxprune.samples.holdout import Holdout, Part
+from onnxprune.samples.holdout import Holdout, Subset
 from onnxprune.samples.inputs import observe_inputs
 from onnxprune.structure.removals import Removal, find_removals
 from onnxprune.structure.subject import Subject, trace_subject
@@ -147,7 +147,7 @@ class Run:
             )
         return found
 
-    def accuracy(self, model: Model, part: Part) -> Accuracy | None:
+    def accuracy(self, model: Model, part: Subset) -> Accuracy | None:
         """Measure a model on a part of the samples; None if it is empty."""
         if not len(part):
             return None
@@ -160,7 +160,7 @@ class Run:
                 progress=self.log.progress("evaluate", len(part)),
             )
 
-    def _original_accuracy(self, part: Part) -> Accuracy | None:
+    def _original_accuracy(self, part: Subset) -> Accuracy | None:
         """Measure the original on a part of the samples, or remember that; None if it is empty."""
         if not len(part):
             return None

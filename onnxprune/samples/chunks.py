@@ -10,7 +10,7 @@ from onnxprune.model.model import Model
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.stepwise import live_bytes
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset
 
 MEMORY = 1 << 30
 """Bytes of activations that recovery may hold; more samples than fit are left out."""
@@ -19,7 +19,7 @@ CHUNK = 64
 """Samples that are run at once where the model leaves it open."""
 
 
-def sample_chunks(model: Model, shapes: Shapes, part: Part, memory: int = MEMORY) -> list[Feeds]:
+def sample_chunks(model: Model, shapes: Shapes, part: Subset, memory: int = MEMORY) -> list[Feeds]:
     """Read as many samples as a walk of two models may hold in memory, in equal chunks.
 
     Args:
@@ -32,10 +32,10 @@ def sample_chunks(model: Model, shapes: Shapes, part: Part, memory: int = MEMORY
     most = max(int(memory / max(each, 1.0)), model.fixed_batch or 2)
     taken = part.at_most(most)
     size = model.fixed_batch or min(CHUNK, len(taken))
-    return list(_full(Part(part.dataset, taken.rows, size), model.fixed_batch))
+    return list(_full(Subset(part.dataset, taken.rows, size), model.fixed_batch))
 
 
-def _full(part: Part, fixed: int | None) -> Iterator[Feeds]:
+def _full(part: Subset, fixed: int | None) -> Iterator[Feeds]:
     """Stream a part; where the batch is fixed, what does not fill one is left out."""
     first = True
     for batch in part.batches():

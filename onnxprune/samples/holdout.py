@@ -26,7 +26,7 @@ FEW = 5
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Rows of a dataset, streamed in batches of a fixed size.
 
     ``label_of`` translates the dataset's own labels (``int64 [classes]``), None keeps them.
@@ -46,7 +46,7 @@ class Part:
         own = self.dataset.labels[self.rows]
         return own if self.label_of is None else self.label_of[own]
 
-    def at_most(self, count: int) -> Part:
+    def at_most(self, count: int) -> Subset:
         """Return at most so many of the samples, spread evenly."""
         if len(self) <= count:
             return self
@@ -79,9 +79,9 @@ class Holdout:
     ``scaling`` is how pixels became floats.
     """
 
-    fit: Part
-    select: Part
-    report: Part
+    fit: Subset
+    select: Subset
+    report: Subset
     warnings: tuple[str, ...] = ()
     scaling: Scaling = UNSCALED
 

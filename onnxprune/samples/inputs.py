@@ -12,7 +12,7 @@ from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
-from onnxprune.samples.holdout import Holdout, Part
+from onnxprune.samples.holdout import Holdout, Subset
 from onnxprune.samples.synthetic import SIZES, free_names, has_free_sizes, synthetic_feeds
 
 VERIFY_SAMPLES = 32
@@ -57,7 +57,7 @@ def observe_inputs(
     raise failure
 
 
-def _verification_feeds(model: Model, part: Part) -> Feeds:
+def _verification_feeds(model: Model, part: Subset) -> Feeds:
     """Take real samples: at least two, or exactly one batch where the model fixes it."""
     feeds = part.some_feeds(model.fixed_batch or VERIFY_SAMPLES)
     rows = len(next(iter(feeds.values())))

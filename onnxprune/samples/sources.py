@@ -16,7 +16,7 @@ from onnxprune.arrays import I64
 from onnxprune.errors import CalibrationError
 from onnxprune.model.model import Model, TensorSpec
 from onnxprune.samples.dataset import UNSCALED, Dataset, NoSamples, Scaling, naming
-from onnxprune.samples.holdout import SHARES, Holdout, Part, chosen_splits, split
+from onnxprune.samples.holdout import SHARES, Holdout, Subset, chosen_splits, split
 from onnxprune.samples.images import open_images
 from onnxprune.samples.npz import open_arrays
 from onnxprune.samples.outliers import find_outliers
@@ -75,13 +75,13 @@ def hold_out(
     """
     size = model.fixed_batch or batch_size
     if data is None:
-        nothing = Part(NoSamples(), np.empty(0, dtype=np.int64), size)
+        nothing = Subset(NoSamples(), np.empty(0, dtype=np.int64), size)
         return Holdout(nothing, nothing, nothing)
     data, eval_data, notes = chosen_splits(Path(data), eval_data)
     dataset = open_dataset(data, model.inputs, scaling)
     if eval_data is None:
         fit, select, report = split(dataset.labels, list(SHARES.values()), seed)
-        held_out = Part(dataset, report, size)
+        held_out = Subset(dataset, report, size)
     else:
         other = open_dataset(eval_data, model.inputs, scaling)
         share = SHARES["fit"] / (SHARES["fit"] + SHARES["select"])
@@ -89,8 +89,10 @@ def hold_out(
         label_of = None
         if dataset.names_classes and other.names_classes:
             label_of = _translation(dataset.class_names, other.class_names, eval_data)
-        held_out = Part(other, np.arange(len(other.labels)), size, label_of)
-    parts = Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out, notes, scaling)
+        held_out = Subset(other, np.arange(len(other.labels)), size, label_of)
+    parts = Holdout(
+        Subset(dataset, fit, size), Subset(dataset, select, size), held_out, notes, scaling
+    )
     return parts if dataset.bounded else _without_outliers(parts)
 
 

@@ -140,7 +140,6 @@ class Yardstick:
                 self._chunks,
                 trials,
                 reference=self._reference,
-                temperature=TEMPERATURE,
                 runner=self._runner,
                 progress=self._study.run.log.progress("trials", len(trials)),
             )
