@@ -37,7 +37,7 @@ from onnxprune.rewrite import rewrite
 from onnxprune.structure import trace
 from onnxprune.structure.labels import Labels
 from onnxprune.structure.structure import Structure
-from onnxprune.structure.trace_state import Trace
+from onnxprune.structure.trace_state import TraceState
 
 Array = np.ndarray[Any, Any]
 TOLERANCE = 1e-5
@@ -63,7 +63,7 @@ class Blocks(Labels):
         return labels
 
 
-class Recorder(Trace):
+class Recorder(TraceState):
     """The tracer's state, kept for a look at it afterwards."""
 
     seen: Recorder
@@ -105,7 +105,7 @@ def traced(
     whole = graph.normalise(proto)
     shapes = shapes or observe.observe(whole, feeds(proto, 2), runner=Runner(1))
     model = fold(whole, shapes)
-    with mock.patch.object(trace, "Trace", Recorder):
+    with mock.patch.object(trace, "TraceState", Recorder):
         structure = trace.trace(model, shapes, allow_inexact=allow_inexact)
     state = Recorder.seen
     ids = np.arange(len(structure.units.component))

@@ -18,7 +18,7 @@ from onnxprune.clean.channels import NOTHING, Channels, Roots, channels
 from onnxprune.errors import ModelError
 from onnxprune.measure.entropy import Activity
 from onnxprune.model.edit import node_id
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.session import Session
 from onnxprune.model.shapes import Shapes
 from onnxprune.structure.structure import PRODUCTS, Structure
@@ -60,7 +60,7 @@ class Facts:
         self.weights = {w.node: w for w in structure.weights if w.op_type in PRODUCTS}
         self.values = {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer}
         self._model = model
-        self._types = tensor_types(model.proto)
+        self._types = model.types
         self._nodes = {next((o for o in n.output if o), ""): n for n in model.proto.graph.node}
         self._known: dict[str, Channels] = {}
         self._fresh: dict[tuple[str, int], Channels] = {}

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import F64, Array
+from onnxprune.linear.bias import add_behind
 from onnxprune.model.edit import captured_names, edit, node_id, rebuild, values_of
 from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
@@ -173,11 +174,7 @@ def _merge_matrices(graph: gs.Graph, first: _Linear, second: _Linear, between: F
     node.inputs = [first.node.inputs[0], *constants[: None if gemm else 1]]
     node.op, node.attrs = "Gemm" if gemm else "MatMul", {}
     if bias is not None and not gemm:
-        output, name = node.outputs[0], node_id(node)
-        product = gs.Variable(f"{name}/without_bias", dtype=output.dtype)
-        node.outputs[0] = product
-        inputs_of_sum = [product, constants[1]]
-        graph.nodes.append(gs.Node("Add", f"{name}/add_bias", None, inputs_of_sum, [output]))
+        add_behind(graph, node, node_id(node), constants[1])
     return True
 
 

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.arrays import Array
 from onnxprune.clean.facts import Facts
 from onnxprune.model.edit import captured_names, edit, node_id, rebuild
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
 
 
@@ -52,7 +52,7 @@ def drop_noops(
         The model, and how many nodes went by operator.
     """
     graph = edit(model)
-    facts = _Facts(shapes, tensor_types(model.proto), model.opset, linear)
+    facts = _Facts(shapes, model.types, model.opset, linear)
     inside = set[str]().union(*(captured_names(node) for node in graph.nodes))
     gone: Counter[str] = Counter()
     for node in graph.nodes:
@@ -216,7 +216,7 @@ def fold_constant_branches(model: Model, relations: Facts, shapes: Shapes) -> tu
         The model, and the number of operands that became constants.
     """
     graph = edit(model)
-    types, count = tensor_types(model.proto), 0
+    types, count = model.types, 0
     for node in graph.nodes:
         if node.op not in ("Add", "Sub", "Mul") or len(node.inputs) != 2:
             continue

@@ -6,7 +6,9 @@ Everything is ranked globally: scores are comparable across layers (see
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,16 +30,54 @@ WEIGHT_FLOOR = 0.005
 """Share of each weight tensor that is never zeroed, at least one weight."""
 
 
+@dataclass(frozen=True)
+class Goal:
+    """How much has to leave.
+
+    Attributes:
+        removed: the sparsity reached when only these units (``bool [units]``) stay; it grows as
+            units leave.
+        sparsity: the least sparsity to reach.
+        asked: what the request is called in messages; empty for the sparsity.
+    """
+
+    removed: Callable[[Bool], float]
+    sparsity: float
+    asked: str = ""
+
+    def met(self, kept: Bool) -> bool:
+        """Whether so few units (``bool [units]``) stay."""
+        return self.removed(kept) >= self.sparsity
+
+    def overshot(self, kept: Bool) -> bool:
+        """Whether much less stays than may (see :data:`PRECISION`)."""
+        return self.removed(kept) > self.sparsity + PRECISION * (1 - self.sparsity)
+
+    def check(self, best: Bool, structure: Structure) -> None:
+        """Make sure that the goal is met when everything has left that can.
+
+        Raises:
+            BudgetError: names the best achievable, rounded so that it still is.
+        """
+        if self.met(best):
+            return
+        reached, stay = self.removed(best), structure.costliest()
+        shown = np.ceil((1 - reached) * 1e4) if self.asked else np.floor(reached * 1e4)
+        raise BudgetError(
+            f"{self.asked or f'sparsity {self.sparsity:g}'} cannot be reached by removing "
+            f"channels: the best achievable is {shown / 1e4:.4f}{'; ' if stay else ''}{stay}; "
+            "ask for less, or use --mode weights"
+        )
+
+
 def allocate_channels(
     structure: Structure,
     scores: F64,
-    removed: Callable[[Bool], float],
-    sparsity: float,
+    goal: Goal,
     *,
     align: int | None = 1,
     divide: bool = False,
     costs: F64 | None = None,
-    goal: str = "",
 ) -> Bool:
     """Choose the units that stay.
 
@@ -50,54 +90,41 @@ def allocate_channels(
     Args:
         structure: the traced model.
         scores: ``float64 [units]``, higher = keep.
-        removed: the sparsity reached when only these units (``bool [units]``) stay.
-        sparsity: the least sparsity to reach.
+        goal: how much has to leave.
         align: preferred divisor of the number of units that stay in a group; None for
             :func:`auto_align`.
         divide: whether the last step is taken in part where it would overshoot.
         costs: ``float64 [units]``, what removing each unit saves, or None.
-        goal: what the request is called in messages; default the sparsity.
 
     Returns:
         ``bool [units]``.
 
     Raises:
-        BudgetError: if the request cannot be reached; names the best achievable.
+        BudgetError: if the goal cannot be reached; names the best achievable.
     """
     free = structure.prunable & ~floor(structure, scores)
     steps = _steps(structure, scores, free, align, costs)
     if align != 1:
-        aligned = np.concatenate([np.empty(0, dtype=np.int64), *steps])
-        rest = free.copy()
-        rest[aligned] = False
-        steps += _steps(structure, scores, rest, 1, costs)
-    order = np.concatenate([np.empty(0, dtype=np.int64), *steps])
-    bounds = np.cumsum([0, *(len(s) for s in steps)])
+        for step in steps:
+            free[step] = False
+        steps += _steps(structure, scores, free, 1, costs)
 
     def keep(count: int) -> Bool:
         kept = np.ones(len(structure.units), dtype=np.bool_)
-        kept[order[: bounds[count]]] = False
+        for step in steps[:count]:
+            kept[step] = False
         return kept
 
-    best = removed(keep(len(steps)))
-    if best < sparsity:
-        stay = structure.costliest()
-        raise BudgetError(
-            f"{goal or f'sparsity {sparsity:g}'} cannot be reached by removing channels: the "
-            f"best achievable is {_shown(best, goal)}{'; ' if stay else ''}{stay}; ask for less, "
-            "or use --mode weights"
-        )
-    low, high = 0, len(steps)
-    while low < high:
-        middle = (low + high) // 2
-        if removed(keep(middle)) >= sparsity:
-            high = middle
-        else:
-            low = middle + 1
-    kept = keep(high)
-    if divide and high and removed(kept) > sparsity + PRECISION * (1 - sparsity):
-        kept = _part_of(keep(high - 1), steps[high - 1], removed, sparsity)
-    _refill(kept, structure, steps[:high], removed, sparsity)
+    goal.check(keep(len(steps)), structure)
+    count = bisect_left(range(len(steps)), True, key=lambda k: goal.met(keep(k)))
+    kept = keep(count)
+    if divide and count and goal.overshot(kept):
+        kept = keep(count - 1)
+        for unit in steps[count - 1]:  # only as many as are needed
+            kept[unit] = False
+            if goal.met(kept):
+                break
+    _refill(kept, structure, steps[:count], goal)
     return kept
 
 
@@ -105,10 +132,9 @@ def _refill(
     kept: Bool,
     structure: Structure,
     steps: Sequence[I64],
-    removed: Callable[[Bool], float],
-    sparsity: float,
+    goal: Goal,
 ) -> None:
-    """Let steps return that the request is met without, the last that left first.
+    """Let steps return, in place, that the goal is met without, the last that left first.
 
     A step that saves much overshoots; what that leaves room for is cheaper. In a group no step
     returns before the one that left after it.
@@ -123,18 +149,9 @@ def _refill(
             continue
         before = kept[step]
         kept[step] = True
-        if removed(kept) < sparsity:
+        if not goal.met(kept):
             kept[step] = before
             full.add(own)
-
-
-def _part_of(kept: Bool, step: I64, removed: Callable[[Bool], float], sparsity: float) -> Bool:
-    """Remove only as many units of a step as the request needs."""
-    for unit in step:
-        kept[unit] = False
-        if removed(kept) >= sparsity:
-            break
-    return kept
 
 
 def floor(structure: Structure, scores: F64) -> Bool:
@@ -152,13 +169,6 @@ def floor(structure: Structure, scores: F64) -> Bool:
         np.minimum.at(worst, index, scores[unit])
         stays[unit[index == np.argmax(worst)]] = True
     return stays
-
-
-def _shown(best: float, goal: str) -> str:
-    """Round what can be reached so that it still can be."""
-    if goal:
-        return f"{np.ceil((1 - best) * 1e4) / 1e4:.4f}"
-    return f"{np.floor(best * 1e4) / 1e4:.4f}"
 
 
 def auto_align(size: int) -> int:

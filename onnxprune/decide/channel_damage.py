@@ -1,20 +1,21 @@
-"""Selection: errors that removing channels leaves once the others make up for them.
+"""Channel damage: the errors that remain when channels leave and the others make up for them.
 
-What it returns goes to the criteria as evidence (see :mod:`onnxprune.decide.score`): squared
-errors of the layers, from second moments, on a common scale that a few trials give
+They go to the criteria as evidence (see :mod:`onnxprune.decide.score`): squared errors of the
+layers, from second moments, on a common scale that a few trials give
 (:mod:`onnxprune.measure.divergence`). For single weights see
 :mod:`onnxprune.decide.weight_damage`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.arrays import F64, Array
-from onnxprune.decide.elimination import Elimination, Reader, eliminate, output_energy
+from onnxprune.arrays import F64, I64, Array
+from onnxprune.decide.elimination import Elimination, GroupReader, eliminate, output_energy
 from onnxprune.decide.second_moments import InputMoments, from_rows, input_moments, to_rows
 from onnxprune.linear.layer import Layer, prepare
 from onnxprune.linear.matrix_form import MatrixForm, StackForm
@@ -22,11 +23,11 @@ from onnxprune.measure.divergence import Sensitivity, TrialSamples, divergences,
 from onnxprune.model.model import Model
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
-from onnxprune.model.shapes import Shapes
 from onnxprune.model.stepwise import Walk
 from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.structure.structure import Structure, Weight
+from onnxprune.structure.subject import Subject
 
 TRIALS = (0.25, 0.5, 0.75)
 """Shares of a group's units that are removed in its trials."""
@@ -34,7 +35,7 @@ TRIALS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Measured:
-    """A model, its layers and the moments of what they read, for making selections.
+    """A model, its layers and the second moments of what they read.
 
     Attributes:
         model: the original, prepared (see :func:`onnxprune.linear.layer.prepare`).
@@ -85,21 +86,27 @@ class Measured:
 
 
 def measure_moments(
-    model: Model,
-    structure: Structure,
-    shapes: Shapes,
-    weights: Mapping[str, Array],
+    subject: Subject,
     chunks: Sequence[Feeds],
     *,
     output: str,
-    macs: float,
     seed: int,
     runner: Runner,
     progress: Callable[[int], None],
 ) -> Measured:
-    """Gather the second moments of the original; see :class:`Measured`."""
-    prepared, layers = prepare(model, Cut(model, structure, shapes, PruningPlan("")))
+    """Gather the second moments of what the layers of a model read.
+
+    Args:
+        subject: the model.
+        chunks: inputs of the samples.
+        output: name of the output with the class scores.
+        seed: of the drawn positions.
+        runner: runs the models.
+        progress: called with 1 after each layer.
+    """
+    prepared, layers = prepare(subject.folded, Cut.of(subject, PruningPlan("")))
     moments = input_moments(prepared, layers, chunks, seed=seed, runner=runner, progress=progress)
+    weights, macs = subject.weights, subject.cost.macs
     usable = [la for la in layers if la.node in moments and la.weight in weights]
     return Measured(prepared, usable, moments, weights, chunks, output, macs, runner)
 
@@ -124,7 +131,7 @@ def unit_errors(
             continue
         counts = sorted({max(1, int(len(members) * share)) for share in TRIALS})
         readers = [
-            Reader(
+            GroupReader(
                 r.weights,
                 r.covariance,
                 {u: c for u, c in r.columns.items() if u in members},
@@ -151,7 +158,7 @@ def unit_errors(
 
 
 def _trial(
-    measured: Measured, own: Sequence[tuple[Layer, Reader]], snapshot: Sequence[F64]
+    measured: Measured, own: Sequence[tuple[Layer, GroupReader]], snapshot: Sequence[F64]
 ) -> dict[str, Array]:
     """Put the refitted weights of a group's readers into their layers."""
     parts: dict[str, tuple[Layer, list[F64]]] = {}
@@ -166,58 +173,56 @@ def _trial(
 
 def _readers(
     structure: Structure, measured: Measured, by_node: Mapping[str, Layer]
-) -> Iterator[tuple[Layer, Reader]]:
+) -> Iterator[tuple[Layer, GroupReader]]:
     """Yield everything that reads units, with its layer."""
     for weight in structure.weights:
         layer = by_node.get(weight.node)
-        if layer is not None and isinstance(layer.form, StackForm):
-            yield from ((layer, r) for r in _stack_readers(structure, measured, layer, weight))
-        elif layer is not None and weight.data_labels is not None:
-            yield from ((layer, r) for r in _layer_readers(structure, measured, layer, weight))
+        if layer is None:
+            continue
+        matrices, columns = measured.matrices(layer), list[dict[int, I64]]()
+        if isinstance(layer.form, StackForm):
+            columns = _columns_of_stack(structure, layer.form, weight)
+        elif weight.data_labels is not None:
+            index, unit = structure.units.atoms(weight.data_labels)
+            columns = _columns_of_layer(layer.form, index, unit, matrices[0].shape[1])
+        if columns:
+            moments = measured.moments[layer.node]
+            for g, (w, m, own) in enumerate(zip(matrices, moments, columns, strict=True)):
+                energy = output_energy(w, m.covariance)
+                yield layer, GroupReader(w, m.covariance, own, energy if energy > 0 else 1.0, g)
 
 
-def _layer_readers(
-    structure: Structure, measured: Measured, layer: Layer, weight: Weight
-) -> Iterator[Reader]:
-    form = layer.form
-    assert isinstance(form, MatrixForm)
-    assert weight.data_labels is not None
-    index, unit = structure.units.atoms(weight.data_labels)
-    per_group = form.width // (int(np.prod(form.shape[2:])) if form.spatial else 1)
+def _columns_of_layer(form: MatrixForm, index: I64, unit: I64, width: int) -> list[dict[int, I64]]:
+    """Return for each group of a layer the inputs that leave with each unit.
+
+    Args:
+        form: of the layer.
+        index: ``int64 [n]``, channels of the tensor that it reads.
+        unit: ``int64 [n]``, the units that they leave with.
+        width: inputs of a group, as its moments have them.
+    """
+    per_group = form.width // form.offsets
     if not len(unit) or (per_group == 1 and form.groups > 1):
-        return  # depthwise: an output leaves with its only input
-    for g, (values, moments) in enumerate(
-        zip(measured.matrices(layer), measured.moments[layer.node], strict=True)
-    ):
-        own = np.ones(len(index), dtype=np.bool_)
-        if form.groups > 1:
-            own = index // per_group == g
-        offsets = np.arange(values.shape[1] // per_group, dtype=np.int64) * per_group
-        columns: dict[int, list[Array]] = {}
-        for i, u in zip(index[own] % per_group, unit[own], strict=True):
-            columns.setdefault(int(u), []).append(offsets + i)
-        energy = output_energy(values, moments.covariance)
-        joined = {u: np.concatenate(parts) for u, parts in columns.items()}
-        yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+        return []  # depthwise: an output leaves with its only input
+    offsets = np.arange(width // per_group, dtype=np.int64) * per_group
+    found = [defaultdict[int, list[I64]](list) for _ in range(form.groups)]
+    for i, u in zip(index.tolist(), unit.tolist(), strict=True):
+        group = found[i // per_group if form.groups > 1 else 0]
+        group[u].append(offsets + i % per_group)
+    return [{u: np.concatenate(parts) for u, parts in group.items()} for group in found]
 
 
-def _stack_readers(
-    structure: Structure, measured: Measured, layer: Layer, weight: Weight
-) -> Iterator[Reader]:
-    """Yield the matrices of a stack: they lose inputs, or leave as a whole."""
-    form = layer.form
-    assert isinstance(form, StackForm)
+def _columns_of_stack(
+    structure: Structure, form: StackForm, weight: Weight
+) -> list[dict[int, I64]]:
+    """Return the same for the matrices of a stack: they lose inputs, or leave as a whole."""
     assert weight.letters is not None
     data, own, _ = weight.letters
     read = {k: v for k, v in weight.axes.items() if own[k] != "." and own[k] in data}
-    along = {axis: form.along(axis) for axis in read}
-    for g, (values, moments) in enumerate(
-        zip(measured.matrices(layer), measured.moments[layer.node], strict=True)
-    ):
-        columns: dict[int, list[Array]] = {}
-        for axis, labels in read.items():
-            for i, u in zip(*structure.units.atoms(labels), strict=True):
-                columns.setdefault(int(u), []).append(np.flatnonzero(along[axis][g] == i))
-        joined = {u: np.unique(np.concatenate(parts)) for u, parts in columns.items()}
-        energy = output_energy(values, moments.covariance)
-        yield Reader(values, moments.covariance, joined, energy if energy > 0 else 1.0, g)
+    found = [defaultdict[int, list[I64]](list) for _ in range(form.groups)]
+    for axis, labels in read.items():
+        atoms = structure.units.atoms(labels)
+        for along, group in zip(form.along(axis), found, strict=True):
+            for i, u in zip(*atoms, strict=True):
+                group[int(u)].append(np.flatnonzero(along == i))
+    return [{u: np.unique(np.concatenate(parts)) for u, parts in group.items()} for group in found]

@@ -1,4 +1,4 @@
-"""Errors left: what leaves with units and weights once the others make up for it, when needed."""
+"""Damage: the errors that remain when units or weights leave and the others make up for them."""
 
 from __future__ import annotations
 

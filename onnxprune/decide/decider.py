@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.arrays import F64, Array, Bool
-from onnxprune.decide.allocate import allocate_channels, allocate_weights
+from onnxprune.decide.allocate import Goal, allocate_channels, allocate_weights
 from onnxprune.decide.damage import ErrorsLeft
 from onnxprune.decide.score import Scorer
 from onnxprune.decide.spread import SPREADS, erk_share
@@ -62,15 +62,14 @@ class Decider:
             costs = kind.unit_costs(self.ledger)
         else:
             scores = kind.weigh(scores, self.ledger)
-        units = allocate_channels(
-            structure,
-            scores,
+        goal = Goal(
             lambda kept: 1 - remaining(structure.units.keep(kept)),
             1 - budget.limit,
-            align=self.align,
-            divide=self.align is None,
-            costs=costs,
-            goal="" if kind.removes else budget.asked,
+            "" if kind.removes else budget.asked,
+        )
+        divide = self.align is None
+        units = allocate_channels(
+            structure, scores, goal, align=self.align, divide=divide, costs=costs
         )
         return plan_from_units(self.subject.original.sha256, structure, units)
 

@@ -3,8 +3,8 @@
 Backward elimination by least squares. With the inverse ``P`` of the damped covariance of a
 layer's inputs, removing the inputs ``u`` and refitting the others raises the squared error by
 ``tr(W_u P_uu^-1 W_u^T)``; the refitted weights are ``W - W_u P_uu^-1 P_u`` and the inverse
-for what is left is ``P - P_u^T P_uu^-1 P_u`` (Optimal Brain Surgeon with blocks; for channels
-see OSSCAR, arXiv 2403.12983). A unit that several layers read costs the sum over them.
+for the inputs that stay is ``P - P_u^T P_uu^-1 P_u`` (Optimal Brain Surgeon with blocks; for
+channels see OSSCAR, arXiv 2403.12983). A unit that several layers read costs the sum over them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.arrays import F64, I64
+from onnxprune.linear.ridge import damped_inverse
 
-DAMPING = 1e-3
-"""Ridge as a multiple of the mean variance of the inputs."""
+ELIMINATION_DAMPING = 1e-3
+"""Ridge of the inverse that units are removed from, as a multiple of the mean variance of the
+inputs."""
 
 ROUNDS = 256
 """A group is eliminated in at most about so many rounds."""
 
 
 @dataclass
-class Reader:
+class GroupReader:
     """A layer (or one convolution group of it) that reads the units of a group.
 
     Attributes:
@@ -43,23 +45,13 @@ class Reader:
 
 
 def output_energy(weights: F64, covariance: F64) -> float:
-    """Return the variance of a layer's outputs, summed."""
+    """Return the variance of a layer's outputs, summed over them.
+
+    Args:
+        weights: ``float64 [outputs, width]``.
+        covariance: ``float64 [width, width]``, of its inputs.
+    """
     return float(np.einsum("od,od->", weights @ covariance, weights))
-
-
-def inverse(covariance: F64, damping: float = DAMPING) -> F64:
-    """Return the inverse of a damped covariance; inputs without variance come out as large."""
-    variance = np.diagonal(covariance)
-    live = variance > 0
-    ridge = damping * float(variance[live].mean()) if live.any() else 1.0
-    damped = covariance.copy()
-    damped.flat[:: len(damped) + 1] += ridge
-    try:
-        np.linalg.cholesky(damped)
-        return np.asarray(np.linalg.inv(damped), dtype=np.float64)
-    except np.linalg.LinAlgError:  # rounding made it indefinite
-        values, vectors = np.linalg.eigh(damped)
-        return np.asarray((vectors / np.maximum(values, ridge)) @ vectors.T)
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ class Elimination:
 
 
 def eliminate(
-    units: Sequence[int], readers: Sequence[Reader], keep: Sequence[int] = ()
+    units: Sequence[int], readers: Sequence[GroupReader], keep: Sequence[int] = ()
 ) -> Elimination:
     """Remove units one after the other, always the one whose loss costs least.
 
@@ -87,7 +79,7 @@ def eliminate(
         readers: the layers that read them; a unit that none reads costs nothing.
         keep: after how many units the weights are wanted.
     """
-    states = [_State(r) for r in readers]
+    states = [_Remaining(r) for r in readers]
     left, total = list(units), 0.0
     order: list[int] = []
     errors: list[float] = []
@@ -113,12 +105,12 @@ def eliminate(
     return Elimination(order, np.asarray(errors), snapshots)
 
 
-class _State:
+class _Remaining:
     """One reader while units leave it."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: GroupReader) -> None:
         self.weights = reader.weights.astype(np.float64)
-        self.inverse = inverse(reader.covariance)
+        self.inverse = damped_inverse(reader.covariance, ELIMINATION_DAMPING)
         self.columns = reader.columns
         self.scale = reader.scale
 

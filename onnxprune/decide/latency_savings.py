@@ -1,4 +1,4 @@
-"""Savings: how much of the time of each node leaves with its channels, on this machine.
+"""Latency savings: how much of the time of each node leaves with its channels, on this machine.
 
 Half of the channels seldom means half of the time: short vectors are filled up, layouts change,
 small layers have overheads. So the model is cut evenly, whatever its scores say, and profiled
@@ -23,7 +23,7 @@ from onnxprune.structure.subject import Subject
 from onnxprune.structure.unit_costs import weights_left
 from onnxprune.timing.node_times import OTHERS, measure_nodes
 
-BLOCK = 16
+VECTOR = 16
 """A multiple of what onnxruntime computes together on common processors, where halves are exact."""
 
 LEAST = 0.05
@@ -41,8 +41,9 @@ def measure_savings(
         runner: runs the models.
 
     Returns:
-        Seconds, and the seconds that go with the size of the weights, the others under
-        :data:`~onnxprune.timing.node_times.OTHERS`; both have the same sum.
+        The seconds of each node; and of these the seconds that go with the size of its weights,
+        where those that do not are added up under
+        :data:`~onnxprune.timing.node_times.OTHERS`, so that the total is the same.
     """
     kept = even_cut(subject.structure)
     plan = plan_from_units(subject.original.sha256, subject.structure, kept)
@@ -53,11 +54,11 @@ def measure_savings(
 
 
 def even_cut(structure: Structure) -> Bool:
-    """Keep half of every group, in blocks (:data:`BLOCK`) if it has one; ``bool [units]``."""
+    """Keep half of every group, in blocks (:data:`VECTOR`) if it has one; ``bool [units]``."""
     kept = ~structure.prunable | floor(structure, np.zeros(len(structure.units)))
     for group in structure.groups:
         half = max(len(group.units) // 2, 1)
-        kept[group.units[: half - half % BLOCK if half >= BLOCK else half]] = True
+        kept[group.units[: half - half % VECTOR if half >= VECTOR else half]] = True
     return kept
 
 

@@ -16,16 +16,14 @@ from onnxprune.arrays import F64, Array
 from onnxprune.errors import CalibrationError
 from onnxprune.measure.statistics import ActivationStats, f_statistic, is_defined
 from onnxprune.plans.choices import METRICS
-from onnxprune.structure.structure import Structure
-
-Point = tuple[str, int]
+from onnxprune.structure.structure import Point, Structure
 
 F_POWER_WEIGHTS = 0.5
 F_POWER_CHANNELS = 1.0
 """Powers of F with the magnitude."""
 
 F_POWER_ERROR = 0.1
-"""Power of F with the error that is left; chosen, like those above, on training data (see
+"""Power of F with the error that remains; chosen, like those above, on training data (see
 benchmarks/README.md)."""
 
 
@@ -38,7 +36,7 @@ class Evidence:
         f: power of the F statistic of the activation that the weight multiplies, finite.
         rms: root mean square of that activation; ones unless the criterion asks for it.
         rng: for criteria that draw.
-        error: the squared error that is left when the weight or channel goes and the others
+        error: the squared error that remains when the weight or channel goes and the others
             make up for it as well as they can, on the scale of the model's outputs; None where
             that was not measured.
     """

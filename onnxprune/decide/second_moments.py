@@ -9,20 +9,17 @@ import numpy as np
 
 from onnxprune.arrays import F64, Array
 from onnxprune.linear.layer import Layer
-from onnxprune.linear.moments import Moments
+from onnxprune.linear.moments import Enough, Moments
 from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
-from onnxprune.model.session import Feeds
+from onnxprune.model.session import Feeds, samples_of
 from onnxprune.model.stepwise import Walk
 
 MAX_WIDTH = 1536
 """Width beyond which a convolution's covariance is that of its channels, not of its patches."""
 
-ROWS = 12_000
-"""Rows that a covariance is taken from at least, where the samples have so many."""
-
-ROWS_PER_INPUT = 20
-"""Rows for each input of a layer."""
+MOMENT_ROWS = Enough(12_000, each_input=20)
+"""Rows that a covariance is taken from."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +58,13 @@ def input_moments(
         progress: called with 1 after each layer.
     """
     walk = Walk(model, chunks, runner=runner)
-    samples = sum(max((len(v) for v in c.values() if v.ndim), default=1) for c in chunks)
+    samples = sum(map(samples_of, chunks))
     result: dict[str, list[InputMoments]] = {}
     for k, layer in enumerate(layers):
         later = [name for r in layers[k + 1 :] for name in (r.data, r.output)]
         found = walk.step([layer.data, layer.output], later)
         rng = np.random.default_rng([seed, k])
-        count = max(1, -(-max(ROWS, ROWS_PER_INPUT * layer.form.width) // samples))
+        count = MOMENT_ROWS.of_each(samples, layer.form.width)
         moments: list[Moments] = []
         for x, y in found:
             rows = layer.form.rows(x, y, count, rng)
@@ -92,7 +89,7 @@ def _narrowed(layer: Layer, inputs: Array) -> Array:
     """Of the inputs of a layer that is too wide, keep the middle of the kernel."""
     if not narrow(layer):
         return inputs
-    offsets = int(np.prod(layer.form.shape[2:]))
+    offsets = layer.form.offsets
     channels = layer.form.width // offsets
     return inputs[..., offsets // 2 * channels : (offsets // 2 + 1) * channels]
 
@@ -105,7 +102,7 @@ def to_rows(layer: Layer, matrix: Array) -> Array:
     """
     if not narrow(layer):
         return matrix
-    offsets = int(np.prod(layer.form.shape[2:]))
+    offsets = layer.form.offsets
     split = matrix.reshape(len(matrix), offsets, -1)
     return np.ascontiguousarray(split.swapaxes(0, 1)).reshape(offsets * len(matrix), -1)
 
@@ -114,6 +111,6 @@ def from_rows(layer: Layer, rows: F64) -> F64:
     """Invert :func:`to_rows`."""
     if not narrow(layer):
         return rows
-    offsets = int(np.prod(layer.form.shape[2:]))
+    offsets = layer.form.offsets
     split = rows.reshape(offsets, -1, rows.shape[1]).swapaxes(0, 1)
     return np.ascontiguousarray(split).reshape(split.shape[0], -1)

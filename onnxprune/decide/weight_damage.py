@@ -1,7 +1,8 @@
-"""Thinning: zero single weights in rounds, and let the others make up for them.
+"""Weight damage: zero single weights in rounds, and let the others make up for them.
 
-The error of each weight comes from second moments (:mod:`onnxprune.decide.weight_damage`), the
-scale that makes layers comparable from a few trials (:mod:`onnxprune.measure.divergence`).
+The error that each weight would add comes from second moments
+(:mod:`onnxprune.decide.second_moments`), the scale that makes layers comparable from a few trials
+(:mod:`onnxprune.measure.divergence`).
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import numpy as np
 
 from onnxprune.arrays import F64, Array, Bool
 from onnxprune.decide.channel_damage import Measured
-from onnxprune.decide.elimination import inverse, output_energy
+from onnxprune.decide.elimination import output_energy
 from onnxprune.decide.second_moments import from_rows, to_rows
 from onnxprune.linear.layer import Layer
-from onnxprune.linear.ridge import ridge_rows
+from onnxprune.linear.moments import damping_of
+from onnxprune.linear.ridge import damped_inverse, ridge_rows
 
 DENSITY_STEP = 0.93
-"""Weights leave in rounds; each leaves this share of those that are left. The smaller the rounds,
-the better the choice."""
+"""Weights leave in rounds, and this share of them stays after each. The smaller the rounds, the
+better the choice."""
 
 TRIAL_DENSITIES = (0.5, 0.25)
 """Shares of a layer's weights that stay in its trials."""
@@ -47,7 +49,8 @@ class Thinning:
         self._layers = [la for la in measured.layers if la.weight in nonzero and not la.shared]
         self._diagonals = {
             la.node: [
-                np.diagonal(inverse(m.covariance, DAMPING)) for m in measured.moments[la.node]
+                np.diagonal(damped_inverse(m.covariance, WORTH_DAMPING))
+                for m in measured.moments[la.node]
             ]
             for la in self._layers
         }
@@ -56,7 +59,7 @@ class Thinning:
         """Return how far the outputs move for a relative error of 1 in a layer, by tensor.
 
         Each layer is thinned out alone to :data:`TRIAL_DENSITIES`; the scale is the geometric
-        mean of what the outputs' divergence is to the error that is left.
+        mean of the ratio of the outputs' divergence to the error of the refitted layer.
         """
         if not self._layers:
             return {}
@@ -88,12 +91,16 @@ class Thinning:
         """Zero weights in rounds, and refit the others after each.
 
         Args:
-            masks_at: given the error that each weight would add by tensor, what is left by
-                tensor and the share that is to go, returns what stays by tensor.
-            left: what is left to begin with, by tensor.
+            masks_at: given the error that each weight would add by tensor (``float64`` of the
+                tensor's shape), the weights that are not zero yet by tensor (``bool``) and the
+                share that is to go, returns the weights that stay by tensor (``bool``).
+            left: the weights that are not zero to begin with, by tensor (``bool``).
             share: the share of these weights that is to be gone in the end.
             scales: what the relative errors of a tensor are multiplied by; default 1.
             progress: called with 1 after each round.
+
+        Returns:
+            The weights that stay, by tensor (``bool`` of its shape).
         """
         first = np.mean(np.concatenate([mask.ravel() for mask in left.values()]))
         ratio = max(1 - share, 1e-6) / max(float(first), 1e-6)
@@ -124,7 +131,7 @@ class Thinning:
         ) / len(groups)
 
     def _groups(self, layer: Layer, left: Bool, start: Sequence[F64] | None = None) -> list[_Group]:
-        """Refit what is left of each group, from what is near that if it is known."""
+        """Refit the remaining weights of each group, from weights near the result if given."""
         result: list[_Group] = []
         for w, m, support, diagonal, near in zip(
             self._measured.matrices(layer),
@@ -140,11 +147,12 @@ class Thinning:
         return result
 
 
-DAMPING = 1e-2
-"""Ridge for the inverse, as a multiple of the mean variance of the inputs."""
+WORTH_DAMPING = 1e-2
+"""Ridge of the inverse that says what a weight is worth, as a multiple of the mean variance of the
+inputs."""
 
 REFIT_DAMPING = 1e-3
-"""Ridge for the refit, likewise."""
+"""Ridge of the refit, likewise."""
 
 
 def refitted(
@@ -153,17 +161,17 @@ def refitted(
     support: Bool,
     inverse_diagonal: F64,
     start: F64 | None = None,
-    damping: float = REFIT_DAMPING,
+    relative: float = REFIT_DAMPING,
 ) -> tuple[F64, F64]:
     """Refit the weights of a layer on a support, and say what each of them is worth.
 
     Args:
         weights: ``float64 [outputs, width]`` of the original.
         covariance: ``float64 [width, width]`` of its inputs.
-        support: ``bool [outputs, width]``, the weights that are left.
+        support: ``bool [outputs, width]``, the weights that may differ from zero.
         inverse_diagonal: ``float64 [width]``, that of the damped inverse of the covariance.
         start: weights near the result, see :func:`onnxprune.linear.ridge.ridge_rows`.
-        damping: ridge as a multiple of the mean variance of the inputs.
+        relative: ridge as a multiple of the mean variance of the inputs.
 
     Returns:
         The refitted weights, zero outside the support, and the squared error that removing
@@ -171,9 +179,7 @@ def refitted(
     """
     fitted = weights
     if not support.all():
-        variance = np.diagonal(covariance)
-        live = variance > 0
-        ridge = damping * float(variance[live].mean()) if live.any() else 1.0
+        ridge = damping_of(np.diagonal(covariance), relative) or 1.0
         fitted = ridge_rows(weights, covariance, support, ridge, start)
     return fitted, np.where(support, fitted**2 / inverse_diagonal, 0.0)
 

@@ -1,4 +1,7 @@
-"""Biases: add something constant to the outputs of a layer, where it is cheapest."""
+"""Bias: what is constant in the outputs of a layer: where it is, and how to change it.
+
+A bias is an input of the layer, or a constant that is added behind it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,26 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import F64, Array
-from onnxprune.linear.matrix_form import MatrixForm, StackForm
 from onnxprune.model.edit import captured_names, is_output, set_input
 from onnxprune.structure.structure import Weight
 
+_BEFORE = "/without_bias"
+
+
+def before_bias(node: str) -> str:
+    """Return the identity of a node, given the one it had, once a bias is added behind it."""
+    return node + _BEFORE
+
+
+def original_node(node: str) -> str:
+    """Return the identity that a node had before any bias was added behind it."""
+    while node.endswith(_BEFORE):
+        node = node.removesuffix(_BEFORE)
+    return node
+
 
 def add_bias(
-    graph: gs.Graph, node: gs.Node, weight: Weight, delta: F64, dtype: np.dtype[np.generic]
+    graph: gs.Graph, node: gs.Node, weight: Weight, delta: F64, dtype: np.dtype[Any]
 ) -> None:
     """Add ``delta`` to a node's output channels: in its bias if it has one, else behind it.
 
@@ -25,45 +41,85 @@ def add_bias(
         delta: ``float64 [outputs]``, as many as the node has now.
         dtype: the type of the weights.
     """
-    addend = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
-    name = bias_name(graph, weight, addend)
-    if node.op in ("Conv", "ConvTranspose"):
-        old = 0.0 if addend is None else _value(addend)
-        if old is not None:
-            set_input(node, 2, gs.Constant(name, _cast(old + delta, dtype)))
-            return
-    if node.op == "Gemm":
-        old = 0.0 if addend is None else _value(addend)
-        beta = float(node.attrs.get("beta", 1.0))
-        if old is not None and beta != 0.0:
-            scale = 1.0 if addend is None else beta
-            if addend is None:
-                node.attrs["beta"] = 1.0
-            set_input(node, 2, gs.Constant(name, _cast(old + delta / scale, dtype)))
-            return
-    _append_add(graph, node, weight, _cast(delta, dtype))
+    bias, _ = own_bias(graph, node, weight, bias_shape(weight, len(delta)), dtype)
+    old = np.asarray(bias.values)
+    bias.values = _cast(old + delta.reshape(old.shape), old.dtype)
 
 
-def bias_name(graph: gs.Graph, weight: Weight, replaced: gs.Tensor | None = None) -> str:
-    """Return a name for a bias of a node with weights that no other constant bears.
+def own_bias(
+    graph: gs.Graph, node: gs.Node, weight: Weight, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[gs.Constant, gs.Tensor]:
+    """Give a node a bias that nothing else reads and that has a value for each output.
+
+    The node computes what it did: the bias is what was constant so far, or zero.
 
     Args:
         graph: the graph that is edited.
-        weight: the node's weight.
-        replaced: the tensor whose place it takes; its name is free if nothing else reads it.
+        node: a node with weights.
+        weight: its weight.
+        shape: in which one value for each output broadcasts to what the node gives.
+        dtype: the type of the weights.
+
+    Returns:
+        The bias, of that shape or ``[outputs]``, and the output with it.
     """
-    free = replaced if replaced is not None and len(replaced.outputs) == 1 else None
-    taken = {str(t.name) for node in graph.nodes for t in node.inputs if t is not free}
-    taken.update(*map(captured_names, graph.nodes))
-    name, count = f"{weight.node}/bias", 1
-    while name in taken:
-        count += 1
-        name = f"{weight.node}/bias/{count}"
-    return name
+    given, outputs = given_bias(node), int(np.prod(shape))
+    takes = node.op in ("Conv", "ConvTranspose", "Gemm")
+    if takes and (given is None or isinstance(given, gs.Constant)):
+        old = np.zeros(outputs) if given is None else np.asarray(given.values, dtype=np.float64)
+        if old.size == 1 or old.shape in ((outputs,), (1, outputs)):
+            beta = float(node.attrs.get("beta", 1.0))
+            values = np.broadcast_to(old.reshape(-1) * beta, (outputs,))
+            bias = gs.Constant(_free_name(graph, weight, given), _cast(values, dtype))
+            set_input(node, 2, bias)
+            if beta != 1.0:
+                node.attrs["beta"] = 1.0
+            return bias, node.outputs[0]
+    if (found := _addition(graph, node)) is not None:
+        adding, place = found
+        old = np.asarray(adding.inputs[place].values)
+        if _fits(old, shape):
+            bias = gs.Constant(_free_name(graph, weight, adding.inputs[place]), old.copy())
+            adding.inputs[place] = bias
+            return bias, adding.outputs[0]
+    bias = gs.Constant(_free_name(graph, weight), np.zeros(shape, dtype=dtype))
+    return bias, add_behind(graph, node, weight.node, bias)
+
+
+def add_behind(graph: gs.Graph, node: gs.Node, name: str, constant: gs.Constant) -> gs.Tensor:
+    """Put an addition behind a node, in front of all that reads it; return what that gives.
+
+    Args:
+        graph: the graph that is edited.
+        node: a node.
+        name: its identity, which the addition takes over (see :func:`before_bias`).
+        constant: what to add.
+    """
+    output = node.outputs[0]
+    inner = node.outputs[0] = gs.Variable(before_bias(name), dtype=output.dtype)
+    graph.nodes.append(gs.Node("Add", f"{name}/add_bias", None, [inner, constant], [output]))
+    return output
+
+
+def bias_shape(weight: Weight, outputs: int) -> tuple[int, ...]:
+    """Return the shape in which one value for each output channel broadcasts to a layer's output.
+
+    Args:
+        weight: of the layer; has an output axis.
+        outputs: number of its output channels.
+    """
+    assert weight.output_axis is not None
+    return (outputs, *[1] * (-weight.output_axis - 1))
+
+
+def given_bias(node: gs.Node) -> gs.Tensor | None:
+    """Return the bias that a node with weights has as an input; None if it has none."""
+    given = node.op != "MatMul" and len(node.inputs) > 2 and not node.inputs[2].is_empty()
+    return node.inputs[2] if given else None
 
 
 def found_bias(
-    graph: gs.Graph, node: gs.Node, weight: Weight, outputs: int
+    graph: gs.Graph, node: gs.Node, shape: tuple[int, ...]
 ) -> tuple[gs.Tensor | None, gs.Tensor]:
     """Return what is added to a node's outputs, in it or behind it, and the tensor with it.
 
@@ -72,16 +128,13 @@ def found_bias(
     Args:
         graph: the graph.
         node: a node with weights.
-        weight: its weight; has an output axis.
-        outputs: number of the node's output channels.
+        shape: see :func:`bias_shape`.
     """
-    if node.op != "MatMul" and len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        return node.inputs[2], node.outputs[0]
-    assert weight.output_axis is not None
-    if (found := addition(graph, node)) is not None:
+    if (given := given_bias(node)) is not None:
+        return given, node.outputs[0]
+    if (found := _addition(graph, node)) is not None:
         adding, place = found
-        values = _value(adding.inputs[place])
-        if values is not None and _is_bias(values, -weight.output_axis - 1, outputs):
+        if _fits(adding.inputs[place].values, shape):
             return adding.inputs[place], adding.outputs[0]
     return None, node.outputs[0]
 
@@ -93,20 +146,39 @@ def is_own(bias: gs.Tensor | None, outputs: int) -> bool:
     return int(np.prod(bias.shape)) == outputs
 
 
-def _value(tensor: gs.Tensor) -> Array | None:
-    return np.asarray(tensor.values, dtype=np.float64) if isinstance(tensor, gs.Constant) else None
+def takes_bias(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether a layer has a place for a bias without more to compute between integers."""
+    if node.op != "MatMul" or _addition(graph, node) is not None:
+        return True
+    return not any(reader.op == "QuantizeLinear" for reader in node.outputs[0].outputs)
 
 
-def _is_bias(values: Array, trailing: int, outputs: int) -> bool:
-    return values.ndim > trailing and values.size == outputs == values.shape[-1 - trailing]
+def _free_name(graph: gs.Graph, weight: Weight, replaced: gs.Tensor | None = None) -> str:
+    """Return a name for a bias that no other constant bears.
+
+    That of the tensor whose place it takes is free if nothing else reads it.
+    """
+    free = replaced if replaced is not None and len(replaced.outputs) == 1 else None
+    taken = {str(t.name) for node in graph.nodes for t in node.inputs if t is not free}
+    taken.update(*map(captured_names, graph.nodes))
+    name, count = f"{weight.node}/bias", 1
+    while name in taken:
+        count += 1
+        name = f"{weight.node}/bias/{count}"
+    return name
 
 
-def _cast(values: Array, dtype: np.dtype[np.generic]) -> Array:
+def _fits(values: Array, shape: tuple[int, ...]) -> bool:
+    """Whether a constant is of a shape, but for axes of size 1 in front."""
+    return values.size == np.prod(shape) and values.shape[values.ndim - len(shape) :] == shape
+
+
+def _cast(values: Array, dtype: np.dtype[Any]) -> Array:
     with np.errstate(over="ignore"):  # what overflows gives an infinite loss
         return np.ascontiguousarray(values, dtype=dtype)
 
 
-def addition(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node, int] | None:
+def _addition(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node, int] | None:
     """Return the constant addition behind a node, and which of its inputs is the constant.
 
     What a node gives may be quantised and dequantised in between. None if something else reads
@@ -120,95 +192,12 @@ def addition(graph: gs.Graph, node: gs.Node) -> tuple[gs.Node, int] | None:
     return (readers[0], other) if isinstance(readers[0].inputs[other], gs.Constant) else None
 
 
-def takes_bias(graph: gs.Graph, node: gs.Node) -> bool:
-    """Whether a layer has a place for a bias without more to compute between integers."""
-    if node.op != "MatMul" or addition(graph, node) is not None:
-        return True
-    return not any(reader.op == "QuantizeLinear" for reader in node.outputs[0].outputs)
-
-
 def _read_once(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
     """Follow a tensor through quantising and dequantising."""
     while len(tensor.outputs) == 1 and not is_output(graph, tensor):
         reader = tensor.outputs[0]
-        if (
-            reader.op not in ("QuantizeLinear", "DequantizeLinear")
-            or reader.inputs[0] is not tensor
-        ):
+        passes = reader.op in ("QuantizeLinear", "DequantizeLinear")
+        if not passes or reader.inputs[0] is not tensor:
             break
         tensor = reader.outputs[0]
     return tensor
-
-
-def _append_add(graph: gs.Graph, node: gs.Node, weight: Weight, delta: Array) -> None:
-    """Put an addition behind a node, or into the constant addition that is there already."""
-    output = node.outputs[0]
-    assert weight.output_axis is not None
-    trailing = -weight.output_axis - 1
-    if (found := addition(graph, node)) is not None:
-        adding, other = found
-        old = _value(adding.inputs[other])
-        if old is not None and _is_bias(old, trailing, len(delta)):
-            values = _cast(old + delta.reshape(old.shape), delta.dtype)
-            name = bias_name(graph, weight, adding.inputs[other])
-            adding.inputs[other] = gs.Constant(name, values)
-            return
-    inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
-    node.outputs[0] = inner
-    bias = gs.Constant(bias_name(graph, weight), delta.reshape(-1, *[1] * trailing))
-    graph.nodes.append(
-        gs.Node("Add", f"{weight.node}/add_bias", inputs=[inner, bias], outputs=[output])
-    )
-
-
-def _own_bias(
-    graph: gs.Graph,
-    node: gs.Node,
-    weight: Weight,
-    form: MatrixForm | StackForm,
-    dtype: np.dtype[Any],
-) -> tuple[gs.Constant, gs.Tensor]:
-    """Give a node a bias constant that nothing else uses; return it and the biased output."""
-    outputs = form.outputs * form.groups
-    zeros = np.zeros(outputs, dtype=dtype)
-    addend = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
-    constant = addend is None or isinstance(addend, gs.Constant)
-    name = bias_name(graph, weight, addend)
-    if node.op in ("Conv", "ConvTranspose") and constant:
-        bias = gs.Constant(name, zeros if addend is None else np.array(addend.values))
-        set_input(node, 2, bias)
-        return bias, node.outputs[0]
-    if node.op == "Gemm" and constant:
-        old = zeros if addend is None else np.asarray(addend.values)
-        beta = float(node.attrs.get("beta", 1.0)) if addend is not None else 1.0
-        if old.size == 1 or old.shape in ((outputs,), (1, outputs)):
-            values = np.broadcast_to(old.reshape(-1), (outputs,)).astype(np.float64) * beta
-            bias = gs.Constant(name, values.astype(dtype))
-            set_input(node, 2, bias)
-            node.attrs["beta"] = 1.0
-            return bias, node.outputs[0]
-    if isinstance(form, StackForm):
-        return _added_bias(graph, node, weight, zeros.reshape(form.bias_shape))
-    assert weight.output_axis is not None
-    return _added_bias(graph, node, weight, zeros.reshape(-1, *[1] * (-weight.output_axis - 1)))
-
-
-def _added_bias(
-    graph: gs.Graph, node: gs.Node, weight: Weight, zeros: Array
-) -> tuple[gs.Constant, gs.Tensor]:
-    """Use the constant addition that follows a node, or put one there."""
-    output = node.outputs[0]
-    if (found := addition(graph, node)) is not None:
-        adding, i = found
-        old = np.asarray(adding.inputs[i].values)
-        if old.size == zeros.size and old.shape[old.ndim - zeros.ndim :] == zeros.shape:
-            bias = gs.Constant(bias_name(graph, weight, adding.inputs[i]), old.copy())
-            adding.inputs[i] = bias
-            return bias, adding.outputs[0]
-    inner = gs.Variable(f"{weight.node}/without_bias", dtype=output.dtype)
-    node.outputs[0] = inner
-    bias = gs.Constant(bias_name(graph, weight), zeros)
-    graph.nodes.append(
-        gs.Node("Add", f"{weight.node}/add_bias", inputs=[inner, bias], outputs=[output])
-    )
-    return bias, output

@@ -1,21 +1,28 @@
-"""Layers: give every layer with weights a form in which its weights and bias can be replaced."""
+"""Layer: a layer with weights, in a form in which its weights and its bias can be replaced."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import F64, I64, Array, Bool
-from onnxprune.linear.bias import _own_bias, found_bias, is_own, takes_bias
-from onnxprune.linear.matrix_form import MatrixForm, StackForm
+from onnxprune.linear.bias import (
+    bias_shape,
+    found_bias,
+    given_bias,
+    is_own,
+    own_bias,
+    takes_bias,
+)
+from onnxprune.linear.matrix_form import MatrixForm, StackForm, matrix_form
 from onnxprune.linear.requantise import unpack
 from onnxprune.model.edit import edit, is_output, node_id, rebuild
-from onnxprune.model.model import Model, captured
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import captured
 from onnxprune.model.shapes import Shapes
 from onnxprune.plans.cut import Cut
 from onnxprune.structure.structure import PRODUCTS, Structure, Weight
@@ -65,7 +72,11 @@ class Layer:
     fixed: F64 | None = None
 
     def staying(self, values: Array) -> Array:
-        """Take what stays of what the layer gives in the original."""
+        """Take the channels that stay.
+
+        Args:
+            values: what the layer gives in the original, of that output's shape.
+        """
         for axis, index in self.kept.items():
             values = values.take(index, axis=axis)
         return values
@@ -132,14 +143,20 @@ def _layer(
     tensor = node.inputs[weight.input]
     shared = len(tensor.outputs) > 1
     values = np.asarray(tensor.values)
-    form = _form(node, weight, tuple(values.shape))
-    outputs = form.outputs * form.groups
+    form: MatrixForm | StackForm
     there, output = None, node.outputs[0]
     if weight.output_axis is not None:
-        there, output = found_bias(graph, node, weight, outputs)
+        form = matrix_form(node, weight, values.shape)
+        broadcast = bias_shape(weight, form.outputs * form.groups)
+        there, output = found_bias(graph, node, broadcast)
+    else:
+        assert weight.letters is not None
+        form = StackForm(weight.letters, values.shape)
+        broadcast = form.bias_shape
+    outputs = form.outputs * form.groups
     fixed, name, shape = None, "", (outputs,)
     if grow or is_own(there, outputs):
-        bias, output = _own_bias(graph, node, weight, form, values.dtype)
+        bias, output = own_bias(graph, node, weight, broadcast, values.dtype)
         name, shape = bias.name, tuple(bias.values.shape)
     else:
         fixed = _added(there, node, outputs)
@@ -168,27 +185,12 @@ def _layer(
     )
 
 
-def _form(node: gs.Node, weight: Weight, shape: tuple[int, ...]) -> MatrixForm | StackForm:
-    if weight.output_axis is None:
-        assert weight.letters is not None
-        return StackForm(weight.letters, shape)
-    return MatrixForm(
-        node.op,
-        shape,
-        _plain(node.attrs),
-        weight.data_axis,
-        weight.output_axis,
-        outputs_first=weight.outputs_first,
-    )
-
-
 def _varies(node: gs.Node) -> bool:
     """Whether a node adds something to its outputs that is no constant for each channel."""
-    if len(node.inputs) < 3 or node.inputs[2].is_empty():
-        return False
-    addend = node.inputs[2]
-    constant = isinstance(addend, gs.Constant)
-    return not constant or sum(n > 1 for n in addend.shape[:-1]) > 0
+    given = given_bias(node)
+    if given is None or not isinstance(given, gs.Constant):
+        return given is not None
+    return any(n > 1 for n in given.shape[:-1])
 
 
 def _added(bias: gs.Tensor | None, node: gs.Node, outputs: int) -> F64:
@@ -216,10 +218,6 @@ def _is_cut(weight: Weight, cut: Cut) -> bool:
         _, own, output = weight.letters
         summed = [labels for axis, labels in weight.axes.items() if own[axis] not in output]
     return masked or not all(cut.kept[labels].all() for labels in summed)
-
-
-def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
 
 
 def _skip(graph: gs.Graph, output: gs.Tensor, shapes: Shapes) -> str | None:

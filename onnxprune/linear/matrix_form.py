@@ -1,4 +1,4 @@
-"""Unfold: write a layer with weights as a matrix product ``y = W x + b``. Numpy only.
+"""Matrix form: a layer with weights as a matrix product ``y = W x + b``.
 
 Convolutions become products by gathering, for some output positions, the input values that
 each of them sums over (im2col); positions in the zero padding read as zero. Everything is
@@ -58,40 +58,30 @@ class MatrixForm:
     @property
     def outputs(self) -> int:
         """Number of outputs of each group."""
-        if self.op_type == "Conv":
-            return self.shape[0] // self.groups
-        return self.shape[1] if self.spatial else self.shape[0 if self.outputs_first else 1]
+        return self.shape[0] // self.groups if self._outputs_lead else self.shape[1]
 
     @property
     def width(self) -> int:
         """Number of inputs of each output: channels of a group times kernel offsets."""
-        if self.op_type == "Conv":
-            return self.shape[1] * self.offsets
-        if self.spatial:
-            return self.shape[0] // self.groups * self.offsets
-        return self.shape[1 if self.outputs_first else 0]
+        return int(np.prod(self.shape, dtype=np.int64)) // (self.groups * self.outputs)
+
+    @property
+    def _outputs_lead(self) -> bool:
+        """Whether axis 0 of the weight tensor holds outputs."""
+        return self.op_type == "Conv" if self.spatial else self.outputs_first
 
     def to_matrix(self, tensor: Array) -> Array:
         """Arrange a weight tensor as ``[groups, outputs, width]``."""
-        g, k = self.groups, self.offsets
-        if self.op_type == "Conv":
-            split = tensor.reshape(g, self.outputs, -1, k)
-            return split.swapaxes(2, 3).reshape(g, self.outputs, self.width)
-        if self.spatial:
-            split = tensor.reshape(g, -1, self.outputs, k)
-            return split.transpose(0, 2, 3, 1).reshape(g, self.outputs, self.width)
-        return (tensor if self.outputs_first else tensor.T)[None]
+        sizes = (self.outputs, -1) if self._outputs_lead else (-1, self.outputs)
+        split = tensor.reshape(self.groups, *sizes, self.offsets)
+        moved = split.transpose((0, 1, 3, 2) if self._outputs_lead else (0, 2, 3, 1))
+        return moved.reshape(self.groups, self.outputs, self.width)
 
     def to_tensor(self, matrix: Array) -> Array:
         """Invert :meth:`to_matrix`."""
-        g, k = self.groups, self.offsets
-        split = matrix.reshape(g, self.outputs, k, -1) if self.spatial else matrix
-        if self.op_type == "Conv":
-            return split.swapaxes(2, 3).reshape(self.shape)
-        if self.spatial:
-            return split.transpose(0, 3, 1, 2).reshape(self.shape)
-        result: Array = matrix[0] if self.outputs_first else matrix[0].T
-        return result
+        split = matrix.reshape(self.groups, self.outputs, self.offsets, -1)
+        moved = split.transpose((0, 1, 3, 2) if self._outputs_lead else (0, 3, 1, 2))
+        return moved.reshape(self.shape)
 
     def positions(self, y_shape: Sequence[int]) -> int:
         """Return how many rows each index of output axis 0 has."""
@@ -109,12 +99,7 @@ class MatrixForm:
             size = min(total, count * len(y))
             flat = np.sort(rng.choice(total, size, replace=False))
             return [np.zeros(len(flat), dtype=np.int64), flat]
-        per_sample, samples = self.positions(y.shape), len(y)
-        if count >= per_sample:
-            flat = np.tile(np.arange(per_sample), samples)
-            return [np.repeat(np.arange(samples), per_sample), flat]
-        drawn = rng.random((samples, per_sample)).argpartition(count, axis=1)[:, :count]
-        return [np.repeat(np.arange(samples), count), drawn.ravel()]
+        return _drawn(len(y), self.positions(y.shape), count, rng)
 
     def batched(self, x: Array, y: Array) -> bool:
         """Whether axis 0 of input and output holds samples."""
@@ -190,13 +175,7 @@ class MatrixForm:
             else:
                 extra = int(self.attributes.get("output_padding", [0] * rank)[a])
                 total = max((inside[a] - 1) * stride[a] + extra + extent - outside[a], 0)
-            less = total // 2
-            # For ConvTranspose the standard swaps the meaning of UPPER and LOWER.
-            upper = auto == "SAME_UPPER" or (self.op_type == "ConvTranspose" and auto == "NOTSET")
-            if self.op_type == "ConvTranspose":
-                before.append(less if auto == "SAME_UPPER" else total - less)
-            else:
-                before.append(less if upper else total - less)
+            before.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
         return before
 
 
@@ -271,18 +250,15 @@ class StackForm:
         """
         samples, *sizes = self._row_sizes(y.shape)
         each = int(np.prod(sizes, dtype=np.int64))
-        drawn = np.tile(np.arange(each), (samples, 1))
-        if count < each:
-            drawn = rng.random((samples, each)).argpartition(count, axis=1)[:, :count]
-        return [np.repeat(np.arange(samples), drawn.shape[1]), drawn.ravel()]
+        return _drawn(samples, each, count, rng)
 
     def inputs(self, x: Array, y_shape: Sequence[int], rows: Sequence[I64]) -> Array:
         """Return what the drawn rows of the output sum over, ``[groups, rows, width]``."""
-        return self._drawn(x, self.letters[0], self._summed, y_shape, rows)
+        return self._rows_of(x, self.letters[0], self._summed, y_shape, rows)
 
     def targets(self, y: Array, rows: Sequence[I64]) -> Array:
         """Return the drawn rows of the output, ``[groups, rows, outputs]``."""
-        return self._drawn(y, self.letters[2], self._made, y.shape, rows)
+        return self._rows_of(y, self.letters[2], self._made, y.shape, rows)
 
     @property
     def _sizes(self) -> dict[str, int]:
@@ -322,12 +298,24 @@ class StackForm:
         count = int(np.prod(moved.shape[rank : rank + len(middle)], dtype=np.int64))
         return moved.reshape(self.groups, count, -1)
 
-    def _drawn(
+    def _rows_of(
         self, values: Array, own: str, last: str, y_shape: Sequence[int], rows: Sequence[I64]
     ) -> Array:
         index, flat = rows
         each = int(np.prod(self._row_sizes(y_shape)[1:], dtype=np.int64))
         return self._arranged(values, own, self._rows, last)[:, index * each + flat]
+
+
+def _drawn(samples: int, each: int, count: int, rng: np.random.Generator) -> list[I64]:
+    """Draw at most ``count`` of ``each`` positions for each sample.
+
+    Returns:
+        The sample and the position, each ``int64 [rows]``.
+    """
+    drawn = np.tile(np.arange(each), (samples, 1))
+    if count < each:
+        drawn = rng.random((samples, each)).argpartition(count, axis=1)[:, :count]
+    return [np.repeat(np.arange(samples), drawn.shape[1]), drawn.ravel()]
 
 
 def matrix_form(node: gs.Node, weight: Weight, shape: tuple[int, ...]) -> MatrixForm:

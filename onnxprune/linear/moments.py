@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,41 @@ from onnxprune.arrays import F64, Array
 
 CHECK_EVERY = 5
 """One sample of so many is not fitted on, but decides how far to go."""
+
+
+@dataclass(frozen=True)
+class Enough:
+    """How many rows are enough for a layer, where the samples have so many.
+
+    Attributes:
+        least: rows for any layer.
+        each_input: rows for each input of an output.
+    """
+
+    least: int
+    each_input: int
+
+    def of_each(self, samples: int, width: int, share: float = 1.0) -> int:
+        """Return how many rows to draw from each of so many samples.
+
+        Args:
+            samples: how many there are.
+            width: inputs of each output.
+            share: multiplies the number of all rows.
+        """
+        wanted = int(share * max(self.least, self.each_input * width))
+        return max(1, -(-wanted // samples))
+
+
+def damping_of(variance: F64, relative: float) -> float:
+    """Return lambda; 0 where no input varies.
+
+    Args:
+        variance: of the inputs, ``float64 [width]``; what rounding made negative does not count.
+        relative: lambda as a multiple of the mean variance of the inputs that vary.
+    """
+    live = variance > 0
+    return relative * float(variance[live].mean()) if live.any() else 0.0
 
 
 @dataclass
@@ -38,7 +73,7 @@ class Moments:
 
     @classmethod
     def shifted(cls, x: F64, y: F64) -> Moments:
-        """Return the moments of no rows, with these shifts."""
+        """Return the moments of no rows, with shifts ``x [width]`` and ``y [outputs]``."""
         d, o = len(x), len(y)
         return cls(
             x, y, 0, np.zeros(d), np.zeros(o), np.zeros((d, d)), np.zeros((o, d)), np.zeros(o)
@@ -63,16 +98,8 @@ class Moments:
 
     def plus(self, other: Moments) -> Moments:
         """Return the moments of both; the shifts must be the same."""
-        return Moments(
-            self.shift_x,
-            self.shift_y,
-            self.count + other.count,
-            self.x + other.x,
-            self.y + other.y,
-            self.xx + other.xx,
-            self.yx + other.yx,
-            self.yy + other.yy,
-        )
+        names = ("count", "x", "y", "xx", "yx", "yy")
+        return replace(self, **{n: getattr(self, n) + getattr(other, n) for n in names})
 
     def about(self, added: F64) -> Moments:
         """Return the moments about zero of the inputs and of the targets without what is added.
@@ -107,8 +134,14 @@ class Moments:
         result: F64 = self.x / max(self.count, 1) + self.shift_x
         return result
 
+    @property
+    def target_variance(self) -> float:
+        """The variance of the targets, summed over outputs."""
+        n = max(self.count, 1)
+        return float(np.maximum(self.yy / n - (self.y / n) ** 2, 0).sum())
+
     def centred(self) -> tuple[F64, F64]:
-        """Return the covariances ``C_xx`` and ``C_yx``."""
+        """Return the covariances ``C_xx [width, width]`` and ``C_yx [outputs, width]``."""
         n = max(self.count, 1)
         xx = self.xx / n - np.outer(self.x, self.x) / n**2
         return xx, self.yx / n - np.outer(self.y, self.x) / n**2
@@ -116,9 +149,7 @@ class Moments:
     def damping(self, relative: float) -> float:
         """Return lambda, given as a multiple of the mean variance of the inputs; 0 without any."""
         n = max(self.count, 1)
-        variance = np.maximum(np.diagonal(self.xx) / n - (self.x / n) ** 2, 0.0)
-        live = variance > 0
-        return relative * float(variance[live].mean()) if live.any() else 0.0
+        return damping_of(np.diagonal(self.xx) / n - (self.x / n) ** 2, relative)
 
     def intercept(self, weights: F64) -> F64:
         """Return ``mean(y) - W mean(x)``, ``float64 [outputs]``."""
@@ -126,7 +157,12 @@ class Moments:
         return result
 
     def error(self, weights: F64, bias: F64) -> float:
-        """Return the mean squared error of ``W x + b``, summed over outputs."""
+        """Return the mean squared error of ``W x + b``, summed over outputs.
+
+        Args:
+            weights: ``W``, ``float64 [outputs, width]``.
+            bias: ``b``, ``float64 [outputs]``.
+        """
         n = max(self.count, 1)
         offset = weights @ self.shift_x + bias - self.shift_y
         fitted = np.einsum("od,od->o", weights @ self.xx, weights)

@@ -50,7 +50,15 @@ class Product:
         return self._multiplied(unfolded, weights, self._outside)
 
     def backward(self, y: Array, weights: F64) -> Array:
-        """Return the adjoint of :meth:`unfold` and :meth:`forward`, of the shape of the inputs."""
+        """Return the adjoint of :meth:`unfold` and :meth:`forward`.
+
+        Args:
+            y: of the shape of the outputs.
+            weights: ``float64 [groups, outputs, width]``.
+
+        Returns:
+            An array of the shape of the inputs.
+        """
         groups, outputs, _ = weights.shape
         split = weights.reshape(groups, outputs, self._offsets, -1).transpose(0, 3, 2, 1)
         swapped = split.reshape(groups, -1, self._offsets * outputs)
@@ -58,7 +66,12 @@ class Product:
         return self._multiplied(self._gathered(y, self._read_by), swapped, inside)
 
     def correlation(self, y: Array, unfolded: Array) -> F64:
-        """Return the sum of ``y x^T`` over all rows, arranged as the weights."""
+        """Return the sum of ``y x^T`` over all rows, ``float64 [groups, outputs, width]``.
+
+        Args:
+            y: of the shape of the outputs.
+            unfolded: see :meth:`unfold`.
+        """
         left = y.reshape(-1, self._groups, y.shape[2] // self._groups).transpose(1, 2, 0)
         return np.asarray(left @ unfolded, dtype=np.float64)
 

@@ -37,9 +37,7 @@ def unpack(graph: gs.Graph) -> None:
 
 
 def _unpackable(graph: gs.Graph, node: gs.Node, inside: set[str]) -> bool:
-    if node.op not in ("DequantizeLinear", "Cast") or len(node.outputs) != 1:
-        return False
-    if not all(isinstance(t, gs.Constant) or t.is_empty() for t in node.inputs):
+    if not _is_stored(node) or len(node.outputs) != 1:
         return False
     source, result = node.inputs[0], node.outputs[0]
     if result.name in inside or source.name in inside or len(source.outputs) != 1:

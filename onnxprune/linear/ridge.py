@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune.arrays import F64, I64, Bool
 from onnxprune.linear.blas import one_thread
-from onnxprune.linear.moments import Moments
+from onnxprune.linear.moments import Moments, damping_of
 
 ROW_WIDTH = 1024
 """Support size up to which every row gets an exact solve of its own."""
@@ -43,6 +43,23 @@ def ridge(moments: Moments, old: F64, relative: float, support: Bool | None = No
     return old + _solve_rows(xx, (yx - old @ xx) * support, support, damping)
 
 
+def damped_inverse(covariance: F64, relative: float) -> F64:
+    """Return the inverse of a damped covariance, ``float64 [width, width]``.
+
+    Args:
+        covariance: ``float64 [width, width]``.
+        relative: lambda as a multiple of the mean variance of the inputs; 1 where none varies.
+    """
+    added = damping_of(np.diagonal(covariance), relative) or 1.0
+    damped = _damped(covariance, added)
+    try:
+        np.linalg.cholesky(damped)
+        return np.asarray(np.linalg.inv(damped), dtype=np.float64)
+    except np.linalg.LinAlgError:  # rounding made it indefinite
+        values, vectors = np.linalg.eigh(damped)
+        return np.asarray((vectors / np.maximum(values, added)) @ vectors.T)
+
+
 class Inverse:
     """The inverse ``(xx + damping I)^-1``, on the support of each row where there is one.
 
@@ -59,8 +76,22 @@ class Inverse:
         else:
             self._rows = list(_row_factors(xx, damping, support))
 
+    @classmethod
+    def of(cls, moments: Moments, relative: float, support: Bool | None = None) -> Inverse:
+        """Return that of the covariance of the inputs of a layer, which vary.
+
+        Args:
+            moments: of its inputs.
+            relative: lambda as a multiple of their mean variance.
+            support: see the class.
+        """
+        return cls(moments.centred()[0], moments.damping(relative), support)
+
     def __call__(self, gap: F64) -> F64:
-        """Return ``gap (xx + damping I)^-1``, ``float64 [rows, width]``."""
+        """Return ``gap (xx + damping I)^-1``, ``float64 [rows, width]``.
+
+        Where there is a support, the result is zero outside of it, and the gap does not count.
+        """
         return self._apply(gap) if self._rows is None else _applied(self._rows, gap)
 
 

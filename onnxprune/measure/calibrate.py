@@ -18,14 +18,12 @@ from onnx import TensorProto, helper
 from onnxprune.arrays import F64, I64
 from onnxprune.errors import CalibrationError
 from onnxprune.measure.statistics import ActivationStats
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.storage import draft
 from onnxprune.samples.dataset import Batch
-
-Point = tuple[str, int]
-"""A tensor and the axis that holds its channels."""
+from onnxprune.structure.structure import Point
 
 ROWS = 256
 """Samples that are reduced to statistics at once; fewer make many small steps."""
@@ -180,7 +178,7 @@ def _add_reductions(
     proto: onnx.ModelProto, model: Model, reductions: Sequence[_Reduction], squares: bool
 ) -> None:
     """Let a copy of a model return these reductions in place of its outputs."""
-    types = tensor_types(model.proto)
+    types = model.types
     del proto.graph.output[:]
     for reduction in reductions:
         tensor, _ = reduction.point

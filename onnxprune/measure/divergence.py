@@ -16,7 +16,7 @@ from onnxprune.arrays import F64, Array
 from onnxprune.measure.class_scores import ClassScores, class_scores, log_probabilities
 from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
-from onnxprune.model.session import Feeds
+from onnxprune.model.session import Feeds, samples_of
 from onnxprune.model.stepwise import Walk
 
 WORK = 1e12
@@ -47,7 +47,7 @@ class TrialSamples:
     @property
     def sizes(self) -> list[int]:
         """The number of samples in each chunk."""
-        return [_samples(feeds) for feeds in self.chunks]
+        return [samples_of(feeds) for feeds in self.chunks]
 
 
 def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feeds]:
@@ -58,7 +58,7 @@ def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feed
         trials: number of trials.
         macs: multiply-accumulates of the model for one sample.
     """
-    size = _samples(chunks[0])
+    size = samples_of(chunks[0])
     samples = np.clip(WORK / max(trials * macs / 2, 1.0), *SAMPLES)
     count = max(1, min(len(chunks), int(samples / size)))
     chosen = np.unique(np.linspace(0, len(chunks) - 1, count).astype(np.int64))
@@ -140,10 +140,6 @@ def _log_probabilities(
         log_probabilities(found.columns(v, size), samples.temperature)
         for v, size in zip(values, samples.sizes, strict=True)
     ]
-
-
-def _samples(feeds: Feeds) -> int:
-    return max((len(v) for v in feeds.values() if v.ndim), default=1)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from onnxprune.arrays import F64, Bool
 from onnxprune.measure.calibrate import Watched
 from onnxprune.measure.statistics import ActivationStats
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
 from onnxprune.structure.rectifiers import Rectifier
 
@@ -108,7 +108,7 @@ def watch(model: Model, shapes: Shapes, rectifiers: Sequence[Rectifier]) -> Watc
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    types = tensor_types(model.proto)
+    types = model.types
     first, second = dict(shapes.first), dict(shapes.second)
     points = []
     for tensor, axis in dict.fromkeys((r.tensor, r.axis) for r in rectifiers):

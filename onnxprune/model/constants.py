@@ -10,23 +10,8 @@ import onnx
 from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.model.storage import MOST_BYTES, describe
-
-
-def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs that a node runs (If, Loop, Scan), not those inside them."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and all graphs inside it."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from graphs(inner)
+from onnxprune.model.nodes import all_nodes, graphs, subgraphs
+from onnxprune.model.storage import MOST_BYTES, describe, with_graph
 
 
 def densified(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -36,26 +21,17 @@ def densified(proto: onnx.ModelProto) -> onnx.ModelProto:
         ModelError: if one is damaged, or too large to be dense.
     """
     if not any(g.sparse_initializer for g in graphs(proto.graph)) and not any(
-        map(_is_sparse, _all_nodes(proto))
+        map(_is_sparse, all_nodes(proto))
     ):
         return proto
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
+    result = with_graph(proto)
     for graph in graphs(result.graph):
         graph.initializer.extend(_dense(t, t.values.name) for t in graph.sparse_initializer)
         del graph.sparse_initializer[:]
-    for node in filter(_is_sparse, _all_nodes(result)):
+    for node in filter(_is_sparse, all_nodes(result)):
         tensor = _dense(node.attribute[0].sparse_tensor, ", ".join(node.output))
         node.attribute[0].CopyFrom(helper.make_attribute("value", tensor))
     return result
-
-
-def _all_nodes(proto: onnx.ModelProto) -> Iterator[NodeProto]:
-    """Yield the nodes of a model, those of subgraphs and functions included."""
-    outer = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
-    yield from outer
-    for inner in (inner for node in outer for graph in subgraphs(node) for inner in graphs(graph)):
-        yield from inner.node
 
 
 def _is_sparse(node: NodeProto) -> bool:
@@ -66,8 +42,7 @@ def to_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Turn ``Constant`` nodes into initializers of their graphs, in subgraphs as well."""
     if not any(n.op_type == "Constant" for g in graphs(proto.graph) for n in g.node):
         return proto
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
+    result = with_graph(proto)
     for graph in graphs(result.graph):
         nodes, outputs = list(graph.node), {v.name for v in graph.output}
         tensors = [None if outputs & set(node.output) else _constant(node) for node in nodes]

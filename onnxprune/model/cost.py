@@ -3,57 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.model.constants import graphs, subgraphs
 from onnxprune.model.equation import parse
-from onnxprune.model.model import UNPACKS, Model, captured
+from onnxprune.model.model import UNPACKS, Model
+from onnxprune.model.nodes import (
+    captured,
+    first_output,
+    graphs,
+    is_standard,
+    subgraphs,
+    tensors_read,
+)
 from onnxprune.model.quantised import weight_values
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.storage import outline
 
-WEIGHT_INPUTS = {
-    "Attention": (1,),
-    "Conv": (1,),
-    "ConvInteger": (1,),
-    "ConvTranspose": (1,),
-    "DeformConv": (1,),
-    "Einsum": tuple(range(16)),
-    "Gemm": (0, 1),
-    "MatMul": (0, 1),
-    "MatMulInteger": (0, 1),
-    "FusedConv": (1,),
-    "FusedGemm": (0, 1),
-    "FusedMatMul": (0, 1),
-    "LSTM": (1, 2),
-    "GRU": (1, 2),
-    "RNN": (1, 2),
-    "AttnLSTM": (1, 2),
-    "DecoderAttention": (2, 3),
-    "DynamicQuantizeLSTM": (1, 2),
-    "DynamicQuantizeMatMul": (1,),
-    "FusedMatMulActivation": (0, 1),
-    "GemmFastGelu": (1,),
-    "GemmFloat8": (0, 1),
-    "MatMulBnb4": (1,),
-    "MatMulInteger16": (0, 1),
-    "MatMulIntegerToFloat": (0, 1),
-    "MatMulNBits": (1,),
-    "MoE": (2, 4, 6),
-    "NhwcConv": (1,),
-    "NhwcFusedConv": (1,),
-    "QAttention": (1,),
-    "QGemm": (3,),
-    "QLinearConv": (3,),
-    "QLinearConvTranspose": (3,),
-    "QLinearMatMul": (0, 3),
-    "QMoE": (2, 5, 8),
-    "TransposeMatMul": (0, 1),
+_BY_PLACES = {
+    (1,): "Attention Conv ConvInteger ConvTranspose DeformConv FusedConv NhwcConv NhwcFusedConv "
+    "DynamicQuantizeMatMul GemmFastGelu MatMulBnb4 MatMulNBits QAttention",
+    (0, 1): "Gemm MatMul MatMulInteger FusedGemm FusedMatMul FusedMatMulActivation GemmFloat8 "
+    "MatMulInteger16 MatMulIntegerToFloat TransposeMatMul",
+    (1, 2): "LSTM GRU RNN AttnLSTM DynamicQuantizeLSTM",
+    (2, 3): "DecoderAttention",
+    (3,): "QGemm QLinearConv QLinearConvTranspose",
+    (0, 3): "QLinearMatMul",
+    (2, 4, 6): "MoE",
+    (2, 5, 8): "QMoE",
+    tuple(range(16)): "Einsum",
+}
+WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
+    name: places for places, names in _BY_PLACES.items() for name in names.split()
 }
 """The operands that count as weights where they are constant: what a sparsity refers to."""
 
@@ -67,8 +52,6 @@ CONVOLUTIONS = (
 RECURRENT = ("LSTM", "GRU", "RNN", "AttnLSTM", "DynamicQuantizeLSTM")
 PACKED_MATRICES = ("MatMulNBits", "MatMulBnb4")
 """Their weights are bits in a row of bytes; two attributes tell how many there are."""
-
-DEFAULT_DOMAINS = ("", "ai.onnx")
 
 FLOATS = {
     onnx.TensorProto.FLOAT,
@@ -128,14 +111,14 @@ def longest_path(model: Model) -> int:
     """Return the number of nodes on the longest path through a model."""
     depth: dict[str, int] = {}
     for node in model.proto.graph.node:
-        own = 1 + max((depth.get(i, 0) for i in [*node.input, *captured(node)]), default=0)
+        own = 1 + max((depth.get(name, 0) for name in tensors_read(node)), default=0)
         depth |= dict.fromkeys(node.output, own)
     return max((depth.get(spec.name, 0) for spec in model.outputs), default=0)
 
 
 def count_nonzero(model: Model) -> int:
     """Count the weights that are not zero; those that are packed several to a byte all count."""
-    sizes = {t.name: _size(t) for t in model.proto.graph.initializer}
+    sizes = {name: _size(t) for name, t in model.constants.items()}
     weights = _each_once(weight_operands(model))
     own = sum(
         int(np.count_nonzero(weight_values(model, [name])[name])) if count == sizes[name] else count
@@ -147,7 +130,7 @@ def count_nonzero(model: Model) -> int:
 
 def weight_inputs(node: onnx.NodeProto) -> tuple[int, ...]:
     """Return the operands of a node that count as weights where they are constant."""
-    if node.op_type == "Attention" and node.domain in DEFAULT_DOMAINS:
+    if node.op_type == "Attention" and is_standard(node.domain):
         return ()  # the standard operator has queries, keys and values
     return WEIGHT_INPUTS.get(node.op_type, ())
 
@@ -158,22 +141,17 @@ def weight_operands(model: Model) -> dict[str, dict[str, int]]:
     They are the initializers that its weight operands are, or are computed from alone, and the
     number of weights in each.
     """
-    graph = model.proto.graph
-    constants, source = {t.name: t for t in graph.initializer}, unpacked_weights(model)
+    constants, source = model.constants, unpacked_weights(model)
     found = {
-        _key(node): {
+        first_output(node): {
             name: _count(node, constants[name])
             for i in weight_inputs(node)
             if i < len(node.input)
             and (name := source.get(node.input[i], node.input[i])) in constants
         }
-        for node in graph.node
+        for node in model.proto.graph.node
     }
     return {node: names for node, names in found.items() if names}
-
-
-def _key(node: onnx.NodeProto) -> str:
-    return next((o for o in node.output if o), node.name)
 
 
 def _count(node: onnx.NodeProto, tensor: onnx.TensorProto) -> int:
@@ -203,7 +181,7 @@ def unpacked_weights(model: Model) -> dict[str, str]:
     Returns:
         For each the largest initializer that it is computed from.
     """
-    sizes = {t.name: _size(t) for t in model.proto.graph.initializer}
+    sizes = {name: _size(t) for name, t in model.constants.items()}
     known, found = {name: name for name in sizes}, dict[str, str]()
     for node in model.proto.graph.node:
         inputs = [name for name in node.input if name]
@@ -217,10 +195,8 @@ def unpacked_weights(model: Model) -> dict[str, str]:
 
 def node_macs(model: Model, shapes: Shapes) -> dict[str, float]:
     """Return the multiply-accumulates of each node for one sample, by its first output."""
-    constants = {t.name: t for t in model.proto.graph.initializer}
-    own = {
-        _key(node): _macs(node, constants, shapes) / shapes.batch for node in model.proto.graph.node
-    }
+    nodes = model.proto.graph.node
+    own = {first_output(n): _macs(n, model.constants, shapes) / shapes.batch for n in nodes}
     return own | inner_macs(model, shapes)
 
 
@@ -243,7 +219,7 @@ def _macs(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], shape
         return _scores(PAST[node.op_type], operands, shape(node.output[0]))
     places = WEIGHT_INPUTS[node.op_type]
     weights = [shape(node.input[i]) for i in places if i < len(node.input) and node.input[i]]
-    first, out = shape(node.input[0]), shape(next(o for o in node.output if o))
+    first, out = shape(node.input[0]), shape(first_output(node))
     read, elements = (int(np.prod(s, dtype=np.int64)) for s in (first, out))
     sizes = [int(np.prod(s, dtype=np.int64)) for s in weights]
     given = {a.name: a.i for a in node.attribute}
@@ -251,7 +227,7 @@ def _macs(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], shape
         return elements * int(np.prod(weights[0][1:]))
     if node.op_type in ("ConvTranspose", "QLinearConvTranspose"):
         return read * int(np.prod(weights[0][1:]))
-    if node.op_type == "Attention" and node.domain in DEFAULT_DOMAINS:
+    if node.op_type == "Attention" and is_standard(node.domain):
         return (read + elements) * weights[0][-2]
     if node.op_type in ("Attention", "QAttention"):
         return first[0] * first[1] * sizes[0] + 2 * elements * first[1]
@@ -296,37 +272,34 @@ def _letters(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> int:
 
 # -- inside subgraphs ------------------------------------------------------------------------------
 
-Named = tuple[int, str]
-"""A constant: the number of the graph that has it, 0 for the outermost, and its name."""
+Named = tuple[str, str]
+"""A constant: where the graph that has it is, nothing for the outermost, and its name."""
 
 
 def inner_layers(model: Model) -> list[dict[Named, onnx.TensorProto]]:
     """Return the weight operands of each node in a subgraph that has any."""
-    found: list[dict[Named, onnx.TensorProto]] = []
-    number = 0
+    held = {name: (("", name), tensor) for name, tensor in model.constants.items()}
+    return [own for node in model.proto.graph.node for own in _layers_inside(node, held, "")]
 
-    def walk(graph: onnx.GraphProto, outer: Mapping[str, tuple[int, onnx.TensorProto]]) -> None:
-        nonlocal number
-        held = {**outer, **{t.name: (number, t) for t in graph.initializer}}
+
+def _layers_inside(
+    node: onnx.NodeProto, outer: Mapping[str, tuple[Named, onnx.TensorProto]], where: str
+) -> Iterator[dict[Named, onnx.TensorProto]]:
+    for k, graph in enumerate(subgraphs(node)):
+        place = f"{where}/{first_output(node)}/{k}"
+        held = {**outer, **{t.name: ((place, t.name), t) for t in graph.initializer}}
         unpacked = {
-            node.output[0]: held[node.input[0]]
-            for node in graph.node
-            if node.op_type in UNPACKS and node.input[0] in held
+            inner.output[0]: held[inner.input[0]]
+            for inner in graph.node
+            if inner.op_type in UNPACKS and inner.input[0] in held
         }
-        names = {name: (at, tensor.name, tensor) for name, (at, tensor) in held.items()}
-        names |= {name: (at, tensor.name, tensor) for name, (at, tensor) in unpacked.items()}
-        inside = number > 0
-        for node in graph.node:
-            places = WEIGHT_INPUTS.get(node.op_type, ()) if inside else ()
-            operands = [names.get(node.input[i]) for i in places if i < len(node.input)]
-            if own := {(o[0], o[1]): o[2] for o in operands if o}:
-                found.append(own)
-            for inner in subgraphs(node):
-                number += 1
-                walk(inner, held)
-
-    walk(model.proto.graph, {})
-    return found
+        names = held | unpacked
+        for inner in graph.node:
+            places = WEIGHT_INPUTS.get(inner.op_type, ())
+            read = (inner.input[i] for i in places if i < len(inner.input))
+            if own := dict(names[name] for name in read if name in names):
+                yield own
+            yield from _layers_inside(inner, held, place)
 
 
 def _distinct(
@@ -343,7 +316,7 @@ def inner_macs(model: Model, shapes: Shapes) -> dict[str, float]:
     Of the branches of an If the most expensive counts, of a Scan one run of its body. What shape
     inference does not know counts as nothing: most of what is in a Loop.
     """
-    if not any(True for node in model.proto.graph.node for _ in subgraphs(node)):
+    if not any(any(subgraphs(node)) for node in model.proto.graph.node):
         return {}
     light = outline(model.proto)
     for value in light.graph.input:
@@ -355,11 +328,10 @@ def inner_macs(model: Model, shapes: Shapes) -> dict[str, float]:
             )
     with contextlib.suppress(onnx.shape_inference.InferenceError):
         light = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    constants = {t.name: t for t in model.proto.graph.initializer}
     return {
-        next(o for o in node.output if o): max(bodies) / shapes.batch
+        first_output(node): max(bodies) / shapes.batch
         for node in light.graph.node
-        if (bodies := [_body_macs(g, constants, shapes) for g in subgraphs(node)])
+        if (bodies := [_body_macs(g, model.constants, shapes) for g in subgraphs(node)])
     }
 
 

@@ -10,6 +10,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.model.folding import COUNTERS
+from onnxprune.model.nodes import attributes
+from onnxprune.model.storage import with_graph
 
 FEW = 3
 """Results that every counter is made to give, or one less where it gave that many."""
@@ -39,11 +41,7 @@ def recounted(
             nodes.append(node)
     if len(nodes) == len(proto.graph.node):
         return None
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
-    return result
+    return with_graph(proto, nodes=nodes)
 
 
 class _Recount:
@@ -55,7 +53,7 @@ class _Recount:
         self._node, self._opset, self._shapes = onnx.NodeProto(), opset, shapes
         self._node.CopyFrom(node)
         self._made: list[onnx.NodeProto] = []
-        self._attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self._attributes = attributes(node)
 
     def nodes(self) -> list[onnx.NodeProto]:
         """Return the node, and those that change the number of its results."""

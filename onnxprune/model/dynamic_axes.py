@@ -50,7 +50,7 @@ def dynamic_axes(model: Model, feeds: Feeds) -> list[DynamicAxis]:
     return [DynamicAxis(k[0], tuple(found), k == first) for k, found in places.items()]
 
 
-Sizes = Mapping[Place, int]
+NewSizes = Mapping[Place, int]
 """New sizes of some axes of inputs."""
 
 
@@ -75,7 +75,7 @@ def all_resized(axes: Sequence[DynamicAxis], feeds: Feeds) -> Iterator[dict[Plac
         }
 
 
-def drawn(feeds: Feeds, sizes: Sizes, seed: int) -> dict[str, Array]:
+def drawn(feeds: Feeds, sizes: NewSizes, seed: int) -> dict[str, Array]:
     """Draw inputs from the values that each input has in ``feeds``, with other sizes."""
     rng = np.random.default_rng(seed)
     result = {}
@@ -90,7 +90,7 @@ def drawn(feeds: Feeds, sizes: Sizes, seed: int) -> dict[str, Array]:
     return result
 
 
-def rearranged(feeds: Feeds, sizes: Sizes, shift: int) -> dict[str, Array]:
+def rearranged(feeds: Feeds, sizes: NewSizes, shift: int) -> dict[str, Array]:
     """Repeat or cut inputs to other sizes, and let their samples change places.
 
     Rows stay as they are, for models to which not every value in every place makes sense.

@@ -64,8 +64,7 @@ def rebuild(graph: gs.Graph, original: Model) -> Model:
 
 def with_metadata(model: Model, entries: Mapping[str, str]) -> Model:
     """Return the model with entries of ``metadata_props`` added or replaced."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = storage.with_graph(model.proto)
     kept = {p.key: p.value for p in proto.metadata_props} | dict(entries)
     helper.set_model_props(proto, kept)
     return Model(proto, model.sha256)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, TensorProto
+from onnx import SparseTensorProto, TensorProto
 
 from onnxprune.errors import ModelError, shortened
+from onnxprune.model.nodes import all_nodes, graphs_inside, outer_nodes
 from onnxprune.model.storage import nbytes
 
 
@@ -121,22 +122,12 @@ def _number(tensor: TensorProto, key: str) -> int:
 
 def _tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
     """Yield all tensors of a model: of its graph and subgraphs, of attributes and functions."""
-    yield from _of_graph(proto.graph)
-    for function in proto.functions:
-        yield from _of_nodes(function.node)
-
-
-def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _of_nodes(graph.node)
-
-
-def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    for attribute in (a for node in nodes for a in node.attribute):
+    sparse: list[SparseTensorProto] = []
+    for graph in (proto.graph, *graphs_inside(outer_nodes(proto))):
+        yield from graph.initializer
+        sparse += graph.sparse_initializer
+    for attribute in (a for node in all_nodes(proto) for a in node.attribute):
         yield from (attribute.t, *attribute.tensors)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _of_graph(graph)
+        sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from onnxprune.arrays import Array
-from onnxprune.model.model import Model, captured
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import captured, subgraphs, used
 from onnxprune.model.shapes import Shapes
-from onnxprune.model.storage import describe, without_constants
+from onnxprune.model.storage import describe, with_graph
 
 SMALL = 32768
 """Bytes up to which a folded constant may be larger than what it was computed from."""
@@ -26,32 +27,20 @@ _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 COUNTERS = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique"})
 """Operators that give as many results as they find in the data."""
 
+_SIZE_PLACES = {
+    (0,): "BlackmanWindow ConstantOfShape HammingWindow HannWindow",
+    (1,): "AffineGrid CenterCropPad Col2Im DFT Expand OneHot ReduceSum Reshape Split "
+    "SplitToSequence TopK Unsqueeze Upsample",
+    (2,): "MaxUnpool",
+    (0, 1): "MelWeightMatrix",
+    (1, 2): "Tile",
+    (1, 3): "Pad STFT",
+    (0, 1, 2): "Range",
+    (1, 2, 3): "Resize",
+    (1, 2, 3, 4): "Slice",
+}
 _SIZE_OPERANDS: Mapping[str, tuple[int, ...]] = {
-    "AffineGrid": (1,),
-    "BlackmanWindow": (0,),
-    "CenterCropPad": (1,),
-    "Col2Im": (1,),
-    "ConstantOfShape": (0,),
-    "DFT": (1,),
-    "Expand": (1,),
-    "HammingWindow": (0,),
-    "HannWindow": (0,),
-    "MaxUnpool": (2,),
-    "MelWeightMatrix": (0, 1),
-    "OneHot": (1,),
-    "Pad": (1, 3),
-    "Range": (0, 1, 2),
-    "ReduceSum": (1,),
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "STFT": (1, 3),
-    "Slice": (1, 2, 3, 4),
-    "Split": (1,),
-    "SplitToSequence": (1,),
-    "Tile": (1, 2),
-    "TopK": (1,),
-    "Unsqueeze": (1,),
-    "Upsample": (1,),
+    name: places for places, names in _SIZE_PLACES.items() for name in names.split()
 }
 """Operands whose values decide the size of a result."""
 
@@ -73,20 +62,21 @@ class Computed:
     loosely: frozenset[str]
 
 
-def computed_constants(proto: onnx.ModelProto) -> Computed:
+def computed_constants(model: Model) -> Computed:
     """Find tensors that depend on constants and shapes only, not on the data.
 
     The size of a tensor that depends on the data is no such shape: what is computed from it is
     not found, and nothing that depends on a subgraph with results of such sizes.
     """
-    known = {t.name: frozenset([t.name]) for t in proto.graph.initializer}
-    halves = {t.name for t in proto.graph.initializer if t.data_type in _HALVES}
-    outputs = {v.name for v in proto.graph.output}
+    graph = model.proto.graph
+    known = {name: frozenset([name]) for name in model.constants}
+    halves = {name for name, t in model.constants.items() if t.data_type in _HALVES}
+    outputs = {v.name for v in graph.output}
     found: dict[str, frozenset[str]] = {}
     shaped, sized, loose = set[str](), set[str](), set[str]()
-    for node in proto.graph.node:
+    for node in graph.node:
         inputs = [name for name in node.input if name]
-        has_graph = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
+        has_graph = any(subgraphs(node))
         reads_shape = node.op_type in ("Shape", "Size")
         if (reads_shape and node.input[0] not in sized) or (
             inputs and all(name in known for name in inputs) and not has_graph
@@ -124,8 +114,8 @@ def _sizes_vary(node: onnx.NodeProto, known: Mapping[str, object]) -> bool:
     if node.op_type == "If" and node.input[0] in known:
         return any(
             inner.op_type in COUNTERS or _SIZE_OPERANDS.get(inner.op_type) or captured(inner)
-            for attribute in node.attribute
-            for inner in attribute.g.node
+            for graph in subgraphs(node)
+            for inner in graph.node
         )
     return True
 
@@ -138,34 +128,23 @@ def fold(model: Model, shapes: Shapes) -> Model:
     """
     graph, constants = model.proto.graph, shapes.constants
     kept = [n for n in graph.node if not all(o in constants for o in n.output)]
-    needed = {v.name for v in graph.output}
-    live: list[onnx.NodeProto] = []
-    for node in reversed(kept):
-        if any(name in needed for name in node.output):
-            live.append(node)
-            needed.update(node.input)
-            needed.update(captured(node))
+    live, needed = used(kept, (v.name for v in graph.output))
     produced = {name for node in live for name in node.output}
     folded = [name for name in constants if name in needed and name not in produced]
-    names = _source_names(model.proto, folded, needed, constants)
+    names = _source_names(model, folded, needed, constants)
     inputs = {v.name for v in graph.input}
     said = (e for a in graph.quantization_annotation for e in a.quant_parameter_tensor_names)
     scales = {entry.value for entry in said} - set(names.values())
-    used = [t for t in graph.initializer if t.name in needed | inputs | scales]
-    if len(live) == len(graph.node) and len(used) == len(graph.initializer):
+    held = [t for t in graph.initializer if t.name in needed | inputs | scales]
+    if len(live) == len(graph.node) and len(held) == len(graph.initializer):
         return model
-    proto = without_constants(model.proto)
-    del proto.graph.node[:]
-    proto.graph.node.extend(reversed(live))
+    made = [numpy_helper.from_array(constants[name], names.get(name, name)) for name in folded]
+    for name, tensor in zip(folded, made, strict=True):
+        if name in names:
+            describe(tensor, model.constants[names[name]])
+    proto = with_graph(model.proto, nodes=live, constants=[*held, *made])
     for node in proto.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
-    proto.graph.initializer.extend(used)
-    held = {t.name: t for t in graph.initializer}
-    for name in folded:
-        tensor = proto.graph.initializer.add()
-        tensor.CopyFrom(numpy_helper.from_array(constants[name], names.get(name, name)))
-        if name in names:
-            describe(tensor, held[names[name]])
     taken = set(names.values())  # what was said of an initializer is not true of its successor
     still_true = [v for v in proto.graph.value_info if v.name not in taken]
     del proto.graph.value_info[:]
@@ -174,15 +153,15 @@ def fold(model: Model, shapes: Shapes) -> Model:
 
 
 def _source_names(
-    proto: onnx.ModelProto,
+    model: Model,
     folded: Sequence[str],
     needed: set[str],
     constants: Mapping[str, Array],
 ) -> dict[str, str]:
     """Name folded tensors after the one initializer they rearrange, where that is free."""
-    elements = {t.name: int(np.prod(t.dims)) for t in proto.graph.initializer}
-    found = computed_constants(proto).sources
-    inside = {name for node in proto.graph.node for name in captured(node)}
+    elements = {name: math.prod(t.dims) for name, t in model.constants.items()}
+    found = computed_constants(model).sources
+    inside = set[str]().union(*map(captured, model.proto.graph.node))
     names: dict[str, str] = {}
     for name in folded:
         large = [s for s in found[name] if elements[s] > 1]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model.model import Model
+from onnxprune.model.nodes import attributes
 
 _KEEPING = frozenset(
     {"Identity", "Cast", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Neg", "Abs", "Sqrt", "Log", "Exp",
@@ -47,8 +47,7 @@ def require_fixed_channels(model: Model) -> None:
 
 def _read_along(model: Model, name: str, rank: int) -> Iterator[tuple[onnx.NodeProto, int]]:
     """Yield the nodes that need a certain size of an input's axis 1, and that size."""
-    constants = {t.name: t for t in model.proto.graph.initializer}
-    axes: dict[str, Axes] = {name: tuple(range(rank))}
+    constants, axes = model.constants, {name: Axes(range(rank))}
     for node in model.proto.graph.node:
         place = next((k for k, t in enumerate(node.input) if t in axes), None)
         if place is None:
@@ -70,7 +69,7 @@ def _needed(
     other = operands[1 - place] if len(operands) > 1 and place < 2 else None
     if other is None:
         return {}
-    dims, kind, how = list(other.dims), node.op_type, _attributes(node)
+    dims, kind, how = list(other.dims), node.op_type, attributes(node)
     if kind in _BROADCASTING:
         return {rank - k: n for k, n in enumerate(reversed(dims), 1) if k <= rank and n != 1}
     if kind == "MatMul" and dims:
@@ -89,7 +88,7 @@ def _passed(
     node: onnx.NodeProto, place: int, own: Axes, constants: Mapping[str, onnx.TensorProto]
 ) -> Axes | None:
     """Return the axes of what a node makes; None where they are not known."""
-    how = _attributes(node)
+    how = attributes(node)
     if node.op_type in _BROADCASTING:
         other = constants.get(node.input[1 - place])
         return own if other is not None and len(other.dims) <= len(own) else None
@@ -111,7 +110,3 @@ def _passed(
     rank, rest = len(own) + len(listed), iter(own)
     new = {k % rank for k in listed}
     return tuple(None if k in new else next(rest) for k in range(rank))
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -1,13 +1,15 @@
-"""Models as values: load, normalise, fold shape arithmetic, edit, save.
+"""Models as values: load, check, normalise, and look things up in them.
 
-A :class:`Model` is never changed; :func:`edit` hands out an onnx-graphsurgeon copy and
-:func:`rebuild` turns it back into a Model, with everything graphsurgeon drops put back.
+A :class:`Model` is never changed; :func:`~onnxprune.model.edit.edit` hands out an
+onnx-graphsurgeon copy and :func:`~onnxprune.model.edit.rebuild` turns it back into a Model, with
+everything graphsurgeon drops put back.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from onnx import helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model import storage
-from onnxprune.model.constants import densified, shadows, subgraphs, to_initializers
+from onnxprune.model.constants import densified, shadows, to_initializers
 from onnxprune.model.external import load_external
+from onnxprune.model.nodes import captured
 from onnxprune.model.zero_states import without_zero_states
 
 MOST_FILE_BYTES = 2**31
@@ -57,13 +60,33 @@ class Model:
     @property
     def inputs(self) -> list[TensorSpec]:
         """The inputs that a caller has to feed (initializers are not among them)."""
-        constants = {t.name for t in self.proto.graph.initializer}
-        return [_spec(v) for v in self.proto.graph.input if v.name not in constants]
+        return [_spec(v) for v in self.proto.graph.input if v.name not in self.constants]
 
     @property
     def outputs(self) -> list[TensorSpec]:
         """The declared outputs."""
         return [_output_spec(v) for v in self.proto.graph.output]
+
+    @cached_property
+    def constants(self) -> dict[str, onnx.TensorProto]:
+        """The initializers by name."""
+        return {t.name: t for t in self.proto.graph.initializer}
+
+    @cached_property
+    def producers(self) -> dict[str, int]:
+        """The number of the node that computes each tensor; what no node computes is missing."""
+        return {o: k for k, n in enumerate(self.proto.graph.node) for o in n.output if o}
+
+    @cached_property
+    def types(self) -> dict[str, onnx.TypeProto]:
+        """The type of every tensor that shape inference knows, inputs and outputs included."""
+        graph = onnx.shape_inference.infer_shapes(storage.outline(self.proto)).graph
+        return {v.name: v.type for v in [*graph.value_info, *graph.input, *graph.output]}
+
+    def maker(self, tensor: str) -> onnx.NodeProto | None:
+        """Return the node that computes a tensor; None for inputs and constants."""
+        number = self.producers.get(tensor)
+        return None if number is None else self.proto.graph.node[number]
 
     @property
     def fixed_batch(self) -> int | None:
@@ -210,10 +233,8 @@ def _without_aliases(proto: onnx.ModelProto) -> onnx.ModelProto:
                 names[node.output[0]] = source
     if not names:
         return proto
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    del result.graph.node[:]
-    result.graph.node.extend(n for n in proto.graph.node if n.output[0] not in names)
+    kept = [n for n in proto.graph.node if n.output[0] not in names]
+    result = storage.with_graph(proto, nodes=kept)
     for node in result.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
     return result
@@ -221,20 +242,3 @@ def _without_aliases(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 UNPACKS = ("DequantizeLinear", "Cast")
 """Operators that turn a constant, as it is stored, into the one that is computed with."""
-
-
-def tensor_types(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Return the type of every tensor that shape inference knows, inputs and outputs included."""
-    graph = onnx.shape_inference.infer_shapes(storage.outline(proto)).graph
-    return {v.name: v.type for v in [*graph.value_info, *graph.input, *graph.output]}
-
-
-def captured(node: onnx.NodeProto) -> set[str]:
-    """Return the outer tensors that the subgraphs of a node (If, Loop, Scan) read."""
-    names: set[str] = set()
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            names.update(inner.input)
-            names.update(captured(inner))
-        names.update(v.name for v in graph.output)
-    return names

@@ -6,7 +6,7 @@ data gives another count. Only what is equal in both is taken to be fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model.counters import recounted
 from onnxprune.model.dynamic_axes import (
     DynamicAxis,
-    Sizes,
+    NewSizes,
     all_resized,
     drawn,
     dynamic_axes,
@@ -26,7 +26,7 @@ from onnxprune.model.dynamic_axes import (
     rearranged,
 )
 from onnxprune.model.folding import SMALL, Computed, computed_constants
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds, Session
 from onnxprune.model.shapes import Shapes
@@ -41,9 +41,10 @@ DRAWS = 4
 Observed = tuple[dict[str, tuple[int, ...]], dict[str, Array]]
 """Shapes of tensors, and values of computed constants."""
 
-Run = Callable[[Feeds], Observed]
+Trial = Callable[[Feeds], Observed]
+"""Runs a model on inputs."""
 
-Draw = Callable[[Feeds, Sizes, int], dict[str, Array]]
+Draw = Callable[[Feeds, NewSizes, int], dict[str, Array]]
 """Makes inputs of other sizes from given ones; the number tells draws apart."""
 
 
@@ -64,11 +65,11 @@ def observe(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> Shapes:
         ModelError: if the model does not run on ``feeds``, or not with another batch size
             although it declares that dynamic.
     """
-    known = computed_constants(model.proto)
+    known = computed_constants(model)
     proto, held = draft(model.proto)
-    tensors = _add_shape_outputs(proto, set(known.sources))
+    tensors = _add_shape_outputs(proto, model.types, known.sources)
 
-    def run_with(session: Session) -> Run:
+    def run_with(session: Session) -> Trial:
         names = [_PREFIX + name for name in tensors] + list(known.sources)
 
         def run(inputs: Feeds) -> Observed:
@@ -92,7 +93,7 @@ def observe(model: Model, feeds: Feeds, *, runner: Runner = PLAIN) -> Shapes:
         second.shapes,
         _batch(axes, feeds, first),
         _batch(axes, feeds, second.shapes),
-        _agreed(model.proto, known, constants, second),
+        _agreed(model, known, constants, second),
         feeds=(feeds, _proof_feeds(session, [v.name for v in model.outputs], feeds, second)),
         loose=known.loosely if len(runs) == 1 or second.recounted else known.data_sized,
         stuck=tuple(map(str, second.stuck)),
@@ -106,15 +107,15 @@ class _Second:
     shapes: dict[str, tuple[int, ...]]
     constants: dict[str, Array]
     draw: Draw
-    sizes: Sizes
+    sizes: NewSizes
     recounted: bool
     stuck: tuple[DynamicAxis, ...] = ()
 
 
-def _second_run(axes: Sequence[DynamicAxis], feeds: Feeds, runs: Sequence[Run]) -> _Second:
+def _second_run(axes: Sequence[DynamicAxis], feeds: Feeds, runs: Sequence[Trial]) -> _Second:
     """Run on other data and sizes; where not all axes change at once, one after the other."""
 
-    def attempt(sizes: Sizes, run: Run, stuck: Sequence[DynamicAxis] = ()) -> _Second | None:
+    def attempt(sizes: NewSizes, run: Trial, stuck: Sequence[DynamicAxis] = ()) -> _Second | None:
         for draw in (drawn, rearranged):
             try:
                 observed = run(draw(feeds, sizes, 1))
@@ -159,15 +160,16 @@ def _batch(axes: Sequence[DynamicAxis], feeds: Feeds, shapes: dict[str, tuple[in
 
 
 def _agreed(
-    proto: onnx.ModelProto, known: Computed, constants: dict[str, Array], second: _Second
+    model: Model, known: Computed, constants: dict[str, Array], second: _Second
 ) -> dict[str, Array]:
     """Return the values of computed constants that both runs agree on.
 
     A large one stays computed if folding it would make the file larger.
     """
-    others = [n for n in proto.graph.node if not all(o in known.sources for o in n.output)]
+    nodes = model.proto.graph.node
+    others = [n for n in nodes if not all(o in known.sources for o in n.output)]
     staying = {name for node in others for name in node.input}
-    sizes = {t.name: 0 if t.name in staying else nbytes(t) for t in proto.graph.initializer}
+    sizes = {n: 0 if n in staying else nbytes(t) for n, t in model.constants.items()}
     return {
         name: value
         for name, value in constants.items()
@@ -200,10 +202,15 @@ def _proof_feeds(
     return finite[0] if finite else rearranged(feeds, {}, 1)
 
 
-def _add_shape_outputs(proto: onnx.ModelProto, values: set[str]) -> list[str]:
-    """Let a model return these values, and the shapes of all other computed tensors, too."""
+def _add_shape_outputs(
+    proto: onnx.ModelProto, kinds: Mapping[str, onnx.TypeProto], values: Collection[str]
+) -> list[str]:
+    """Let a model return these values, and the shapes of all other computed tensors, too.
+
+    Returns:
+        The tensors whose shapes it returns.
+    """
     graph = proto.graph
-    kinds = tensor_types(proto)
     tensors: list[str] = []
     for node in list(graph.node):
         for name in node.output:

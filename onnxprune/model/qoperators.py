@@ -17,9 +17,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.arrays import Array
-from onnxprune.model.cost import DEFAULT_DOMAINS
-from onnxprune.model.model import Model, captured
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import attributes, operator, used
 from onnxprune.model.shapes import Shapes
+from onnxprune.model.storage import with_graph
 
 SINCE = 13
 """Opset that brought scales for each channel."""
@@ -70,24 +71,20 @@ def separated(model: Model, shapes: Shapes) -> tuple[Model, Shapes]:
     """
     if model.opset < SINCE:
         return model, shapes
-    constants = {t.name: t for t in model.proto.graph.initializer}
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    del proto.graph.node[:]
-    like: dict[str, str] = {}
-    changed = False
+    nodes, made, like = list[onnx.NodeProto](), list[onnx.TensorProto](), dict[str, str]()
     for node in model.proto.graph.node:
-        writer = _Writer(node, form, constants) if (form := _form(node)) else None
+        writer = _Writer(node, form, model.constants) if (form := _form(node)) else None
         if writer and writer.possible:
-            proto.graph.node.extend(writer.nodes())
-            proto.graph.initializer.extend(writer.made)
+            nodes += writer.nodes()
+            made += writer.made
             like |= writer.like
-            changed = True
         else:
-            proto.graph.node.append(node)
-    if not changed:
+            nodes.append(node)
+    if not like:
         return model, shapes
-    fixed = {name: tuple(tensor.dims) for name, tensor in constants.items()}
+    constants = [*model.proto.graph.initializer, *made]
+    proto = with_graph(model.proto, nodes=nodes, constants=constants)
+    fixed = {name: tuple(tensor.dims) for name, tensor in model.constants.items()}
     first, second = (_grown(known, fixed, like) for known in (shapes.first, shapes.second))
     return replace(model, proto=proto), replace(shapes, first=first, second=second)
 
@@ -114,9 +111,7 @@ class _Writer:
         self, node: onnx.NodeProto, form: _Form, constants: Mapping[str, onnx.TensorProto]
     ) -> None:
         self._node, self._constants = node, constants
-        self._given: dict[str, Any] = {
-            a.name: helper.get_attribute_value(a) for a in node.attribute
-        }
+        self._given = attributes(node)
         if node.op_type == "QLinearConcat":
             form = replace(form, operands=tuple(range(2, len(node.input), 3)))
         if node.op_type == "QGemm" and self._given.get("transB", 0):
@@ -166,17 +161,17 @@ class _Writer:
             operands.append(f"{result}/bias")
             self.like[operands[-1]] = self._name(form.bias)
             scale = self._bias_scale(f"{result}/bias_scale")
-            attributes: dict[str, Any] = {"axis": 0} if scale.dims else {}
+            along: dict[str, Any] = {"axis": 0} if scale.dims else {}
             yield helper.make_node(
                 "DequantizeLinear", [self._name(form.bias), scale.name], [operands[-1]],
-                operands[-1], **attributes,
+                operands[-1], **along,
             )  # fmt: skip
         whole = not self._name(form.result)
         output = result if whole else f"{result}/float"
         self.like |= {} if whole else {output: result}
         skipped = ("channels_last", "alpha") if node.op_type == "QGemm" else ("channels_last",)
-        attributes = {k: v for k, v in self._given.items() if k not in skipped}
-        yield helper.make_node(form.op_type, operands, [output], node.name, **attributes)
+        given = {k: v for k, v in self._given.items() if k not in skipped}
+        yield helper.make_node(form.op_type, operands, [output], node.name, **given)
         if not whole:
             read = [n for n in (output, *map(self._name, (form.result, form.result + 1))) if n]
             yield self._converted("QuantizeLinear", read, result, form.result, "/quantised")
@@ -185,10 +180,9 @@ class _Writer:
         self, op_type: str, read: list[str], result: str, scale: int, end: str = ""
     ) -> onnx.NodeProto:
         value = self._value(scale)
-        attributes: dict[str, Any] = {}
-        if value is not None and value.size > 1:
-            attributes["axis"] = self._form.axis
-        return helper.make_node(op_type, read, [result], result + end, **attributes)
+        by_channel = value is not None and value.size > 1
+        along: dict[str, Any] = {"axis": self._form.axis} if by_channel else {}
+        return helper.make_node(op_type, read, [result], result + end, **along)
 
     def _bias_scale(self, name: str) -> onnx.TensorProto:
         """Make the scale of the bias: the product of those of both operands."""
@@ -215,46 +209,32 @@ def joined(model: Model, like: Model) -> Model:
     if not before:
         return model
     graph = model.proto.graph
-    makers = {o: node for node in graph.node for o in node.output}
     nodes, changed = list[onnx.NodeProto](), False
     for node in graph.node:
         known = before.get(node.output[0])
-        again = _joined(node, *known, makers) if known else None
+        again = _joined(node, *known, model) if known else None
         changed |= again is not None
         nodes.append(again or node)
     if not changed:
         return model
-    live = {v.name for v in graph.output}
-    kept = list[onnx.NodeProto]()
-    for node in reversed(nodes):
-        if any(o in live for o in node.output):
-            kept.append(node)
-            live |= {*node.input, *captured(node)}
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    del proto.graph.node[:], proto.graph.initializer[:]
-    proto.graph.node.extend(reversed(kept))
-    proto.graph.initializer.extend(t for t in graph.initializer if t.name in live)
-    return replace(model, proto=proto)
+    live, needed = used(nodes, (v.name for v in graph.output))
+    held = (t for t in graph.initializer if t.name in needed)
+    return replace(model, proto=with_graph(model.proto, nodes=live, constants=held))
 
 
 def _form(node: onnx.NodeProto) -> _Form | None:
-    default = node.domain in DEFAULT_DOMAINS
-    return _FORMS.get(node.op_type if default else f"{node.domain}::{node.op_type}")
+    return _FORMS.get(operator(node.op_type, node.domain))
 
 
 def _joined(
-    last: onnx.NodeProto,
-    like: onnx.NodeProto,
-    form: _Form,
-    makers: Mapping[str, onnx.NodeProto],
+    last: onnx.NodeProto, like: onnx.NodeProto, form: _Form, model: Model
 ) -> onnx.NodeProto | None:
     """Return an integer operator that computes what a node does; None if there is none."""
     whole = last.op_type != "QuantizeLinear"
-    inner = last if whole else makers.get(last.input[0])
+    inner = last if whole else model.maker(last.input[0])
     if inner is None or inner.op_type != form.op_type:
         return None
-    read = [makers.get(name) for name in inner.input]
+    read = [model.maker(name) for name in inner.input]
     inputs = list(like.input)
     places = form.operands or tuple(range(2, len(like.input), 3))
     if form.bias >= 0 and len(read) > len(places):

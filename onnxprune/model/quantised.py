@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnxprune.arrays import Array
 from onnxprune.model.model import Model
+from onnxprune.model.storage import with_graph
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def spread(values: Array, shape: tuple[int, ...], at: Places) -> Array:
 
 def weight_values(model: Model, names: Collection[str]) -> dict[str, Array]:
     """Return the values of initializers; what integers stand for where they are weights."""
-    tensors = {t.name: t for t in model.proto.graph.initializer}
+    tensors = model.constants
     values = {name: _computable(tensors[name]) for name in names if name in tensors}
     for node in model.proto.graph.node:
         at = places(node.op_type, {a.name: a.i for a in node.attribute})
@@ -132,8 +133,7 @@ def without_rounding(model: Model) -> Model | None:
     }
     if not before:
         return None
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = with_graph(model.proto)
     returned = {v.name for v in proto.graph.output}
     for node in proto.graph.node:
         if node.op_type == "DequantizeLinear" and node.output[0] in before.keys() & returned:

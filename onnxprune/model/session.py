@@ -23,6 +23,7 @@ from onnxprune.model.storage import Held, is_heavy, split
 from onnxprune.model.values import Value
 
 Feeds = Mapping[str, Array]
+"""Inputs of a model by name."""
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -99,7 +100,7 @@ class Session:
                 providers=list(dict.fromkeys([provider, PROVIDER])),
             )
         except Exception as error:  # onnxruntime raises many types, none of them public
-            raise ModelError(f"onnxruntime cannot load the model: {_first(error)}") from None
+            raise ModelError(f"onnxruntime cannot load the model: {_said(error)}") from None
         if provider not in self._session.get_providers():
             raise ModelError(
                 f"onnxruntime has provider '{provider}' but cannot start it: are its drivers and "
@@ -123,7 +124,7 @@ class Session:
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
             raise RunError(
-                f"onnxruntime cannot run the model on {shapes}: {_first(error)}"
+                f"onnxruntime cannot run the model on {shapes}: {_said(error)}"
             ) from None
         return [v if v is None or isinstance(v, (list, dict)) else np.asarray(v) for v in values]
 
@@ -194,7 +195,7 @@ def optimised(proto: onnx.ModelProto) -> onnx.ModelProto:
             ort.InferenceSession(proto.SerializeToString(), options, providers=[PROVIDER])
             return onnx.load(target)
         except Exception as error:  # as above
-            raise ModelError(f"onnxruntime cannot optimise the model: {_first(error)}") from None
+            raise ModelError(f"onnxruntime cannot optimise the model: {_said(error)}") from None
 
 
 def quantize_dynamic(proto: onnx.ModelProto, target: Path) -> None:
@@ -214,7 +215,7 @@ def quantize_dynamic(proto: onnx.ModelProto, target: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             quantize(proto, str(target))
     except Exception as error:  # as above
-        raise ModelError(f"onnxruntime cannot quantise the model: {_first(error)}") from None
+        raise ModelError(f"onnxruntime cannot quantise the model: {_said(error)}") from None
     finally:
         logging.disable(disabled)
         root.removeHandler(silence)
@@ -235,10 +236,15 @@ def _rows(value: Value) -> int:
     return len(value) if isinstance(value, np.ndarray) and value.ndim else 0
 
 
-def _first(error: Exception) -> str:
+def _said(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
     if re.search("Nhwc|nchwc|internal.nhwc", text):
         text += "; onnxruntime laid the file out for one machine: use the file it was made from"
     elif "NOT_IMPLEMENTED" in text:
         text += "; its CPU provider lacks that operator for these types: export in float32"
     return text
+
+
+def samples_of(feeds: Feeds) -> int:
+    """Return how many samples inputs (``[samples, ...]``) hold: the longest first axis, or 1."""
+    return max((len(v) for v in feeds.values() if v.ndim), default=1)

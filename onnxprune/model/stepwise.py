@@ -7,6 +7,7 @@ tensors to the next ones that are asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
@@ -14,10 +15,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.arrays import F64, Array
-from onnxprune.model.model import Model, captured, tensor_types
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import tensors_read
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds, Session
-from onnxprune.model.storage import describe
+from onnxprune.model.storage import describe, with_graph
 
 
 class Walk:
@@ -32,10 +34,10 @@ class Walk:
     def __init__(self, model: Model, chunks: Sequence[Feeds], *, runner: Runner = PLAIN) -> None:
         self._proto = model.proto
         self._runner = runner
-        self._constants = {t.name: t for t in model.proto.graph.initializer}
-        self._producer = {o: k for k, n in enumerate(model.proto.graph.node) for o in n.output if o}
-        self._inputs = [_read(node) for node in model.proto.graph.node]
-        self._sequences = _sequences(model.proto)
+        self._constants = dict(model.constants)
+        self._producer = model.producers
+        self._inputs = [tensors_read(node) for node in model.proto.graph.node]
+        self._sequences = _sequences(model)
         self._live: list[dict[str, Array]] = [dict(feeds) for feeds in chunks]
         self._whole: tuple[str, Session, list[str]] | None = None
 
@@ -60,11 +62,7 @@ class Walk:
 
     def model(self) -> Model:
         """Return the model with the constants as they are now."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self._proto)
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(self._constants.values())
-        return Model(proto)
+        return Model(with_graph(self._proto, constants=self._constants.values()))
 
     def step(self, wanted: Iterable[str], later: Iterable[str]) -> list[list[Array]]:
         """Compute tensors from what is live, then forget what nothing later needs.
@@ -192,17 +190,13 @@ class Walk:
         return self._runner.session(proto), inputs
 
 
-def _read(node: onnx.NodeProto) -> list[str]:
-    return [name for name in [*node.input, *captured(node)] if name]
-
-
-def _sequences(proto: onnx.ModelProto) -> set[str]:
+def _sequences(model: Model) -> set[str]:
     """Return what a model computes that are no tensors."""
-    if not any("Sequence" in n.op_type or "Optional" in n.op_type for n in proto.graph.node):
+    kinds = [node.op_type for node in model.proto.graph.node]
+    if not any("Sequence" in kind or "Optional" in kind for kind in kinds):
         return set()
-    made = {o for node in proto.graph.node for o in node.output}
-    kinds = tensor_types(proto)
-    return {n for n in made & kinds.keys() if not kinds[n].HasField("tensor_type")}
+    known = model.producers.keys() & model.types.keys()
+    return {name for name in known if not model.types[name].HasField("tensor_type")}
 
 
 def _apart(node: onnx.NodeProto, held: Set[str]) -> onnx.NodeProto:
@@ -227,9 +221,9 @@ def live_bytes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> int:
         model: the model.
         shapes: the shape of every tensor for the number of samples in question.
     """
-    last = {n: k for k, node in enumerate(model.proto.graph.node) for n in _read(node)}
-    constants = {t.name for t in model.proto.graph.initializer}
-    size = {n: 4 * int(np.prod(s, dtype=np.int64)) for n, s in shapes.items() if n not in constants}
+    last = {n: k for k, node in enumerate(model.proto.graph.node) for n in tensors_read(node)}
+    computed = shapes.keys() - model.constants.keys()
+    size = {name: 4 * math.prod(shapes[name]) for name in computed}
     live = {spec.name for spec in model.inputs}
     most = 0
     for k, node in enumerate(model.proto.graph.node):

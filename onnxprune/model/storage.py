@@ -1,14 +1,14 @@
 """Storage: a model as one message, or its large initializers apart from it.
 
 Protobuf cannot hold 2 GiB in one message, and files of models as large keep their weights
-beside the model. :func:`split` takes large initializers out of a model; what is left is small
+beside the model. :func:`split` takes large initializers out of a model; the rest is small
 enough for everything that serialises it, and :func:`pack` lays both out for the disk.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def split(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
 
     They stay where they are, as external data at no real location.
     """
-    light = without_constants(proto)
+    light = with_graph(proto, constants=())
     held: dict[str, TensorProto] = {}
     for tensor in proto.graph.initializer:
         if nbytes(tensor) < LARGE:
@@ -139,11 +139,20 @@ def split(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
     return light, held
 
 
-def without_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model that lacks its initializers."""
+def with_graph(
+    proto: onnx.ModelProto,
+    *,
+    nodes: Iterable[onnx.NodeProto] | None = None,
+    constants: Iterable[TensorProto] | None = None,
+) -> onnx.ModelProto:
+    """Return a copy of a model, to be changed, that may have other nodes or initializers."""
     copy = onnx.ModelProto()
     copy_fields(proto, copy, "graph")
-    copy_fields(proto.graph, copy.graph, "initializer")
+    others = {"node": nodes, "initializer": constants}
+    given = {name: values for name, values in others.items() if values is not None}
+    copy_fields(proto.graph, copy.graph, *given)
+    for name, values in given.items():
+        getattr(copy.graph, name).extend(values)
     return copy
 
 
@@ -157,24 +166,19 @@ def join(light: onnx.ModelProto, held: Held) -> onnx.ModelProto:
 
 def draft(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Held]:
     """Return a copy of a model that may be extended and run, without data if it is heavy."""
-    if is_heavy(proto):
-        return split(proto)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    return copy, {}
+    return split(proto) if is_heavy(proto) else (with_graph(proto), {})
 
 
 def outline(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy that lists large initializers as inputs: enough to infer shapes from."""
-    light, held = split(proto)
-    kept = [t for t in light.graph.initializer if t.name not in held]
-    del light.graph.initializer[:]
-    light.graph.initializer.extend(kept)
+    small = [t for t in proto.graph.initializer if nbytes(t) < LARGE]
+    light = with_graph(proto, constants=small)
     known = {v.name for v in light.graph.input}
-    for name, tensor in held.items():
-        if name not in known:
-            value = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
-            light.graph.input.append(value)
+    light.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in proto.graph.initializer
+        if nbytes(t) >= LARGE and t.name not in known
+    )
     return light
 
 

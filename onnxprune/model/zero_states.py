@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
+
+from onnxprune.model.nodes import attributes, is_standard
+from onnxprune.model.storage import with_graph
 
 STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """The inputs of recurrent operators that hold initial states."""
@@ -23,7 +26,6 @@ _OF_THE_FIRST = frozenset(
     "ReduceSum Relu Reshape Sign Slice Split Squeeze Tanh Tile Transpose Trilu Unsqueeze".split()
 )
 _OF_ALL = frozenset(["Add", "Concat", "Sub", "Sum"])
-_DEFAULT = ("", "ai.onnx")
 
 
 def without_zero_states(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,7 +36,7 @@ def without_zero_states(proto: onnx.ModelProto) -> onnx.ModelProto:
     places = [
         (k, i)
         for k, node in enumerate(proto.graph.node)
-        if node.domain in _DEFAULT
+        if is_standard(node.domain)
         for i in STATES.get(node.op_type, ())
         if i < len(node.input) and node.input[i]
     ]
@@ -42,8 +44,7 @@ def without_zero_states(proto: onnx.ModelProto) -> onnx.ModelProto:
     places = [(k, i) for k, i in places if proto.graph.node[k].input[i] in zeros]
     if not places:
         return proto
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
+    result = with_graph(proto)
     for k, i in places:
         inputs = result.graph.node[k].input
         inputs[i] = ""
@@ -58,7 +59,7 @@ def _zeros(proto: onnx.ModelProto) -> set[str]:
     constants = (t for t in proto.graph.initializer if t.name not in inputs)
     zeros = {t.name for t in constants if _is_zero(t)}
     for node in proto.graph.node:
-        if node.domain in _DEFAULT and _gives_zeros(node, zeros):
+        if is_standard(node.domain) and _gives_zeros(node, zeros):
             zeros.update(node.output)
     return zeros - {""}
 
@@ -69,7 +70,7 @@ def _is_zero(tensor: TensorProto) -> bool:
 
 def _gives_zeros(node: onnx.NodeProto, zeros: Collection[str]) -> bool:
     if node.op_type == "ConstantOfShape":
-        return all(_is_zero(helper.get_attribute_value(a)) for a in node.attribute)
+        return all(map(_is_zero, attributes(node).values()))
     if not node.input:
         return False
     if node.op_type in _OF_THE_FIRST:

@@ -20,7 +20,31 @@ DEPTH_METRICS = ("trial", "egp", "magnitude")
 DROP = 0.01
 """Accuracy that ``auto`` may lose where the user does not say how much."""
 
-RECOVERIES = ("none", "bias", "full")
+
+@dataclass(frozen=True)
+class Recovery:
+    """How accuracy is given back.
+
+    Attributes:
+        steps: where its list of steps is, ``module:NAME``; imported when they are taken (see
+            :mod:`onnxprune.recover.recoveries`).
+        needs_samples: whether it looks at samples.
+        refits: whether the layers that stay are fitted to make up for what leaves.
+        adds_biases: whether layers may get biases that have none.
+    """
+
+    steps: str
+    needs_samples: bool = True
+    refits: bool = False
+    adds_biases: bool = True
+
+
+RECOVERIES: dict[str, Recovery] = {
+    "none": Recovery("onnxprune.recover.recoveries:NONE", needs_samples=False, adds_biases=False),
+    "bias": Recovery("onnxprune.recover.recoveries:BIAS"),
+    "full": Recovery("onnxprune.recover.recoveries:FULL", refits=True),
+}
+"""The recoveries by name."""
 
 ALLOCATIONS = ("auto", "global", "lamp", "erk", "uniform")
 

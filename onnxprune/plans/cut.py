@@ -38,3 +38,8 @@ class Cut:
     def kept(self) -> Bool:
         """Which labels stay, ``bool [labels]``."""
         return self.plan.kept_labels(self.structure)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all channels stay, and no single weight becomes zero."""
+        return not (self.plan.cuts_channels or self.plan.masks)

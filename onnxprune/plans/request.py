@@ -17,6 +17,7 @@ from onnxprune.plans.choices import (
     RECOVERIES,
     Criterion,
     Mode,
+    Recovery,
 )
 from onnxprune.plans.constraints import AtLeast, Between, EachAtLeast, OneOf, Spec, setting
 
@@ -217,15 +218,20 @@ class Request:
         return METRICS["magnitude" if self.mode == "depth" else self.metric]
 
     @property
+    def recovery(self) -> Recovery:
+        """How accuracy is given back."""
+        return RECOVERIES[self.recover]
+
+    @property
     def metric_without_f(self) -> str:
         """The metric that takes the place of one that looks at F, where F is undefined."""
-        return "reconstruction" if self.recover == "full" else "magnitude"
+        return "reconstruction" if self.recovery.refits else "magnitude"
 
     @property
     def uses_errors(self) -> bool:
         """Whether the metric looks at the errors that are left after refitting."""
         use = self.criterion.error
-        return use == "needed" or (use == "recovering" and self.recover == "full")
+        return use == "needed" or (use == "recovering" and self.recovery.refits)
 
     @property
     def goal(self) -> str:
@@ -293,7 +299,7 @@ def _check_samples(request: Request) -> None:
     """
     if not request.random_inputs:
         return
-    measured = request.criterion.needs_samples or request.recover != "none"
+    measured = request.criterion.needs_samples or request.recovery.needs_samples
     if request.mode == "depth" and not request.lossless:
         raise OnnxpruneError("mode depth needs labelled samples, not random inputs")
     if measured and not request.lossless:

@@ -1,28 +1,30 @@
-"""Recover: give accuracy back without training.
+"""Bias shift: what a removed weight added on average moves into the bias of its output.
 
-The rung so far is *intercept compensation*: what a removed weight added on average,
-``w * E[x]``, moves into the bias of its output. (DFQ, arXiv 1906.04721, section 4.2, corrects
-biases the same way; FLAP, arXiv 2312.11983, for removed channels.)
+That is ``w * E[x]`` for a weight ``w`` of an input ``x`` (intercept compensation). DFQ (arXiv
+1906.04721, section 4.2) corrects biases the same way, FLAP (arXiv 2312.11983) for removed channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.arrays import F64, Bool
-from onnxprune.linear.bias import add_bias, found_bias, is_own, takes_bias
+from onnxprune.linear.bias import add_bias, bias_shape, found_bias, is_own, takes_bias
 from onnxprune.linear.requantise import pack, unpack
 from onnxprune.measure.statistics import ActivationStats
 from onnxprune.model.edit import edit, node_id, rebuild
 from onnxprune.model.model import Model
 from onnxprune.plans.cut import Cut
+from onnxprune.recover.ladder import Ladder
+from onnxprune.recover.task import Step, Task
 from onnxprune.structure.structure import Weight
 
 
-def compensate_bias(
+def shift_biases(
     pruned: Model,
     cut: Cut,
     stats: Mapping[tuple[str, int], ActivationStats],
@@ -35,9 +37,9 @@ def compensate_bias(
     map is not accounted for.
 
     Args:
-        pruned: the result of rewriting it.
-        cut: what left the original.
-        stats: activation statistics of the original by point.
+        pruned: the result of rewriting the model.
+        cut: what left it.
+        stats: activation statistics of the original by point (tensor name and channel axis).
         grow: whether layers may get biases that have none of their own.
     """
     graph, before = edit(pruned), edit(cut.model)
@@ -45,29 +47,27 @@ def compensate_bias(
     unpack(before)
     nodes = {node_id(node): node for node in graph.nodes}
     constants: dict[str, gs.Tensor] = before.tensors()
-    kept = cut.kept
     for weight in cut.structure.weights:
-        removed = _removed(weight, cut)
+        removed, node = _removed(weight, cut), nodes[weight.node]
         if weight.output_axis is None or weight.point not in stats or not removed.any():
             continue
-        if not isinstance(nodes[weight.node].inputs[weight.input], gs.Constant):
+        if not isinstance(node.inputs[weight.input], gs.Constant):
             continue  # something else reads the integers as well
-        if not takes_bias(graph, nodes[weight.node]):
+        if not takes_bias(graph, node):
             continue
         values = np.asarray(constants[weight.tensor].values, dtype=np.float64)
-        values *= float(nodes[weight.node].attrs.get("alpha", 1.0))
+        values *= float(node.attrs.get("alpha", 1.0))
         delta = _mean_contribution(weight, values * removed, stats[weight.point].overall_mean())
         if weight.output_labels is not None:
-            delta = delta[kept[weight.output_labels]]
-        bias = found_bias(graph, nodes[weight.node], weight, len(delta))[0]
+            delta = delta[cut.kept[weight.output_labels]]
+        bias = found_bias(graph, node, bias_shape(weight, len(delta)))[0]
         if delta.any() and (grow or is_own(bias, len(delta))):
-            dtype = constants[weight.tensor].values.dtype
-            add_bias(graph, nodes[weight.node], weight, delta, dtype)
+            add_bias(graph, node, weight, delta, constants[weight.tensor].values.dtype)
     return pack(rebuild(graph, pruned), pruned)
 
 
 def _removed(weight: Weight, cut: Cut) -> Bool:
-    """Return which weights stop contributing, ``bool`` of the tensor's shape."""
+    """Return which weights stop contributing, ``bool`` of the shape of the original's tensor."""
     removed = np.zeros(weight.shape, dtype=np.bool_)
     if weight.data_labels is not None:
         removed |= ~cut.kept[weight.data_labels][weight.channel_of]
@@ -81,3 +81,19 @@ def _mean_contribution(weight: Weight, values: F64, mean: F64) -> F64:
     product = values * mean[weight.channel_of]
     outputs = np.broadcast_to(weight.output_of, product.shape)
     return np.bincount(outputs.ravel(), weights=product.ravel()).astype(np.float64)
+
+
+def _climb(ladder: Ladder, task: Task, *, alone: bool) -> None:
+    """Offer the pruned model with shifted biases; warn if they are refused and nothing follows."""
+    if task.cut.is_empty:
+        return
+    shifted = shift_biases(task.pruned, task.cut, task.stats(), grow=task.grow)
+    if not ladder.offer("bias", shifted) and alone:
+        ladder.refuse("bias compensation")
+
+
+STEP = Step(partial(_climb, alone=True), needs_stats=True)
+"""The whole recovery."""
+
+FIRST_STEP = Step(partial(_climb, alone=False), needs_stats=True, in_trials=False)
+"""Before the layers are fitted, which makes up for more."""

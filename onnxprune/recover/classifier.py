@@ -1,4 +1,4 @@
-"""Refit: fit the classifier, the last layer of a model, to the labels.
+"""Classifier: a step of the recovery fits the last layer of a model to the labels.
 
 Multinomial logistic regression on the features that the pruned model gives, with a ridge
 towards the weights that it has.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.arrays import F64, I64, Array
-from onnxprune.linear.layer import prepare
+from onnxprune.linear.layer import Layer, prepare
 from onnxprune.linear.matrix_form import MatrixForm
 from onnxprune.linear.requantise import pack
-from onnxprune.model.runner import Runner
 from onnxprune.model.stepwise import Walk
-from onnxprune.plans.cut import Cut
 from onnxprune.recover.ladder import Ladder
+from onnxprune.recover.task import Step, Task
 from onnxprune.samples.holdout import Part
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -55,13 +54,13 @@ def refit_classifier(
         return None
     best, chosen = _loss(scaled[check], labels[check], old), None
     for ridge in RIDGES:
-        found = _fit(scaled[~check], labels[~check], old, ridge)
+        found = _minimise(scaled[~check], labels[~check], old, ridge)
         loss = _loss(scaled[check], labels[check], found)
         if loss < best:
             best, chosen = loss, ridge
     if chosen is None:
         return None
-    new = _fit(scaled, labels, old, chosen)
+    new = _minimise(scaled, labels, old, chosen)
     fitted = new[:, :-1] / deviation
     return fitted, new[:, -1] - fitted @ mean, chosen
 
@@ -78,7 +77,7 @@ def _loss(features: F64, labels: I64, parameters: F64) -> float:
     return float(-logs[np.arange(len(labels)), labels].mean())
 
 
-def _fit(features: F64, labels: I64, old: F64, ridge: float) -> F64:
+def _minimise(features: F64, labels: I64, old: F64, ridge: float) -> F64:
     from scipy.optimize import minimize
     from scipy.special import softmax
 
@@ -98,68 +97,32 @@ def _fit(features: F64, labels: I64, old: F64, ridge: float) -> F64:
     return np.asarray(result.x, dtype=np.float64).reshape(old.shape)
 
 
-def recover_classifier(
-    ladder: Ladder,
-    cut: Cut,
-    part: Part,
-    output: str,
-    *,
-    grow: bool = True,
-    runner: Runner,
-) -> None:
+def recover_classifier(ladder: Ladder, task: Task) -> None:
     """Offer a ladder its model with the classifier refitted to the labels.
 
     The classifier is the layer that gives the class scores, if it is dense and reads one
     vector per sample. Nothing is offered where some of its weights have to stay zero, or
     where a class has no samples: fitted without them, it would unlearn that class.
-
-    Args:
-        ladder: where to offer it.
-        cut: what left the original.
-        part: the labelled samples to fit on.
-        output: name of the output with the class scores.
-        grow: see :func:`recover_layers`.
-        runner: runs the models.
     """
-    prepared, layers = prepare(ladder.model, cut, grow=grow)
-    found = [
-        la
-        for la in layers
-        if la.output == output
-        and isinstance(la.form, MatrixForm)
-        and not la.form.spatial
-        and la.support is None
-        and not la.shared
-        and la.fixed is None
-    ]
-    if not found or len(cut.shapes.sizes(output)) != 2:
+    prepared, layers = prepare(ladder.model, task.cut, grow=task.grow)
+    layer = next((la for la in layers if _is_classifier(la, task)), None)
+    if layer is None:
         return
-    layer = found[0]
     classes = max(layer.form.outputs, 2)  # a single output tells two apart
-    absent = classes - len(np.unique(part.labels))
+    absent = classes - len(np.unique(task.part.labels))
     if absent > 0:
         ladder.warnings.append(
             f"the classifier was not refitted to the labels: {absent} of its {classes} classes "
             "have no samples to fit on"
         )
         return
-    features: list[Array] = []
-    labels: list[Array] = []
-    walk = None
-    for batch in part.batches():
-        if prepared.fixed_batch not in (None, len(batch)):
-            continue
-        walk = Walk(prepared, [batch.feeds], runner=runner) if walk is None else walk
-        features.append(walk.on(batch.feeds, layer.data))
-        labels.append(batch.labels)
-    if walk is None:
-        return
-    values = np.concatenate(features).astype(np.float64)
-    if values.ndim != 2 or len(values) != sum(map(len, labels)):
+    walk = Walk(prepared, [{}], runner=task.runner)
+    found = _features(walk, layer, task.part, prepared.fixed_batch)
+    if found is None:
         return
     weights = layer.form.to_matrix(walk.constant(layer.weight))[0] * layer.alpha
     bias = np.broadcast_to(walk.constant(layer.bias).reshape(-1), len(weights))
-    result = refit_classifier(values, np.concatenate(labels), weights, bias)
+    result = refit_classifier(*found, weights, bias)
     if result is None:
         return
     constants = {
@@ -170,3 +133,39 @@ def recover_classifier(
         for name, values in constants.items():
             walk.replace(name, values)
         ladder.offer("classifier", pack(walk.model(), ladder.model))
+
+
+def _is_classifier(layer: Layer, task: Task) -> bool:
+    """Whether a layer gives the class scores, and may be fitted."""
+    return (
+        layer.output == task.output
+        and len(task.cut.shapes.sizes(task.output)) == 2
+        and isinstance(layer.form, MatrixForm)
+        and not layer.form.spatial
+        and not layer.shared
+        and layer.support is None is layer.fixed
+    )
+
+
+def _features(
+    walk: Walk, layer: Layer, part: Part, fixed_batch: int | None
+) -> tuple[F64, I64] | None:
+    """Return what the classifier reads, and the labels; None if it reads no vector per sample.
+
+    Samples that do not fill a fixed batch are left out.
+
+    Returns:
+        ``float64 [samples, width]`` and ``int64 [samples]``.
+    """
+    read: list[Array] = []
+    labels: list[I64] = []
+    for batch in part.batches():
+        if fixed_batch in (None, len(batch)):
+            read.append(walk.on(batch.feeds, layer.data))
+            labels.append(batch.labels)
+    if not read or read[0].ndim != 2 or sum(map(len, read)) != sum(map(len, labels)):
+        return None
+    return np.concatenate(read).astype(np.float64), np.concatenate(labels)
+
+
+STEP = Step(recover_classifier)

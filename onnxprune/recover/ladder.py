@@ -1,4 +1,4 @@
-"""The ladder: steps of the recovery, none of which may raise the loss."""
+"""Ladder: the best model so far; what raises the loss is not accepted."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ Loss = Callable[[Model], float | None]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a recovery: the losses on the select part and whether it was accepted."""
+class Offer:
+    """One offer to a ladder: the losses on the *select* part, and whether it was accepted."""
 
     name: str
     loss_before: float | None
@@ -55,16 +55,20 @@ class Step:
 
 @dataclass
 class Ladder:
-    """The best model so far, and the steps that led to it.
+    """The best model so far, and what was offered on the way to it.
 
-    Args:
-        model: the model to start from.
+    Attributes:
+        model: the model to start from; later the best.
         loss: measures a model.
+        offers: all of them, in order.
+        warnings: what the user should know.
+        first: the loss to start from.
+        best: the loss of the best model; None where nothing is measured.
     """
 
     model: Model
     loss: Loss
-    steps: list[Step] = field(default_factory=list)
+    offers: list[Offer] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -74,25 +78,24 @@ class Ladder:
         """Accept a model if its loss is not worse; return whether it was."""
         after = self.loss(candidate)
         accepted = self.best is None or (after is not None and bool(after <= self.best))
-        self.steps.append(Step(name, self.best, after, accepted))
+        self.offers.append(Offer(name, self.best, after, accepted))
         if accepted:
             self.model, self.best = candidate, after
         return accepted
 
     def refuse(self, name: str) -> None:
         """Warn that the last offer raised the loss."""
-        step = self.steps[-1]
-        assert step.loss_before is not None
-        shown = "not finite" if step.loss_after is None else f"{step.loss_after:.4f}"
+        last = self.offers[-1]
+        assert last.loss_before is not None
+        shown = "not finite" if last.loss_after is None else f"{last.loss_after:.4f}"
         self.warnings.append(
             f"{name} was not used: it raises the loss on held-out samples from "
-            f"{step.loss_before:.4f} to {shown}"
+            f"{last.loss_before:.4f} to {shown}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report's ``recovery``."""
-        accepted = any(step.accepted for step in self.steps)
-        result: dict[str, Any] = {"accepted": accepted}
+        result: dict[str, Any] = {"accepted": any(offer.accepted for offer in self.offers)}
         if self.best is not None:
             result |= {"loss_without": self.first, "loss_with": self.best}
-        return result | {"steps": [asdict(step) for step in self.steps]}
+        return result | {"steps": [asdict(offer) for offer in self.offers]}

@@ -1,81 +1,53 @@
-"""Recovery: run the steps of a recovery, and accept each only if it does no harm.
-
-A step is accepted if the loss on the *select* part does not get worse; so no step ever raises
-it.
-"""
+"""Layers: a step of the recovery fits all layers of a pruned model to what they gave before."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-
-from onnxprune.arrays import Array
 from onnxprune.linear.layer import affected, prepare
 from onnxprune.linear.requantise import pack
 from onnxprune.model.model import Model
-from onnxprune.model.runner import Runner
-from onnxprune.plans.cut import Cut
+from onnxprune.model.stepwise import Walk
 from onnxprune.recover.ladder import Ladder
 from onnxprune.recover.least_squares import Fit, fit_layers
+from onnxprune.recover.task import Step, Task
 from onnxprune.samples.chunks import sample_chunks
-from onnxprune.samples.holdout import Part
 
 
-def recover_layers(
-    ladder: Ladder,
-    original: Model,
-    pruned: Model,
-    cut: Cut,
-    part: Part,
-    *,
-    changed: Collection[str] = (),
-    grow: bool = True,
-    rows: float = 1.0,
-    seed: int,
-    runner: Runner,
-) -> None:
-    """Offer a ladder the pruned model with all its layers refitted (``--recover full``).
+def recover_layers(ladder: Ladder, task: Task) -> None:
+    """Offer a ladder the pruned model with all its layers fitted to those of the original.
 
-    If the loss gets worse, it is offered with the first half of the layers only, and so on.
-
-    Args:
-        ladder: where to offer it.
-        original: the model that was traced.
-        pruned: what rewriting it gave.
-        cut: what left it.
-        part: the samples to fit on.
-        changed: tensors that are not what they were, besides what the plan says.
-        grow: whether layers may get biases that have none of their own.
-        rows: see :class:`Effort`.
-        seed: of the drawn positions.
-        runner: runs the models.
+    If that raises the loss, it is offered with the first half of the layers only, and so on.
     """
-    prepared, every = prepare(pruned, cut, grow=grow)
-    layers = affected(prepared, every, changed)
+    prepared, every = prepare(task.pruned, task.cut, grow=task.grow)
+    layers = affected(prepared, every, task.changed)
     if not layers:
         return
-    chunks = sample_chunks(original, cut.shapes, part)
+    chunks = sample_chunks(task.original, task.cut.shapes, task.part)
     fits = list(
         fit_layers(
-            original,
+            task.original,
             prepared,
             layers,
             chunks,
-            rows=rows,
-            seed=seed,
-            runner=runner,
+            rows=task.effort.rows,
+            seed=task.seed,
+            runner=task.runner,
         )
     )
     ladder.warnings += fit_warnings(fits)
     count = len(fits)
     while count:
         name = f"least squares, {count} of {len(fits)} layers"
-        if ladder.offer(name, pack(with_constants(prepared, fits[:count]), pruned)):
+        if ladder.offer(name, pack(with_constants(prepared, fits[:count]), task.pruned)):
             break
         if count == len(fits):
             ladder.refuse("least squares of all layers")
         count //= 2
+
+
+STEP = Step(recover_layers)
 
 
 def fit_warnings(fits: Sequence[Fit]) -> list[str]:
@@ -102,19 +74,8 @@ def fit_warnings(fits: Sequence[Fit]) -> list[str]:
 
 def with_constants(model: Model, fits: Sequence[Fit]) -> Model:
     """Return a model with the new constants of these fits."""
-    from onnx import ModelProto, numpy_helper
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    from onnxprune.model.storage import describe
-
-    values: Mapping[str, Array] = {n: v for fit in fits for n, v in fit.constants.items()}
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in values:
-            dtype = tensor_dtype_to_np_dtype(tensor.data_type)
-            cast = np.ascontiguousarray(values[tensor.name], dtype=dtype)
-            made = numpy_helper.from_array(cast, tensor.name)
-            describe(made, tensor)
-            tensor.CopyFrom(made)
-    return Model(proto, model.sha256)
+    walk = Walk(model, [])
+    for fit in fits:
+        for name, values in fit.constants.items():
+            walk.replace(name, values)
+    return replace(walk.model(), sha256=model.sha256)

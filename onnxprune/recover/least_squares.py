@@ -18,22 +18,19 @@ import numpy as np
 
 from onnxprune.arrays import F64, I64, Array
 from onnxprune.linear.layer import Layer
-from onnxprune.linear.moments import CHECK_EVERY, Moments
+from onnxprune.linear.moments import CHECK_EVERY, Enough, Moments
 from onnxprune.linear.ridge import ridge
 from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
-from onnxprune.model.session import Feeds
+from onnxprune.model.session import Feeds, samples_of
 from onnxprune.model.stepwise import Walk
-from onnxprune.recover.pairs import LayerPairs
+from onnxprune.recover.pairs import LayerPairs, Observed
 from onnxprune.recover.through_rectifier import Rows, fit_rectified
 
-ROWS = 72_000
-"""Rows that a layer is fitted on at least, where the samples have so many."""
+ROWS = Enough(72_000, each_input=150)
+"""Rows that a layer is fitted on."""
 
-ROWS_PER_INPUT = 150
-"""Rows for each input of a layer."""
-
-DAMPING = (1e-4, 1e-3, 1e-2, 1e-1)
+DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Choices of lambda (see :func:`onnxprune.linear.ridge.ridge`), by the error on the check rows:
 the first from which it rises."""
 
@@ -85,45 +82,69 @@ def fit_layers(
         seed: of the drawn positions.
         runner: runs the models, and hears of each layer.
     """
-    before, after = (Walk(m, chunks, runner=runner) for m in (original, pruned))
-    samples = sum(_samples(c) for c in chunks)
+    walk = Walk(pruned, chunks, runner=runner)
+    samples = sum(map(samples_of, chunks))
     progress = runner.progress("recover", len(layers))
     pairs = LayerPairs(pruned, layers, rows, runner)
-    for k, layer in enumerate(layers):
-        rest = layers[k + 1 :]
-        pending = {r.output for r in rest}
-        skip = layer.skip
-        if skip and after.depends_on(skip, pending | {layer.output}):
-            skip = None  # what is added is not recovered yet; it will make up for this layer
-        extra = [skip] if skip else []
-        later = [n for r in rest for n in (r.output, *([r.skip] if r.skip else []))]
-        wanted = before.step([layer.output, *extra], [*later, layer.output])
-        found = after.step(
-            [layer.data, *extra, *pairs.reads([layer])],
-            [*later, layer.output, *pairs.reads([layer, *rest]), *(r.data for r in rest)],
-        )
+    observed = _observed(Walk(original, chunks, runner=runner), walk, layers, pairs)
+    for k, (layer, seen) in enumerate(zip(layers, observed, strict=True)):
         rng = np.random.default_rng([seed, k])
-        count = max(1, -(-int(rows * max(ROWS, ROWS_PER_INPUT * layer.form.width)) // samples))
-        passed = layer.bounds if skip == layer.skip else (-np.inf, np.inf)
-        drawn = pairs.drawn(layer, found, wanted)
+        count = ROWS.of_each(samples, layer.form.width, share=rows)
+        makes_up = layer.skip is None or seen[0].skip is not None
+        passed = layer.bounds if makes_up else (-np.inf, np.inf)
+        drawn = pairs.drawn(layer, seen)
         alone = not (pairs.begins(layer) or len(drawn)) and layer.fixed is None
-        kept = Rows(passed, len(found)) if alone and np.isfinite(passed).any() else None
-        parts = _moments(layer, [v[: 1 + len(extra)] for v in found], wanted, count, rng, kept)
+        kept = Rows(passed, len(seen)) if alone and np.isfinite(passed).any() else None
+        parts = _moments(layer, seen, count, rng, kept)
         if layer.fixed is not None:
             added = np.split(layer.fixed, len(parts))
             parts = [(f.about(a), c.about(a)) for (f, c), a in zip(parts, added, strict=True)]
-        fit = _fit(layer, after, parts, kept)
-        constants = fit.constants
-        _put(constants, after)
-        if constants:
-            pairs.note(layer, [f.plus(c) for f, c in parts], fit.damping or DAMPING[0])
+        fit = _fit_layer(layer, walk, parts, kept)
+        _put(fit.constants, walk)
+        if fit.constants:
+            pairs.note(layer, [f.plus(c) for f, c in parts], fit.damping or DAMPINGS[0])
             if len(drawn):
-                joint = pairs.fit(layer, after, found, wanted, drawn, passed)
-                _put(joint, after)
-                after.forget(layer.data)
-                fit = replace(fit, constants=constants | joint)
+                joint = pairs.fit(layer, walk, seen, drawn, passed)
+                _put(joint, walk)
+                walk.forget(layer.data)
+                fit = replace(fit, constants=fit.constants | joint)
         progress(1)
         yield fit
+
+
+def _observed(
+    before: Walk, after: Walk, layers: Sequence[Layer], pairs: LayerPairs
+) -> Iterator[list[Observed]]:
+    """Yield the activations around each layer, chunk by chunk, once those in front are fitted.
+
+    Args:
+        before: of the original.
+        after: of the pruned model, whose constants are replaced in between.
+        layers: the layers, in order.
+        pairs: those among them that are fitted together.
+    """
+    for k, layer in enumerate(layers):
+        rest, first = layers[k + 1 :], pairs.reads([layer])
+        skip = [layer.skip] if layer.skip else []
+        if skip and after.depends_on(skip[0], {r.output for r in layers[k:]}):
+            skip = []  # what is added is not recovered yet; it will make up for this layer
+        later = [n for r in rest for n in (r.output, *([r.skip] if r.skip else []))]
+        later.append(layer.output)
+        wanted = before.step([layer.output, *skip], later)
+        found = after.step(
+            [layer.data, *skip, *first],
+            [*later, *pairs.reads([layer, *rest]), *(r.data for r in rest)],
+        )
+        yield [
+            Observed(
+                ours[0],
+                theirs[0],
+                ours[1] if skip else None,
+                theirs[1] if skip else None,
+                ours[-1] if first else None,
+            )
+            for ours, theirs in zip(found, wanted, strict=True)
+        ]
 
 
 def _put(constants: Mapping[str, Array], walk: Walk) -> None:
@@ -131,14 +152,9 @@ def _put(constants: Mapping[str, Array], walk: Walk) -> None:
         walk.replace(name, values)
 
 
-def _samples(feeds: Feeds) -> int:
-    return max((len(v) for v in feeds.values() if v.ndim), default=1)
-
-
 def _moments(
     layer: Layer,
-    found: list[list[Array]],
-    wanted: list[list[Array]],
+    chunks: Sequence[Observed],
     count: int,
     rng: np.random.Generator,
     kept_rows: Rows | None,
@@ -150,24 +166,21 @@ def _moments(
     form = layer.form
     result: list[tuple[Moments, Moments]] = []
     seen = 0
-    for (x, *skips), (y, *targets) in zip(found, wanted, strict=True):
-        kept_y = layer.staying(y)
-        rows = form.rows(x, kept_y, count, rng)
-        inputs = form.inputs(x, kept_y.shape, rows)
-        outputs, added = form.targets(kept_y, rows), None
-        for ours, theirs in zip(skips, targets, strict=True):
-            added = form.targets(ours, rows)
-            outputs = outputs + form.targets(layer.staying(theirs), rows) - added
+    for chunk in chunks:
+        y = layer.staying(chunk.wanted)
+        rows = form.rows(chunk.data, y, count, rng)
+        inputs = form.inputs(chunk.data, y.shape, rows)
+        outputs, added = form.targets(y, rows), None
+        if chunk.skip is not None and chunk.wanted_skip is not None:
+            added = form.targets(chunk.skip, rows)
+            outputs = outputs + form.targets(layer.staying(chunk.wanted_skip), rows) - added
         if kept_rows is not None:
             kept_rows.add(inputs, outputs, added)
         check = _check_rows(rows, seen)
         seen += len(y)
         if not result:
-            shifts = [inputs.mean(axis=1, dtype=np.float64), outputs.mean(axis=1, dtype=np.float64)]
-            result = [
-                (Moments.shifted(sx, sy), Moments.shifted(sx, sy))
-                for sx, sy in zip(*shifts, strict=True)
-            ]
+            means = [v.mean(axis=1, dtype=np.float64) for v in (inputs, outputs)]
+            result = [(Moments.shifted(*m), Moments.shifted(*m)) for m in zip(*means, strict=True)]
         for (fitted, checked), xs, ys in zip(result, inputs, outputs, strict=True):
             fitted.add(xs[~check], ys[~check])
             checked.add(xs[check], ys[check])
@@ -180,7 +193,7 @@ def _check_rows(rows: Sequence[I64], seen: int) -> Array:
     return np.asarray(source % CHECK_EVERY == CHECK_EVERY - 1)
 
 
-def _fit(
+def _fit_layer(
     layer: Layer, walk: Walk, parts: list[tuple[Moments, Moments]], kept_rows: Rows | None
 ) -> Fit:
     """Choose lambda on the check rows, then solve on all rows."""
@@ -200,26 +213,18 @@ def _fit(
     rows = parts[0][0].count + parts[0][1].count
     inputs = form.width if support is None else max(int(s.sum(axis=-1).max()) for s in support)
     if not all(f.finite and c.finite for f, c in parts):
-        return Fit(
-            layer, {}, float("nan"), float("nan"), None, rows, inputs, "activations overflow"
-        )
-    variance = sum(
-        float(np.maximum(c.yy / max(c.count, 1) - (c.y / max(c.count, 1)) ** 2, 0).sum())
-        for _, c in parts
-    )
-    scale = max(variance, 1e-30)
+        return Fit(layer, {}, np.nan, np.nan, None, rows, inputs, "activations overflow")
+    scale = max(sum(c.target_variance for _, c in parts), 1e-30)
     before, best, chosen = error(list(old)), np.inf, None
     if not layer.shared:
-        for damping in DAMPING:  # it falls, then it rises
+        for damping in DAMPINGS:  # it falls, then it rises
             left = error([solved(g, f, damping) for g, (f, _) in enumerate(parts)])
             if not left < best:
                 break
             best, chosen = left, damping
-    note = ""
     whole = [f.plus(c) for f, c in parts]
     if chosen is None or not best < before:
-        weights, chosen = list(old), None
-        best = before
+        weights, chosen, best = list(old), None, before
     else:
         weights = [solved(g, m, chosen) for g, m in enumerate(whole)]
     bias = np.concatenate([m.intercept(w) for m, w in zip(whole, weights, strict=True)])
@@ -228,6 +233,7 @@ def _fit(
     constants = {layer.bias: bias.reshape(layer.bias_shape)} if layer.fixed is None else {}
     if chosen is not None:
         constants[layer.weight] = form.to_tensor(np.stack(weights) / (layer.alpha or 1.0))
+    note = ""
     if not all(walk.holds(name, values) for name, values in constants.items()):
         constants, note = {}, "the fitted weights exceed their number format"
     return Fit(layer, constants, before / scale, best / scale, chosen, rows, inputs, note)

@@ -1,4 +1,4 @@
-"""Paired: fit two layers with a rectifier between them together. Numpy and scipy only.
+"""Pair fit: fit two layers with a rectifier between them together. Numpy and scipy only.
 
 Least squares layer by layer lets the units that stay between two layers be what they were in the
 original. Fewer units do better if they may change. So the squared error of what the second layer
@@ -24,7 +24,7 @@ from onnxprune.arrays import F64, Array, Bool
 from onnxprune.linear.moments import Moments
 from onnxprune.linear.product import Product
 from onnxprune.linear.ridge import Inverse
-from onnxprune.recover.through_rectifier import FACTOR_BYTES, Gap
+from onnxprune.recover.through_rectifier import Gap, factors_fit
 
 Map = Callable[..., Iterable[Any]]
 
@@ -61,13 +61,8 @@ class Half:
     @property
     def usable(self) -> bool:
         """Whether its inputs vary, and the inverses for its rows are small enough."""
-        if self.support is not None and 8 * _squares(self.support) > FACTOR_BYTES:
-            return False
-        return all(m.damping(self.relative) > 0 for m in self.moments)
-
-
-def _squares(support: Bool) -> int:
-    return int((support.sum(axis=-1) ** 2).sum())
+        small = self.support is None or factors_fit(self.support)
+        return small and all(m.damping(self.relative) > 0 for m in self.moments)
 
 
 @dataclass(frozen=True)
@@ -77,11 +72,10 @@ class _Point:
     The intercepts are those for centred inputs, so that they do not depend on the weights.
     """
 
-    parts: tuple[F64, F64, F64, F64]
+    parts: tuple[F64, ...]
 
     def plus(self, other: _Point, scale: float) -> _Point:
-        a, b, c, d = (p + scale * q for p, q in zip(self.parts, other.parts, strict=True))
-        return _Point((a, b, c, d))
+        return _Point(tuple(p + scale * q for p, q in zip(self.parts, other.parts, strict=True)))
 
     def dot(self, other: _Point) -> float:
         return float(sum((p * q).sum() for p, q in zip(self.parts, other.parts, strict=True)))
@@ -92,7 +86,8 @@ class Sample:
     """Some samples that a pair is fitted on, or checked.
 
     Attributes:
-        x: what the first layer sums over (see :meth:`onnxprune.linear.product.Product.unfold`).
+        x: what the first layer sums over, ``[groups, rows, width]`` (see
+            :meth:`onnxprune.linear.product.Product.unfold`).
         gap: what outputs of the second lack, given these, ``[samples, positions, channels]``.
     """
 
@@ -158,11 +153,11 @@ class _State:
     """What the layers do at a point with some samples.
 
     Attributes:
-        hidden: what the second layer sums over (see
-        :meth:`onnxprune.linear.product.Product.unfold`). on: where what it reads changes with what
-        the first layer gives, ``[samples, positions,
-            channels]``.
-        left: what its outputs lack, likewise.
+        hidden: what the second layer sums over, ``[groups, rows, width]`` (see
+            :meth:`onnxprune.linear.product.Product.unfold`).
+        on: where the rectifier between passes what the first layer gives, ``bool [samples,
+            positions, channels]``.
+        left: what the outputs of the second layer lack, ``[samples, positions, channels]``.
     """
 
     hidden: Array
@@ -179,15 +174,10 @@ class _Problem:
         self._first, self._second = first.product, second.product
         self._between, self._map = between, each
         halves = (first, second)
-        self._supports = [half.support for half in halves]
         self._means = [np.stack([m.mean for m in half.moments]) for half in halves]
         self._inverses = [
             [
-                Inverse(
-                    m.centred()[0],
-                    m.damping(half.relative),
-                    None if half.support is None else half.support[g],
-                )
+                Inverse.of(m, half.relative, None if half.support is None else half.support[g])
                 for g, m in enumerate(half.moments)
             ]
             for half in halves
@@ -199,7 +189,7 @@ class _Problem:
         self.start = _Point((w1, c1, w2, c2))
 
     def layers(self, point: _Point) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
-        """Return weights and bias of both layers."""
+        """Return weights and bias of both layers, as in :class:`Half`."""
         w1, c1, w2, c2 = point.parts
         m1, m2 = self._means
         return (w1, c1 - _on_mean(w1, m1)), (w2, c2 - _on_mean(w2, m2))
@@ -231,8 +221,7 @@ class _Problem:
             return _Point((w1, c1, w2, c2))
 
         parts = [p.parts for p in self._map(part, samples, states)]
-        a, b, c, d = (sum(values) / _rows(states) for values in zip(*parts, strict=True))
-        return _Point((a, b, c, d))
+        return _Point(tuple(sum(values) / _rows(states) for values in zip(*parts, strict=True)))
 
     def preconditioned(self, point: _Point, slope: _Point, states: Sequence[_State]) -> _Point:
         """Divide a slope by what is taken for the curvature."""
@@ -243,14 +232,8 @@ class _Problem:
         energy = (second**2).sum(axis=1).reshape(groups, -1, units).sum(axis=1).ravel()
         curvature = energy * often
         curvature += FLOOR * curvature.mean() + 1e-30
-        return _Point(
-            (
-                self._whitened(0, w1) / curvature.reshape(*w1.shape[:2], 1),
-                c1 / curvature,
-                self._whitened(1, w2),
-                c2,
-            )
-        )
+        scaled = self._whitened(0, w1) / curvature.reshape(*w1.shape[:2], 1)
+        return _Point((scaled, c1 / curvature, self._whitened(1, w2), c2))
 
     def length(
         self,
@@ -275,9 +258,8 @@ class _Problem:
         return float(sum(gains) / max(sum(curvatures), 1e-30))
 
     def _whitened(self, which: int, weights: F64) -> F64:
-        support, inverses = self._supports[which], self._inverses[which]
-        masked = weights if support is None else weights * support
-        return np.stack([inverse(w) for inverse, w in zip(inverses, masked, strict=True)])
+        inverses = self._inverses[which]
+        return np.stack([inverse(w) for inverse, w in zip(inverses, weights, strict=True)])
 
 
 def _affine(product: Product, x: Array, weights: F64, bias: F64) -> Array:

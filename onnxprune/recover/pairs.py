@@ -1,4 +1,4 @@
-"""Layer pairs: what layers that are fitted together read and give, gathered from both models."""
+"""Pairs: two layers with a rectifier between them, and the samples to fit them on together."""
 
 from __future__ import annotations
 
@@ -21,15 +21,43 @@ from onnxprune.model.stepwise import Walk
 from onnxprune.recover.pair_fit import Half, Sample, fit_pair
 from onnxprune.recover.through_rectifier import Gap
 
-ROWS, MACS = 64_000, 5e9
-"""Rows that a pair of layers is fitted on at most, and the operations of both layers on them."""
+MOST_ROWS = 64_000
+"""Rows that a pair of layers is fitted on at most."""
 
-BYTES, COPIES = 1 << 29, 8
-"""Bytes that the samples of a pair may take, and how often the largest of what a pair reads and
-gives is there, copies and what is in between included, besides what is unfolded."""
+MOST_MACS = 5e9
+"""Multiply-accumulates of both layers on these rows at most."""
+
+MOST_BYTES = 1 << 29
+"""Bytes that may be held for that."""
+
+COPIES = 8
+"""Of the largest of the three tensors of a pair (what each layer reads, and what the second should
+give), so many copies are held at once; with those of what is unfolded, one for each offset of the
+kernels, they make up the bytes."""
 
 BLOCK = 1 << 19
-"""Bytes of what a pair reads and should give that go through it at once, so that caches hold it."""
+"""Bytes of the three tensors of a pair that go through it at once, so that caches hold them."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Activations around a layer for some samples, which both models were run on.
+
+    Attributes:
+        data: what the layer reads in the pruned model.
+        wanted: what it gives in the original, channels that left included.
+        skip: what is added to its output in the pruned model, by a skip connection; None where
+            there is none, or nobody makes up for what changed in it.
+        wanted_skip: what is added there in the original.
+        first: what the first layer of its pair reads in the pruned model; None where it is not
+            the second one of a pair.
+    """
+
+    data: Array
+    wanted: Array
+    skip: Array | None = None
+    wanted_skip: Array | None = None
+    first: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -43,16 +71,14 @@ class _Solved:
 class LayerPairs:
     """The pairs among layers that are fitted one after the other.
 
-    See :mod:`onnxprune.recover.pair_fit`. The tensors that a pair is fitted on are given for each
-    chunk of samples: ``found`` in the pruned model, what the second layer reads, what is added to
-    its output if that is to be made up for, and what the first layer reads; ``wanted`` in the
-    original, the output of the second layer, and what is added to it.
+    Once both layers of a pair are fitted alone, they are fitted together (see
+    :mod:`onnxprune.recover.pair_fit`).
 
     Args:
         model: the prepared pruned model.
         layers: its layers, in order.
         share: multiplies the number of samples.
-        threads: that work at blocks of samples; 0 for as many as there are processors.
+        runner: its threads work at blocks of samples; 0 for as many as there are processors.
     """
 
     def __init__(
@@ -81,35 +107,37 @@ class LayerPairs:
         if layer.node in self._firsts or layer.node in self._first_of:
             self._solved[layer.node] = _Solved(moments, damping)
 
-    def drawn(self, second: Layer, found: list[list[Array]], wanted: list[list[Array]]) -> I64:
-        """Return the samples to fit the pair on that ends with a layer, ascending.
+    def drawn(self, second: Layer, chunks: Sequence[Observed]) -> I64:
+        """Return the samples to fit the pair on that ends with a layer, ``int64``, ascending.
 
-        None where it ends no pair, where the first layer could not be fitted, or where too few
-        samples are left by the bounds on rows, operations and bytes.
+        There are none where it ends no pair, where the first layer could not be fitted, or where
+        too few samples are within the bounds on rows, operations and bytes.
+
+        Args:
+            second: the layer.
+            chunks: the activations around it, for all samples.
         """
         first = self._first_of.get(second.node)
         none = np.empty(0, dtype=np.int64)
         if first is None or first.node not in self._solved:
             return none
-        data = found[0][-1], found[0][0], second.staying(wanted[0][0])
-        forms = _matrix(first), _matrix(second)
-        if not all(f.batched(x, y) for f, x, y in zip(forms, data[:2], data[1:], strict=True)):
+        halves, data = (first, second), _data(chunks[0], second)
+        if not all(_matrix(h).batched(data[k], data[k + 1]) for k, h in enumerate(halves)):
             return none
-        positions = [f.positions(y.shape) for f, y in zip(forms, data[1:], strict=True)]
-        macs = sum(p * np.prod(f.shape) for p, f in zip(positions, forms, strict=True))
+        positions = [_matrix(h).positions(data[k + 1].shape) for k, h in enumerate(halves)]
+        macs = sum(p * np.prod(h.form.shape) for p, h in zip(positions, halves, strict=True))
         copies = COPIES + first.form.offsets + second.form.offsets
         each = copies * max(v.nbytes // len(v) for v in data)
-        most = min(self._share * min(ROWS / max(positions), MACS / macs), BYTES / each)
-        count = sum(len(v[0]) for v in found)
-        size = int(min(count, most))
+        most = min(MOST_ROWS / max(positions), MOST_MACS / macs) * self._share
+        count = sum(len(chunk.data) for chunk in chunks)
+        size = int(min(count, most, MOST_BYTES / each))
         return np.linspace(0, count - 1, size if size >= CHECK_EVERY else 0).astype(np.int64)
 
     def fit(
         self,
         second: Layer,
         walk: Walk,
-        found: list[list[Array]],
-        wanted: list[list[Array]],
+        chunks: Sequence[Observed],
         drawn: I64,
         passed: tuple[float, float],
     ) -> dict[str, Array]:
@@ -118,20 +146,16 @@ class LayerPairs:
         Args:
             second: the layer, fitted alone already.
             walk: of the pruned model.
-            found: see the class.
-            wanted: likewise.
-            drawn: the samples to use.
+            chunks: the activations around it, for all samples.
+            drawn: the samples to use, ``int64``.
             passed: what passes the rectifier behind, lowest and highest.
         """
         pair = self._first_of[second.node], second
-        shapes = [v.shape for v in (found[0][-1], found[0][0], second.staying(wanted[0][0]))]
-        one, two = (
-            self._half(layer, walk, inside, outside)
-            for layer, inside, outside in zip(pair, shapes[:2], shapes[1:], strict=True)
-        )
+        shapes = [v.shape for v in _data(chunks[0], second)]
+        one, two = (self._half(pair[k], walk, shapes[k], shapes[k + 1]) for k in range(2))
         if not (one.usable and two.usable):
             return {}
-        data = _gathered(pair, found, wanted, drawn)
+        data = _gathered(pair, chunks, drawn)
         size = max(1, BLOCK // sum(v[:1].nbytes for v in data))
 
         def blocks(own: I64) -> list[Sample]:
@@ -169,23 +193,33 @@ def _matrix(layer: Layer) -> MatrixForm:
     return layer.form
 
 
+def _data(chunk: Observed, second: Layer) -> tuple[Array, Array, Array]:
+    """Return what the layers of a pair read, and what the second should give."""
+    assert chunk.first is not None
+    return chunk.first, chunk.data, second.staying(chunk.wanted)
+
+
 def _gathered(
-    pair: tuple[Layer, Layer], found: list[list[Array]], wanted: list[list[Array]], drawn: I64
+    pair: tuple[Layer, Layer], chunks: Sequence[Observed], drawn: I64
 ) -> tuple[Array, Array, Array]:
-    """Return what a pair reads, what it should give for that, and what is added to it."""
+    """Return what a pair reads, what it should give for that, and what is added to it.
+
+    All are ``[samples, positions, channels]``; nothing that is added has one channel of zeros.
+    """
     first, second = pair
     axis = _matrix(second).output_axis
 
-    def flat(values: list[Array], axis: int) -> Array:
-        taken = channels_last(_taken(values, drawn), axis)
+    def flat(values: Iterable[Array | None], axis: int, keep: bool = False) -> Array:
+        given = [second.staying(v) if keep else v for v in values if v is not None]
+        taken = channels_last(_taken(given, drawn), axis)
         return taken.astype(np.promote_types(taken.dtype, np.float32), copy=False)
 
-    x = flat([v[-1] for v in found], _matrix(first).data_axis)
-    targets = flat([second.staying(v[0]) for v in wanted], axis)
+    x = flat((c.first for c in chunks), _matrix(first).data_axis)
+    targets = flat((c.wanted for c in chunks), axis, keep=True)
     skip = np.zeros_like(targets[:, :, :1])
-    if len(wanted[0]) > 1:
-        skip = flat([v[1] for v in found], axis)
-        targets += flat([second.staying(v[1]) for v in wanted], axis) - skip
+    if chunks[0].skip is not None:
+        skip = flat((c.skip for c in chunks), axis)
+        targets += flat((c.wanted_skip for c in chunks), axis, keep=True) - skip
     return x, targets, skip
 
 

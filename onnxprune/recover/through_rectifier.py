@@ -1,4 +1,4 @@
-"""Rectified: fit a layer to what the rectifier behind it lets through. Numpy and scipy only.
+"""Through the rectifier: fit a layer to what the one behind it passes. Numpy and scipy only.
 
 Where the original gives less than a rectifier passes, a pruned model may give any such value:
 the error of an output ``v`` for a wanted ``t`` is ``max(v - low, 0)^2`` if ``t <= low``,
@@ -61,10 +61,23 @@ class Rows:
         self._parts.append((inputs[:, ::step], targets[:, ::step], thinned))
 
     def group(self, g: int) -> tuple[Array, Array, Array | None]:
-        """Return inputs, targets and what is added of one group."""
+        """Return the rows of one group, arranged as in :meth:`add` but for the groups.
+
+        Returns:
+            Inputs, targets, and what is added, or None.
+        """
         xs, ys, skips = zip(*self._parts, strict=True)
         skip = None if skips[0] is None else np.concatenate([s[g] for s in skips])
         return np.concatenate([x[g] for x in xs]), np.concatenate([y[g] for y in ys]), skip
+
+
+def factors_fit(support: Bool) -> bool:
+    """Whether the factors of rows with these supports are small enough to be kept.
+
+    Args:
+        support: the weights of each row that may differ from zero, ``bool [..., rows, width]``.
+    """
+    return 8 * int((support.sum(axis=-1) ** 2).sum()) <= FACTOR_BYTES
 
 
 def fit_rectified(
@@ -92,7 +105,7 @@ def fit_rectified(
     biases: list[F64] = []
     for g, own in enumerate(moments):
         allowed = None if support is None else support[g]
-        if allowed is not None and 8 * int((allowed.sum(axis=1) ** 2).sum()) > FACTOR_BYTES:
+        if allowed is not None and not factors_fit(allowed):
             weights.append(start[g])
             biases.append(own.intercept(start[g]))
             continue
@@ -114,14 +127,13 @@ def _fit_group(
     support: Bool | None,
 ) -> tuple[F64, F64]:
     x, y, skip = rows
-    covariance = moments.centred()[0]
     damping = moments.damping(relative)
     mean = moments.mean
     weights, bias = start, moments.intercept(start) + start @ mean
     if damping == 0.0:
         return start, moments.intercept(start)
-    inverse = Inverse(covariance, damping, support)
-    allowed: F64 | float = 1.0 if support is None else support.astype(np.float64)
+    inverse = Inverse.of(moments, relative, support)
+    origin = old if support is None else old * support
     dtype = np.promote_types(np.promote_types(x.dtype, y.dtype), np.float32)
     x = x.astype(dtype) - mean.astype(dtype)
     y = y.astype(dtype)
@@ -130,7 +142,7 @@ def _fit_group(
     last, steps = np.inf, 0
     for _ in range(STEPS):
         left = gap(x @ weights.T.astype(dtype) + bias.astype(dtype))
-        pull = damping * float(((weights - old * allowed) ** 2).sum())
+        pull = damping * float(((weights - origin) ** 2).sum())
         error = float(np.einsum("ro,ro->", left, left, dtype=np.float64)) / len(x) + pull
         if not error < last:
             if steps < 2:
@@ -142,8 +154,8 @@ def _fit_group(
         if error > (1 - ENOUGH) * last:
             break
         last = error
-        slope = (left.T @ x).astype(np.float64) / len(x) - damping * (weights - old)
-        after = weights + inverse(slope * allowed), bias + left.mean(axis=0, dtype=np.float64)
+        slope = (left.T @ x).astype(np.float64) / len(x) - damping * (weights - origin)
+        after = weights + inverse(slope), bias + left.mean(axis=0, dtype=np.float64)
         swing = steps / (steps + 3)
         weights, bias = (b + swing * (b - a) for a, b in zip(before, after, strict=True))
         before, steps = after, steps + 1

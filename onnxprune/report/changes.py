@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import numpy_helper
 
+from onnxprune.linear.bias import before_bias
 from onnxprune.measure.divergence import Sensitivity
 from onnxprune.model.cost import unpacked_weights
 from onnxprune.model.model import Model
@@ -46,7 +47,7 @@ def layer_changes(structure: Structure, before: Model, after: Model) -> list[Lay
     stored = unpacked_weights(after)
     layers = []
     for weight in structure.weights:
-        node = nodes.get(weight.node) or nodes.get(f"{weight.node}/without_bias")
+        node = nodes.get(weight.node) or nodes.get(before_bias(weight.node))
         old = tensors[0].get(weight.tensor)
         operand = node.input[weight.input] if node else ""
         new = tensors[1].get(stored.get(operand, operand))

@@ -28,12 +28,6 @@ class Result(ABC):
         """Return :meth:`to_dict` as JSON text, with a line end."""
         return to_json(self)
 
-    def summary(self) -> str:
-        """Return what the command line shows."""
-        from onnxprune.report.formats import FORMATS  # which know every kind of result
-
-        return FORMATS["text"](self).rstrip("\n")
-
 
 def plain(value: Any) -> Any:
     """Return a value made of what JSON knows; NaN and infinities become None.

@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxprune.arrays import Array
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 
 
 def times(
@@ -35,6 +35,6 @@ def dtypes_of(model: Model) -> dict[str, np.dtype[np.generic]]:
     """Return the element types of a model's tensors, by name."""
     return {
         name: np.dtype(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type))
-        for name, kind in tensor_types(model.proto).items()
+        for name, kind in model.types.items()
         if kind.tensor_type.elem_type
     }

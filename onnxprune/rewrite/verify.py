@@ -14,11 +14,12 @@ from onnx import helper
 from onnxprune.errors import InternalError, ModelError
 from onnxprune.model.counters import recounted
 from onnxprune.model.folding import RANDOM
-from onnxprune.model.model import Model, captured
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import captured
 from onnxprune.model.observe import observe
 from onnxprune.model.quantised import without_rounding
 from onnxprune.model.runner import PLAIN, Runner
-from onnxprune.model.session import Feeds
+from onnxprune.model.session import Feeds, samples_of
 from onnxprune.model.values import difference, is_empty, is_finite
 
 LIMIT = 1e-3
@@ -87,7 +88,7 @@ def _compare_outputs(
     names = [spec.name for spec in reference.outputs]
     absolute, relative, samples, empty = 0.0, 0.0, 0, set(names)
     for inputs in feeds:
-        samples += max((len(v) for v in inputs.values() if v.ndim), default=1)
+        samples += samples_of(inputs)
         values = [session.run(inputs) for session in sessions]
         for name, expected, got in zip(names, *values, strict=True):
             if not is_finite(expected):

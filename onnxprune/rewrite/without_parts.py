@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxprune.model.edit import edit, node_id, rebuild
-from onnxprune.model.model import Model, tensor_types
+from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
 from onnxprune.structure.removals import Removal, input_axis
 from onnxprune.structure.structure import Structure
@@ -59,7 +59,7 @@ def silenced(model: Model, removals: Sequence[Removal]) -> Model:
     graph = edit(model)
     nodes = {node_id(node): node for node in graph.nodes}
     tensors = graph.tensors()
-    types = tensor_types(model.proto)
+    types = model.types
     for removal in removals:
         result = tensors[removal.result]
         kind = types[removal.result].tensor_type.elem_type if removal.result in types else 1
@@ -88,7 +88,7 @@ def with_gates(model: Model, removals: Sequence[Removal]) -> tuple[Model, dict[s
     """
     graph = edit(model)
     nodes = {node_id(node): node for node in graph.nodes}
-    types = tensor_types(model.proto)
+    types = model.types
     gates: dict[str, str] = {}
     for removal in removals:
         node = nodes[removal.name]

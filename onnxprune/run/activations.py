@@ -12,14 +12,16 @@ import numpy as np
 from onnxprune.arrays import Arrays
 from onnxprune.decide.channel_damage import Measured, measure_moments
 from onnxprune.decide.score import weight_points
-from onnxprune.measure.calibrate import Point, calibrate
+from onnxprune.measure.calibrate import calibrate
 from onnxprune.measure.entropy import Activity, activities, watch
 from onnxprune.measure.statistics import ActivationStats
+from onnxprune.recover.recoveries import needs_stats
 from onnxprune.run import records
 from onnxprune.run.cache import Cache
 from onnxprune.run.run import Run
 from onnxprune.samples.chunks import sample_chunks
 from onnxprune.structure.rectifiers import find_rectifiers
+from onnxprune.structure.structure import Point
 from onnxprune.structure.subject import Subject
 
 
@@ -51,13 +53,9 @@ class Activations:
         run, subject = self._run, self._subject
         with run.log.stage("moments"):
             return measure_moments(
-                subject.folded,
-                subject.structure,
-                subject.shapes,
-                subject.weights,
+                subject,
                 sample_chunks(subject.folded, subject.shapes, run.samples.fit),
                 output=run.output,
-                macs=subject.cost.macs,
                 seed=run.request.seed,
                 runner=run.runner,
                 progress=run.log.progress("moments", len(subject.structure.weights)),
@@ -88,7 +86,7 @@ class Activations:
     def _calibrated(self) -> tuple[dict[Point, ActivationStats], list[Activity] | None]:
         run, subject = self._run, self._subject
         request, criterion = run.request, run.request.criterion
-        needed = criterion.needs_labels or criterion.needs_rms or request.recover != "none"
+        needed = criterion.needs_labels or criterion.needs_rms or needs_stats(request.recovery)
         needed = needed or request.mode == "depth"
         if not (request.empirical if request.lossless else needed):
             return {}, None

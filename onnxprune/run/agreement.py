@@ -15,11 +15,10 @@ from onnxprune.arrays import Array
 from onnxprune.measure.accuracy import Accuracy
 from onnxprune.measure.class_scores import class_scores
 from onnxprune.model.model import Model
-from onnxprune.model.session import Feeds
+from onnxprune.model.session import Feeds, samples_of
 from onnxprune.run.execute import Outcome
 from onnxprune.run.gates import drop_of
 from onnxprune.run.study import Study
-from onnxprune.timing.latency import samples_of
 
 COLLAPSE = 0.1
 """The share of the accuracy, or of the samples, that is too much to lose without a word."""

@@ -17,10 +17,9 @@ from onnxprune.model.qoperators import joined, separated
 from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.plans.request import Request
-from onnxprune.recover.bias_shift import compensate_bias
-from onnxprune.recover.classifier import recover_classifier
 from onnxprune.recover.ladder import ALL, QUICK, Effort, Ladder
-from onnxprune.recover.layers import recover_layers
+from onnxprune.recover.recoveries import recover
+from onnxprune.recover.task import Task
 from onnxprune.rewrite.rewrite import masked, rewrite
 from onnxprune.rewrite.verify import Verification, verify
 from onnxprune.rewrite.without_parts import shorten, silenced
@@ -264,48 +263,23 @@ def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
 
 
 def _recover(study: Study, pruned: Model, cut: Cut, effort: Effort, judge: _Judge) -> Ladder:
-    """Run the steps of the recovery; none may raise the loss on the *select* part."""
-    request = study.run.request
-    ladder = Ladder(pruned, (lambda _: None) if request.recover == "none" else judge.loss)
-    cuts = cut.plan.cuts_channels or bool(cut.plan.masks)
-    if cuts and (request.recover == "bias" or (request.recover == "full" and effort == ALL)):
-        moved = compensate_bias(pruned, cut, study.activations.stats, grow=_grows(study, cut.plan))
-        if not ladder.offer("bias", moved) and request.recover == "bias":
-            ladder.refuse("bias compensation")
-    if request.recover == "full" and (cuts or study.changed):
-        _refit(study, ladder, pruned, cut, effort)
-    return ladder
-
-
-def _refit(study: Study, ladder: Ladder, pruned: Model, cut: Cut, effort: Effort) -> None:
-    """Offer the layers fitted to those of the original, then the classifier to the labels."""
-    request = study.run.request
-    fit = effort.thinned(study.run.samples.fit)
-    recover_layers(
-        ladder,
-        study.run.given.folded,
+    """Give accuracy back by the recovery of the request."""
+    run = study.run
+    task = Task(
+        run.given.folded,
         pruned,
         cut,
-        fit,
-        changed=study.changed,
-        grow=_grows(study, cut.plan),
-        rows=effort.rows,
-        seed=request.seed,
-        runner=study.run.runner,
+        study.changed,
+        effort.thinned(run.samples.fit),
+        effort,
+        lambda: study.activations.stats,
+        run.output,
+        # zeros alone must not make a model larger
+        grow=cut.plan.cuts_channels or study.shortening is not None,
+        seed=run.request.seed,
+        runner=run.runner,
     )
-    recover_classifier(
-        ladder,
-        cut,
-        fit,
-        study.run.output,
-        grow=_grows(study, cut.plan),
-        runner=study.run.runner,
-    )
-
-
-def _grows(study: Study, plan: PruningPlan) -> bool:
-    """Whether the recovery may add biases: zeros alone must not make a model larger."""
-    return plan.cuts_channels or study.shortening is not None
+    return recover(task, run.request.recovery, judge.loss)
 
 
 def with_provenance(model: Model, study: Study) -> Model:

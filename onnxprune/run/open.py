@@ -16,6 +16,7 @@ from onnxprune.plans.reading import Reading
 from onnxprune.plans.request import Request
 from onnxprune.run.run import Run
 from onnxprune.run.study import Study
+from onnxprune.samples.dataset import Scaling
 from onnxprune.samples.sources import hold_out
 
 
@@ -66,8 +67,7 @@ def open_study(
             data,
             reading.eval_data,
             original,
-            mean=reading.mean,
-            std=reading.std,
+            scaling=Scaling.of(reading.mean, reading.std),
             seed=request.seed,
             batch_size=request.batch_size,
         )

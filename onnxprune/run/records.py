@@ -9,8 +9,8 @@ import numpy as np
 
 from onnxprune.arrays import Array, Arrays
 from onnxprune.measure.accuracy import Accuracy
-from onnxprune.measure.calibrate import Point
 from onnxprune.measure.statistics import ActivationStats
+from onnxprune.structure.structure import Point
 
 
 def from_stats(stats: Mapping[Point, ActivationStats], points: Sequence[Point]) -> Arrays:

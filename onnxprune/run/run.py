@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from onnxprune.model import cost
 from onnxprune.model.model import Model
 from onnxprune.model.qoperators import joined
 from onnxprune.model.runner import Runner
-from onnxprune.model.session import Feeds
+from onnxprune.model.session import Feeds, samples_of
 from onnxprune.plans.request import Request
 from onnxprune.run import cache as caching
 from onnxprune.run import records
@@ -31,7 +31,7 @@ from onnxprune.samples.inputs import observe_inputs
 from onnxprune.structure.removals import Removal, find_removals
 from onnxprune.structure.subject import Subject, trace_subject
 from onnxprune.structure.untouched import untouched_warnings
-from onnxprune.timing.latency import in_batches, samples_of
+from onnxprune.timing.latency import in_batches
 
 
 class Run:
@@ -179,7 +179,7 @@ class Run:
         """Open the cache for what is measured of this model and these samples."""
         subject = {
             "model": files_hash(self.given.original.files),
-            "scaling": self.samples.scaling,
+            "scaling": astuple(self.samples.scaling),
             "threads": self.request.threads,
             "environment": caching.environment(),
         }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from time import perf_counter
 
 from onnxprune.model.model import Model
-from onnxprune.model.session import Feeds
+from onnxprune.model.session import Feeds, samples_of
 from onnxprune.run.study import Study
-from onnxprune.timing.latency import NOISE, compare, samples_of
+from onnxprune.timing.latency import NOISE, compare
 from onnxprune.timing.speed import Speed, speed_of
 
 PATIENCE_S, PATIENCE_SHARE = 5.0, 0.25

@@ -1,6 +1,6 @@
-"""Labelled samples: a folder of class folders with images, or an ``.npz`` of arrays.
+"""Labelled samples, whatever they come from (see :mod:`onnxprune.samples.sources`).
 
-Both are streamed: memory grows with the number of samples by labels and file names only.
+They are streamed: memory grows with the number of samples by labels and file names only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,8 +42,14 @@ class Dataset(ABC):
     """Labelled samples that can be streamed any number of times.
 
     ``labels`` is ``int64 [n]``, the label of every sample, readable or not; ``class_names``
-    names every label; ``skipped`` lists the unreadable images found so far, each once.
+    names every label; ``skipped`` lists the unreadable samples found so far, each once.
+
+    A kind of dataset says whether ``names_classes``: the names are the user's own, not numbers; and
+    whether it is ``bounded``: no value can be an outlier, as with pixels.
     """
+
+    names_classes: ClassVar[bool] = False
+    bounded: ClassVar[bool] = False
 
     path: Path
     labels: I64
@@ -64,12 +71,45 @@ class Dataset(ABC):
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < count:
             raise IndexError(f"rows {wanted[0]}..{wanted[-1]} asked for, there are {count}")
-        with _naming(self.path):
+        with naming(self.path):
             yield from self._read(wanted, batch_size)
 
     @abstractmethod
     def _read(self, rows: I64, batch_size: int) -> Iterator[Batch]:
         """Stream ascending rows."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How pixels become floats: after 0..255 became 0..1.
+
+    Attributes:
+        mean: one number per channel, subtracted; None for 0.
+        std: one number per channel, divides what is left; None for 1.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, mean: Sequence[float] | None, std: Sequence[float] | None) -> Scaling:
+        """Return the scaling by a mean and a deviation."""
+        return cls(*(None if v is None else tuple(v) for v in (mean, std)))
+
+    def refuse(self, what: str) -> None:
+        """Refuse to scale samples that are fed as they are.
+
+        Raises:
+            CalibrationError: if there is anything to scale by.
+        """
+        if self != UNSCALED:
+            raise CalibrationError(
+                f"mean and std are for images and a float input; {what} are fed as they are; "
+                "leave mean and std out"
+            )
+
+
+UNSCALED = Scaling()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +134,7 @@ def _text(shape: Sequence[int | str]) -> str:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Name the file in errors, and make damaged files errors."""
     try:
         yield

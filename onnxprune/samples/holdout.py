@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.arrays import I64
 from onnxprune.errors import CalibrationError
 from onnxprune.model.session import Feeds
-from onnxprune.samples.dataset import Batch, Dataset
+from onnxprune.samples.dataset import UNSCALED, Batch, Dataset, Scaling
 from onnxprune.samples.folders import find_splits
 
 SHARES = {"fit": 0.6, "select": 0.2, "report": 0.2}
@@ -76,14 +76,14 @@ class Part:
 class Holdout:
     """The three parts of the samples of a run, and what the user should know about them.
 
-    ``scaling`` is the mean and the deviation of images.
+    ``scaling`` is how pixels became floats.
     """
 
     fit: Part
     select: Part
     report: Part
     warnings: tuple[str, ...] = ()
-    scaling: tuple[tuple[float, ...] | None, ...] = ()
+    scaling: Scaling = UNSCALED
 
     @property
     def labels_end(self) -> int:
@@ -142,10 +142,10 @@ class Holdout:
         }
 
 
-def _chosen_splits(
+def chosen_splits(
     data: Path, eval_data: str | Path | None
 ) -> tuple[Path, Path | None, tuple[str, ...]]:
-    """Return what to calibrate and what to evaluate on, and what the user should know of it."""
+    """Return the paths to calibrate and to evaluate on, and what the user should know of them."""
     found, notes = find_splits(data), []
     if found:
         notes.append(found.note(evaluates=eval_data is None))
@@ -167,7 +167,7 @@ def evaluated(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 def folder_names(dataset: Dataset) -> Sequence[str]:
     """Return the names of class folders, by label; none where labels are numbers."""
-    return dataset.class_names if dataset.path.is_dir() else ()
+    return dataset.class_names if dataset.names_classes else ()
 
 
 def skip_warnings(skipped: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.arrays import F64, I64, Array
 from onnxprune.errors import CalibrationError
 from onnxprune.model.model import TensorSpec
-from onnxprune.samples.dataset import _FLOATS, Batch, Dataset, _fixed, _text
+from onnxprune.samples.dataset import _FLOATS, Batch, Dataset, Scaling, _fixed, _text
 from onnxprune.samples.folders import class_folders, images_under
 
 MAX_UNREADABLE = 0.1
@@ -45,6 +45,7 @@ class _Form:
 
 @dataclass(frozen=True, eq=False)
 class _Images(Dataset):
+    names_classes = bounded = True
     files: list[Path]
     form: _Form
 
@@ -75,7 +76,15 @@ class _Images(Dataset):
             )
 
 
-def _images(path: Path, form: _Form) -> Dataset:
+def open_images(path: Path, inputs: Sequence[TensorSpec], scaling: Scaling) -> Dataset:
+    """Open a folder of class folders with images; only labels and names are read.
+
+    Raises:
+        CalibrationError: if there are no images, or the model takes none.
+    """
+    if any(spec.dtype == np.uint8 for spec in inputs):
+        scaling.refuse("uint8 pixels")
+    form = _form(inputs, scaling)
     classes = {folder.name: images_under(folder) for folder in class_folders(path)}
     files = list(itertools.chain.from_iterable(classes.values()))
     if not files:
@@ -90,9 +99,7 @@ def _images(path: Path, form: _Form) -> Dataset:
     return replace(images, form=replace(form, height=height, width=width))
 
 
-def _form(
-    inputs: Sequence[TensorSpec], mean: Sequence[float] | None, std: Sequence[float] | None
-) -> _Form:
+def _form(inputs: Sequence[TensorSpec], scaling: Scaling) -> _Form:
     spec = inputs[0] if len(inputs) == 1 else TensorSpec("", np.dtype(object), ())
     shape = spec.shape if len(spec.shape) == 4 else ("",) * 4
     channels_last = shape[1] not in (1, 3)
@@ -104,6 +111,7 @@ def _form(
             "[N, H, W, C] with C fixed to 1 or 3; use an .npz"
         )
     height, width = map(_fixed, shape[1:3] if channels_last else shape[2:])
+    mean, std = scaling.mean, scaling.std
     shift = np.array([0.0] * int(channels) if mean is None else mean, np.float64)
     scale = np.array([1.0] * int(channels) if std is None else std, np.float64)
     fits = all(v.shape == (channels,) and np.isfinite(v).all() for v in (shift, scale))

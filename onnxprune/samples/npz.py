@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from onnxprune.arrays import I64, Array
 from onnxprune.errors import CalibrationError
 from onnxprune.model.model import TensorSpec
-from onnxprune.samples.dataset import _FLOATS, Batch, Dataset, _fixed, _text
+from onnxprune.samples.dataset import _FLOATS, Batch, Dataset, Scaling, _fixed, _text
 
 MAX_CLASSES = 1_000_000  # what is larger in ``y`` is something else than labels
 
@@ -72,7 +72,13 @@ class _Arrays(Dataset):
                 yield Batch(dict(zip(self.members, arrays, strict=True)), self.labels[part])
 
 
-def _arrays(path: Path, inputs: Sequence[TensorSpec]) -> Dataset:
+def open_arrays(path: Path, inputs: Sequence[TensorSpec], scaling: Scaling) -> Dataset:
+    """Open an ``.npz`` with labels in ``y`` and an array for each input; only labels are read.
+
+    Raises:
+        CalibrationError: if the arrays do not fit the model.
+    """
+    scaling.refuse("arrays")
     with zipfile.ZipFile(path) as archive:
         found = {n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")}
         names = _array_names(found, inputs)

@@ -1,9 +1,13 @@
-"""Sources: open the samples of a run and split them by use."""
+"""Sources: the kinds of samples, and the samples of a run split by use.
+
+A kind is one file with a function that opens it, and one entry in :data:`SOURCES`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +15,44 @@ import numpy as np
 from onnxprune.arrays import I64
 from onnxprune.errors import CalibrationError
 from onnxprune.model.model import Model, TensorSpec
-from onnxprune.samples.dataset import Dataset, NoSamples, _naming
-from onnxprune.samples.holdout import SHARES, Holdout, Part, _chosen_splits, split
-from onnxprune.samples.images import _form, _images
-from onnxprune.samples.npz import _arrays
+from onnxprune.samples.dataset import UNSCALED, Dataset, NoSamples, Scaling, naming
+from onnxprune.samples.holdout import SHARES, Holdout, Part, chosen_splits, split
+from onnxprune.samples.images import open_images
+from onnxprune.samples.npz import open_arrays
 from onnxprune.samples.outliers import find_outliers
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of samples that users have.
+
+    Attributes:
+        name: what it is, for messages: "a folder of class folders with images".
+        accepts: whether a path that exists is of this kind.
+        open: opens it for the inputs of a model; raises
+            :class:`~onnxprune.errors.CalibrationError` if the samples do not fit them.
+    """
+
+    name: str
+    accepts: Callable[[Path], bool]
+    open: Callable[[Path, Sequence[TensorSpec], Scaling], Dataset]
+
+
+SOURCES: list[Source] = [
+    Source("a folder of class folders with images", Path.is_dir, open_images),
+    Source("an .npz of arrays with y", lambda p: p.suffix.lower() == ".npz", open_arrays),
+]
+"""The kinds of samples; the first that accepts a path opens it."""
+
+GROUP = "onnxprune.sources"
+"""Entry points under which other packages offer a :class:`Source`."""
+
+OUTLIER_BATCH = 64
+"""Samples that are looked at once in search of outliers."""
+
+
+def _installed() -> list[Source]:
+    return [entry.load() for entry in entry_points(group=GROUP)]
 
 
 def hold_out(
@@ -23,8 +60,7 @@ def hold_out(
     eval_data: str | Path | None,
     model: Model,
     *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    scaling: Scaling,
     seed: int,
     batch_size: int,
 ) -> Holdout:
@@ -41,22 +77,21 @@ def hold_out(
     if data is None:
         nothing = Part(NoSamples(), np.empty(0, dtype=np.int64), size)
         return Holdout(nothing, nothing, nothing)
-    data, eval_data, notes = _chosen_splits(Path(data), eval_data)
-    dataset = open_dataset(data, model.inputs, mean=mean, std=std)
+    data, eval_data, notes = chosen_splits(Path(data), eval_data)
+    dataset = open_dataset(data, model.inputs, scaling)
     if eval_data is None:
         fit, select, report = split(dataset.labels, list(SHARES.values()), seed)
         held_out = Part(dataset, report, size)
     else:
-        other = open_dataset(eval_data, model.inputs, mean=mean, std=std)
+        other = open_dataset(eval_data, model.inputs, scaling)
         share = SHARES["fit"] / (SHARES["fit"] + SHARES["select"])
         fit, select = split(dataset.labels, [share, 1 - share], seed)
         label_of = None
-        if data.is_dir() and eval_data.is_dir():
+        if dataset.names_classes and other.names_classes:
             label_of = _translation(dataset.class_names, other.class_names, eval_data)
         held_out = Part(other, np.arange(len(other.labels)), size, label_of)
-    scaling = tuple(None if v is None else tuple(v) for v in (mean, std))
     parts = Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out, notes, scaling)
-    return parts if data.is_dir() else _without_outliers(parts)  # pixels are bounded
+    return parts if dataset.bounded else _without_outliers(parts)
 
 
 def _without_outliers(samples: Holdout) -> Holdout:
@@ -83,42 +118,25 @@ def _translation(names: Sequence[str], others: Sequence[str], path: Path) -> I64
     return np.asarray([names.index(name) for name in others], dtype=np.int64)
 
 
-OUTLIER_BATCH = 64
-"""Samples that are looked at once in search of outliers."""
-
-
-def open_dataset(
-    path: Path,
-    inputs: Sequence[TensorSpec],
-    *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> Dataset:
+def open_dataset(path: Path, inputs: Sequence[TensorSpec], scaling: Scaling = UNSCALED) -> Dataset:
     """Open labelled samples for a model; only labels and names are read.
 
     Args:
-        path: folder of class folders with images, or ``.npz`` file with labels in ``y``.
+        path: of the samples.
         inputs: the inputs of the model; a fixed batch size is ignored.
-        mean: per channel, subtracted from images scaled to 0..1 (float inputs only).
-        std: per channel, divides them afterwards.
+        scaling: how pixels become floats.
 
     Raises:
-        CalibrationError: if the samples cannot be used with this model.
+        CalibrationError: if no source accepts the path, or the samples do not fit the model.
     """
-    with _naming(path):
+    with naming(path):
         if not path.exists():
             raise CalibrationError("no such file or folder; expected calibration samples")
-        if not path.is_dir() and path.suffix.lower() != ".npz":
-            raise CalibrationError(
-                "neither a folder nor an .npz; expected class folders with images, or arrays"
-            )
-        raw = not path.is_dir() or any(spec.dtype == np.uint8 for spec in inputs)
-        if raw and not (mean is None and std is None):
-            raise CalibrationError(
-                "mean and std are for images and a float input; arrays and uint8 pixels are "
-                "fed as they are; leave mean and std out"
-            )
-        data = _images(path, _form(inputs, mean, std)) if path.is_dir() else _arrays(path, inputs)
+        known = [*SOURCES, *_installed()]
+        source = next((s for s in known if s.accepts(path)), None)
+        if source is None:
+            raise CalibrationError(f"neither {' nor '.join(s.name for s in known)}")
+        data = source.open(path, inputs, scaling)
         present = np.unique(data.labels)
         if len(present) < 2:
             raise CalibrationError(

@@ -48,7 +48,7 @@ def drop_branches(study: Study, budget: Budget) -> Study:
     """
     request = study.run.request
     branches = [r for r in study.run.removals if r.kind == "branch"]
-    automatic = request.mode == "auto" and request.recover == "full" and budget.kind.is_work
+    automatic = request.mode == "auto" and request.recovery.refits and budget.kind.is_work
     if not (automatic and study.run.selected and branches and _wears_out(study, branches, budget)):
         return study
     yardstick, order = Yardstick(study, len(branches)), BranchOrder(study)

@@ -53,7 +53,7 @@ def remove_parts(study: Study) -> Outcome:
             return outcome
     if budget is None:
         reached = f"only {parts} parts can leave, one after the other"
-        if request.recover != "full":
+        if not request.recovery.refits:
             reached += "; layers without a path around them leave with recover full only"
     else:
         share = 1 - best if budget.kind.removes else best
@@ -103,7 +103,7 @@ def removal_order(study: Study) -> Iterator[tuple[str, ...]]:
     names: tuple[str, ...] = ()
     for names in branch_order(study):
         yield names
-    if study.run.request.recover != "full":
+    if not study.run.request.recovery.refits:
         return
     entropies = part_entropies(study.run.removals, study.activations.rectifiers or ())
     while layers := [r.name for r in _apart(study, names) if r.kind == "layer"]:

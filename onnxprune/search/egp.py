@@ -26,6 +26,7 @@ import numpy as np
 from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.decide.allocate import WEIGHT_FLOOR
 from onnxprune.errors import BudgetError
+from onnxprune.linear.bias import original_node
 from onnxprune.model import cost
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.recover.ladder import QUICK
@@ -260,11 +261,11 @@ def _layers(study: Study, state: _State, seen: Study, stay: Collection[str]) -> 
         nodes.setdefault(weight.tensor, []).append(weight)
     values, result = seen.subject.weights, []
     for tensor, mask in state.masks.items():
-        node = _name(nodes[tensor][0].node)
+        node = original_node(nodes[tensor][0].node)
         shared = len({w.node for w in nodes[tensor]}) > 1
         may_go = not shared and node not in stay and _exits(study, state, node)
         floor = 0 if may_go else max(1, int(mask.size * WEIGHT_FLOOR))
-        found = [entropies[n] for w in nodes[tensor] if (n := _name(w.node)) in entropies]
+        found = [entropies[n] for w in nodes[tensor] if (n := original_node(w.node)) in entropies]
         entropy = max(found) if found else None
         result.append(_Layer(tensor, node, values[tensor], mask, entropy, floor))
     return result
@@ -282,15 +283,9 @@ def _entropies(study: Study, seen: Study) -> dict[str, float]:
     )
     result: dict[str, float] = {}
     for output, node in followed.items():
-        result[_name(node)] = max(known[output], result.get(_name(node), 0.0))
+        name = original_node(node)
+        result[name] = max(known[output], result.get(name, 0.0))
     return result
-
-
-def _name(node: str) -> str:
-    """Return the name in the given model of a node that may have got a bias since."""
-    while node.endswith("/without_bias"):
-        node = node.removesuffix("/without_bias")
-    return node
 
 
 def _exits(study: Study, state: _State, node: str) -> list[Removal]:
@@ -299,7 +294,7 @@ def _exits(study: Study, state: _State, node: str) -> list[Removal]:
     possible = [r for r in possible if all(apart(r, g) for g in state.gone)]
     branches = [r for r in possible if r.kind == "branch"]
     branches = [r for r in branches if hangs_on(study.run.given.folded, r, node)]
-    alone = [r for r in possible if r.kind == "layer" and study.run.request.recover == "full"]
+    alone = [r for r in possible if r.kind == "layer" and study.run.request.recovery.refits]
     return [*sorted(branches, key=lambda r: len(r.nodes)), *alone]
 
 

@@ -65,7 +65,7 @@ def as_finished(study: Study, plan: PruningPlan) -> Model:
     """Return a model of the shapes that a plan leads to, which are what latency depends on."""
     cut = Cut.of(study.subject, plan)
     pruned = rewrite(cut)
-    if study.run.request.recover != "none":  # recovery adds biases
+    if study.run.request.recovery.adds_biases:
         pruned = pack(prepare(pruned, cut)[0], pruned)
     return with_provenance(pruned, study)
 

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.arrays import Array
 from onnxprune.errors import ModelError
 from onnxprune.model.model import Model
+from onnxprune.model.nodes import attributes, is_standard
 from onnxprune.model.session import Session
 from onnxprune.model.shapes import Shapes
 from onnxprune.structure.rules.elementwise import UNARY
@@ -75,8 +76,8 @@ def find_rectifiers(model: Model, shapes: Shapes, structure: Structure) -> list[
         structure: the result of tracing it, which says where the outputs of its layers are.
     """
     graph = model.proto.graph
-    values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    makers = {o: n for n in graph.node for o in n.output if o}
+    values = {name: numpy_helper.to_array(t) for name, t in model.constants.items()}
+    makers = {o: graph.node[k] for o, k in model.producers.items()}
     order = {o: k for k, o in enumerate(makers)}
     composed: dict[str, str] = {}
     inside = set[str]()
@@ -128,17 +129,14 @@ def rectified_layers(
     Returns:
         Nodes with weights, by their first output, by the output of the rectifier.
     """
-    constants = {t.name for t in model.proto.graph.initializer}
-    makers = {o: n for n in model.proto.graph.node for o in n.output if o}
-    order = {n.output[0]: k for k, n in enumerate(model.proto.graph.node)}
     layers = {w.node for w in structure.weights if w.op_type in ("Conv", "Gemm", "MatMul")}
     ends = {r.output for r in rectifiers}
 
     def behind(tensor: str) -> str | None:
-        node = makers.get(tensor)
+        node = model.maker(tensor)
         if node is None or node.output[0] in layers:
             return node.output[0] if node is not None else None
-        variables = [i for i in node.input if i and i not in constants]
+        variables = [i for i in node.input if i and i not in model.constants]
         if tensor in ends or node.op_type not in _PASSING:
             return None
         if len(variables) > 1 and node.op_type not in ("Add", "Sum"):
@@ -146,12 +144,13 @@ def rectified_layers(
         if branches.get(tensor) in variables:
             variables = [branches[tensor]]
         found = [layer for layer in map(behind, variables) if layer is not None]
-        return max(found, key=order.__getitem__, default=None)
+        return max(found, key=model.producers.__getitem__, default=None)
 
     result: dict[str, str] = {}
     for rectifier in rectifiers:
         own = rectifier.tensor == rectifier.output
-        layer = behind(makers[rectifier.output].input[0] if own else rectifier.tensor)
+        maker = model.maker(rectifier.output)
+        layer = behind(maker.input[0] if own and maker else rectifier.tensor)
         if layer is not None:
             result[rectifier.output] = layer
     return result
@@ -163,7 +162,7 @@ def _single(node: onnx.NodeProto, values: Mapping[str, Array]) -> str | None:
         return str(node.input[0])
     if node.op_type != "Clip":
         return None
-    low = next((a.f for a in node.attribute if a.name == "min"), None)
+    low = attributes(node).get("min")
     if len(node.input) > 1 and node.input[1] in values:
         low = float(values[node.input[1]])
     return str(node.input[0]) if low == 0 else None
@@ -189,7 +188,7 @@ def _composed(
         maker = makers[last] if last is not None else None
         if maker is None or maker.op_type not in _SCALAR_OPS or maker.op_type in SINGLE:
             return None
-        if maker.domain not in ("", "ai.onnx") or not _scalars_only(maker, values):
+        if not is_standard(maker.domain) or not _scalars_only(maker, values):
             return None
         parts.append(maker)
         leaves = (leaves - {str(last)}) | _variables(maker, values)

@@ -14,7 +14,8 @@ from typing import Literal
 
 import onnx
 
-from onnxprune.model.model import Model, captured
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import first_output, tensors_read
 from onnxprune.model.shapes import Shapes
 from onnxprune.structure.structure import PRODUCTS, Structure, Weight
 
@@ -66,9 +67,8 @@ def find_removals(
             found += _branch(node, graph, shapes, weights, macs)
     for start in weights.values():
         found += _layer(start, graph, shapes, weights, macs)
-    order = {_first(n): k for k, n in enumerate(model.proto.graph.node)}
     usable = [r for r in found if fixed.isdisjoint([*r.layers, *(n for n, _ in r.readers)])]
-    return sorted(usable, key=lambda r: max(order[n] for n in r.nodes))
+    return sorted(usable, key=lambda r: max(map(model.producers.__getitem__, r.nodes)))
 
 
 def apart(a: Removal, b: Removal) -> bool:
@@ -183,10 +183,6 @@ def input_axis(weight: Weight) -> int:
     return 1 if weight.outputs_first else 0
 
 
-def _first(node: onnx.NodeProto) -> str:
-    return next((o for o in node.output if o), "")
-
-
 def _without(sizes: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return (*sizes[:axis], *sizes[axis + 1 :])
 
@@ -200,12 +196,14 @@ class _Graph:
 
     def __init__(self, model: Model) -> None:
         graph = model.proto.graph
-        self._nodes = {_first(n): n for n in graph.node}
-        self._order = {name: k for k, name in enumerate(self._nodes)}
+        self._nodes = {first_output(n): n for n in graph.node}
+        self._order = model.producers
         self._makers = {o: name for name, n in self._nodes.items() for o in n.output if o}
         self._outputs = {v.name for v in graph.output}
         self._variables = set(self._makers) | {spec.name for spec in model.inputs}
-        self._read = {n: self._variable_inputs(node) for n, node in self._nodes.items()}
+        self._read = {
+            name: self._variables.intersection(tensors_read(n)) for name, n in self._nodes.items()
+        }
         self._readers: dict[str, list[str]] = {}
         for name, read in self._read.items():
             for tensor in read:
@@ -246,7 +244,7 @@ class _Graph:
         pending = {result}
         while pending:
             # Whatever reads a tensor comes later, so it is known whether that leaves.
-            tensor = max(pending, key=lambda t: self._order.get(self._makers.get(t, ""), -1))
+            tensor = max(pending, key=lambda t: self._order.get(t, -1))
             pending.discard(tensor)
             maker = self._makers.get(tensor)
             if maker is None or maker in nodes or tensor == source:
@@ -273,6 +271,3 @@ class _Graph:
                 if current in self._makers:
                     stack += self._read[self._makers[current]]
         return found
-
-    def _variable_inputs(self, node: onnx.NodeProto) -> set[str]:
-        return {t for t in [*node.input, *captured(node)] if t in self._variables}

@@ -91,6 +91,10 @@ class Origin:
     labels: I64
 
 
+Point = tuple[str, int]
+"""A tensor and one of its axes, along which activations have statistics."""
+
+
 @dataclass(frozen=True)
 class Weight:
     """A constant weight operand of a node.
@@ -129,7 +133,7 @@ class Weight:
         return bool(self.channel_of.shape[0] == 1 and self.output_of.shape[-1] == 1)
 
     @property
-    def point(self) -> tuple[str, int]:
+    def point(self) -> Point:
         """The tensor and axis whose statistics belong to the weight's input channels."""
         return self.data_tensor, self.data_axis
 

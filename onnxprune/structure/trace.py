@@ -13,12 +13,13 @@ from onnxprune.arrays import I64
 from onnxprune.errors import ModelError
 from onnxprune.model.edit import captured_names, edit, node_id
 from onnxprune.model.model import Model
+from onnxprune.model.nodes import operator
 from onnxprune.model.shapes import Shapes
 from onnxprune.structure.labels import Reason, Units
 from onnxprune.structure.op import Op
 from onnxprune.structure.rules import RULES
 from onnxprune.structure.structure import Frozen, Group, Structure, Untouched
-from onnxprune.structure.trace_state import Trace
+from onnxprune.structure.trace_state import TraceState
 from onnxprune.structure.untouched import find_untouched
 
 
@@ -36,7 +37,7 @@ def trace(
     Raises:
         ModelError: if a glob matches nothing.
     """
-    state = Trace(shapes, allow_inexact=allow_inexact)
+    state = TraceState(shapes, allow_inexact=allow_inexact)
     graph = edit(model)
     unmatched, excluded = set(exclude), set[str]()
     for node in graph.nodes:
@@ -65,13 +66,11 @@ def trace(
 
 
 def _apply(op: Op, node: gs.Node) -> None:
-    subgraphs = any(isinstance(a, gs.Graph) for a in node.attrs.values())
     for name in captured_names(node):
         for labels in op.labels_of(name).values():
             op.freeze(labels, f"is read inside a subgraph of {op.type}")
-    default = not node.domain or node.domain == "ai.onnx"
-    rule = RULES.get(node.op if default else f"{node.domain}::{node.op}")
-    if rule is None or subgraphs:
+    rule = RULES.get(operator(node.op, node.domain))
+    if rule is None or any(node.subgraphs()):
         op.close(f"there is no rule for {node.op}")
     elif not op.known():
         op.close("its shapes could not be observed")
@@ -80,7 +79,7 @@ def _apply(op: Op, node: gs.Node) -> None:
         op.close(f"{node.op} works across it")
 
 
-def _freeze_outputs(graph: gs.Graph, state: Trace) -> None:
+def _freeze_outputs(graph: gs.Graph, state: TraceState) -> None:
     for output in graph.outputs:
         producer = output.inputs[0] if output.inputs else None
         frozen = [output]
@@ -95,7 +94,7 @@ def _freeze_outputs(graph: gs.Graph, state: Trace) -> None:
                 state.labels.freeze(labels, reason)
 
 
-def _tie_shared(graph: gs.Graph, state: Trace) -> None:
+def _tie_shared(graph: gs.Graph, state: TraceState) -> None:
     """A matrix that several nodes use stays one tensor; vectors are un-shared.
 
     Where one of the uses cannot shrink along an axis, none can.
@@ -124,7 +123,7 @@ def _tie_shared(graph: gs.Graph, state: Trace) -> None:
                 state.labels.freeze(known[0], Reason(node.name or node_id(node), why))
 
 
-def _layers(state: Trace) -> dict[str, int]:
+def _layers(state: TraceState) -> dict[str, int]:
     """Return how many weights each node has; those that are shared count at the first."""
     sizes: dict[str, int] = {}
     counted = set[str]()
@@ -136,7 +135,7 @@ def _layers(state: Trace) -> dict[str, int]:
 
 
 def _structure(
-    state: Trace, excluded: frozenset[str], graph: gs.Graph, untouched: tuple[Untouched, ...]
+    state: TraceState, excluded: frozenset[str], graph: gs.Graph, untouched: tuple[Untouched, ...]
 ) -> Structure:
     units = state.labels.solve()
     names = {node_id(n): n.name or node_id(n) for n in graph.nodes}
@@ -164,7 +163,7 @@ def _structure(
 
 
 def _groups(
-    units: Units, state: Trace, axes: Sequence[I64], names: dict[str, str]
+    units: Units, state: TraceState, axes: Sequence[I64], names: dict[str, str]
 ) -> tuple[Group, ...]:
     """Put units that occur on exactly the same axes into one group."""
     rng = np.random.default_rng(0)
@@ -201,7 +200,7 @@ def _groups(
     return tuple(groups)
 
 
-def _passed(state: Trace, node: str) -> I64:
+def _passed(state: TraceState, node: str) -> I64:
     """Return the labels of a node's output that its own constants are sliced along."""
     own = [s.labels for s in state.sites if s.node == node]
     given = list(state.axes.get(node, {}).values())
@@ -216,7 +215,7 @@ def _as_frozen(layer: Untouched) -> Frozen:
     return Frozen(layer.tensor, layer.node, reason, layer.channels, layer.weights)
 
 
-def _frozen(units: Units, state: Trace, graph: gs.Graph) -> tuple[Frozen, ...]:
+def _frozen(units: Units, state: TraceState, graph: gs.Graph) -> tuple[Frozen, ...]:
     """List the outputs of layers whose channels cannot all leave, with the first reason."""
     result, layers = [], _layers(state)
     for origin in state.origins:

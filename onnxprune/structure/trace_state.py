@@ -17,7 +17,7 @@ from onnxprune.structure.structure import (
 )
 
 
-class Trace:
+class TraceState:
     """The state of one walk over a graph: labels of every tensor and what rules recorded."""
 
     def __init__(self, shapes: Shapes, *, allow_inexact: bool = False) -> None:

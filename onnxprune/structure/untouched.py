@@ -8,15 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 import onnx
 from onnx import TensorProto
 
-from onnxprune.model.constants import subgraphs
-from onnxprune.model.cost import (
-    CONVOLUTIONS,
-    DEFAULT_DOMAINS,
-    PACKED_MATRICES,
-    WEIGHT_INPUTS,
-    weight_operands,
-)
+from onnxprune.model.cost import CONVOLUTIONS, PACKED_MATRICES, WEIGHT_INPUTS, weight_operands
 from onnxprune.model.model import Model
+from onnxprune.model.nodes import first_output, operator, subgraphs
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.storage import nbytes
 from onnxprune.structure.rules import RULES
@@ -48,16 +42,14 @@ def find_untouched(model: Model, shapes: Shapes, recorded: Collection[str]) -> l
         shapes: its observed shapes.
         recorded: nodes whose weights were recorded, by their first output.
     """
-    tensors = {t.name: t for t in model.proto.graph.initializer}
-    makers = {o: node.op_type for node in model.proto.graph.node for o in node.output}
-    counted = weight_operands(model)
+    tensors, counted = model.constants, weight_operands(model)
     found = []
     for node in model.proto.graph.node:
-        output = next((o for o in node.output if o), node.name)
+        output = first_output(node)
         inside = dict(_inside(node, tensors))
         names = counted.get(output) or dict(_constants(node, tensors))
         names |= {name: math.prod(tensor.dims) for name, tensor in inside.items()}
-        if not names or output in recorded or (output not in counted and _key(node) in RULES):
+        if not names or output in recorded or (output not in counted and _has_rule(node)):
             continue
         shape = shapes.first.get(output, ())
         axis = 1 if node.op_type in CONVOLUTIONS and len(shape) > 1 else -1
@@ -67,7 +59,7 @@ def find_untouched(model: Model, shapes: Shapes, recorded: Collection[str]) -> l
                 tensor=output,
                 node=node.name or output,
                 op_type=node.op_type,
-                reason=_why(node, makers),
+                reason=_why(node, model),
                 channels=shape[axis] if shape else 0,
                 weights=sum(names.values()),
                 bytes=sum(map(nbytes, read.values())),
@@ -76,8 +68,8 @@ def find_untouched(model: Model, shapes: Shapes, recorded: Collection[str]) -> l
     return found
 
 
-def _key(node: onnx.NodeProto) -> str:
-    return node.op_type if node.domain in DEFAULT_DOMAINS else f"{node.domain}::{node.op_type}"
+def _has_rule(node: onnx.NodeProto) -> bool:
+    return operator(node.op_type, node.domain) in RULES
 
 
 def _constants(node: onnx.NodeProto, tensors: dict[str, TensorProto]) -> Iterator[tuple[str, int]]:
@@ -104,7 +96,7 @@ def _inside(
             yield from _inside(inner, held)
 
 
-def _why(node: onnx.NodeProto, makers: dict[str, str]) -> str:
+def _why(node: onnx.NodeProto, model: Model) -> str:
     """Return why the weights of a node stay, to be read after "it"."""
     last = any(a.name == "channels_last" and a.i for a in node.attribute)
     if node.domain in _ONE_MACHINE or last or node.op_type.startswith("Nhwc"):
@@ -114,12 +106,13 @@ def _why(node: onnx.NodeProto, makers: dict[str, str]) -> str:
         )
     if node.op_type in PACKED_MATRICES or node.op_type in ("MatMulFpQ4", "QMoE"):
         return f"packs weights of several inputs together ({node.op_type}); {_BEFORE}"
-    read = {makers.get(name, "") for name in node.input}
+    makers = (model.maker(name) for name in node.input)
+    read = {maker.op_type for maker in makers if maker is not None}
     if node.op_type in _DYNAMIC or "DynamicQuantizeLinear" in read:
         return f"reads all channels with one scale, found while it runs; {_BEFORE}"
-    if any(True for _ in subgraphs(node)):
+    if any(subgraphs(node)):
         return f"runs layers in its subgraphs, which stay as they are ({node.op_type})"
-    if _key(node) not in RULES:
+    if not _has_rule(node):
         return f"has no rule ({node.op_type})"
     return f"is used in a form that its rule does not take ({node.op_type})"
 

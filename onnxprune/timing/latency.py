@@ -29,7 +29,7 @@ from onnxprune.arrays import F64, Bool
 from onnxprune.errors import ModelError
 from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
-from onnxprune.model.session import Feeds, Session
+from onnxprune.model.session import Feeds, Session, samples_of
 from onnxprune.timing.stopwatch import Lap, Stopwatch, thread_ids
 
 NOISE = 0.03
@@ -138,11 +138,6 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.seconds)
-
-
-def samples_of(feeds: Feeds) -> int:
-    """Return how many samples inputs (``[samples, ...]``) hold: the longest first axis, or 1."""
-    return max((len(v) for v in feeds.values() if v.ndim), default=1)
 
 
 def in_batches(

@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 
 from onnxprune.model.cost import WEIGHT_INPUTS
-from onnxprune.model.model import Model, captured
+from onnxprune.model.model import Model
+from onnxprune.model.nodes import captured
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds, NodeRun
 from onnxprune.model.storage import draft

@@ -13,6 +13,7 @@ from onnxprune.model.runner import Runner
 from onnxprune.plans.request import Request
 from onnxprune.plans.settings import Settings, taken
 from onnxprune.run.open import open_model
+from onnxprune.samples.dataset import Scaling
 from onnxprune.samples.holdout import evaluated, folder_names, skip_warnings
 from onnxprune.samples.sources import open_dataset
 
@@ -40,7 +41,7 @@ def evaluate(
     loaded = open_model(model)
     class_scores(loaded, asked.output)
     path, notes = evaluated(Path(data))
-    dataset = open_dataset(path, loaded.inputs, mean=reading.mean, std=reading.std)
+    dataset = open_dataset(path, loaded.inputs, Scaling.of(reading.mean, reading.std))
     accuracy = measure_accuracy(
         loaded,
         dataset.batches(None, loaded.fixed_batch or asked.batch_size),

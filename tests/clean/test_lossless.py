@@ -149,7 +149,7 @@ def test_api(dead: Path, samples: Path) -> None:
     assert result.report.clean_up.channels == {"dead": 1}
     assert json.loads(result.report.to_json()) == result.report.to_dict()
     for settings, text in (
-        ({"lossless": True, "sparsity": 0.5}, "lossless alone; got sparsity and lossless"),
+        ({"lossless": True, "sparsity": 0.5}, "lossless takes no budget: leave out sparsity"),
         ({"lossless": True, "empirical": True}, "empirical needs calibration samples"),
     ):
         with pytest.raises(onnxprune.OnnxpruneError, match=text):

@@ -246,7 +246,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: images(p, *map(str, range(11)), count=6),
         r"(label 10 \(folder '10'\) is outside the model's classes.*10|class '10' is not a class)",
     ),
-    "text file": (lambda p: p.write_text("0,1,2\n"), "neither a folder nor an .npz"),
+    "text file": (lambda p: p.write_text("0,1,2\n"), "with images nor an .npz"),
 }
 
 

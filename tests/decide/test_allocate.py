@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.decide.allocate import allocate_channels, allocate_weights, auto_align
+from onnxprune.decide.allocate import Goal, allocate_channels, allocate_weights, auto_align
 from onnxprune.errors import BudgetError
 from onnxprune.structure.labels import Labels
 from onnxprune.structure.structure import Group, Structure
@@ -43,7 +43,7 @@ def test_the_budget_is_met_within_one_step_or_refused(widths, sparsity, align, s
     scores = np.random.default_rng(seed).random(len(s.units))
     total = sum(widths)
     try:
-        kept = allocate_channels(s, scores, share, sparsity, align=align)
+        kept = allocate_channels(s, scores, Goal(share, sparsity), align=align)
     except BudgetError:
         assert sum(w - 1 for w in widths) / total < sparsity
         return
@@ -58,7 +58,7 @@ def test_the_budget_is_met_within_one_step_or_refused(widths, sparsity, align, s
 def test_a_tighter_budget_keeps_no_more():
     s = structure(16, 24, 8)
     scores = np.random.default_rng(3).random(len(s.units))
-    kept = [allocate_channels(s, scores, share, x, align=4) for x in (0.2, 0.4, 0.6, 0.8)]
+    kept = [allocate_channels(s, scores, Goal(share, x), align=4) for x in (0.2, 0.4, 0.6, 0.8)]
     for loose, tight in itertools.pairwise(kept):
         assert not (tight & ~loose).any()
 
@@ -66,9 +66,9 @@ def test_a_tighter_budget_keeps_no_more():
 def test_widths_stay_multiples_where_the_budget_allows():
     s = structure(32, 64)
     scores = np.random.default_rng(0).random(len(s.units))
-    kept = allocate_channels(s, scores, share, 0.5, align=8)
+    kept = allocate_channels(s, scores, Goal(share, 0.5), align=8)
     assert all(kept[g.units].sum() % 8 == 0 for g in s.groups)
-    beyond = allocate_channels(s, scores, share, 0.95, align=8)
+    beyond = allocate_channels(s, scores, Goal(share, 0.95), align=8)
     assert share(beyond) >= 0.95
 
 
@@ -80,19 +80,19 @@ def test_narrow_groups_are_aligned_to_less(size: int, align: int) -> None:
     s = structure(size)
     scores = np.random.default_rng(0).random(size)
     target = 1 - align * (size // align - 3) / size
-    kept = allocate_channels(s, scores, share, target - 1e-3, align=None)
+    kept = allocate_channels(s, scores, Goal(share, target - 1e-3), align=None)
     assert kept.sum() == align * (size // align - 3), "a multiple, where it meets the budget"
     for preferred in (None, 8):
-        kept = allocate_channels(s, scores, share, 0.4, align=preferred, divide=True)
+        kept = allocate_channels(s, scores, Goal(share, 0.4), align=preferred, divide=True)
         assert 0.4 <= share(kept) < 0.4 + 1 / size + 0.02
 
 
 def test_the_best_achievable_is_named_and_true():
     s, scores = structure(4, 4), np.arange(8.0)
     with pytest.raises(BudgetError, match=r"best achievable is 0\.75") as error:
-        allocate_channels(s, scores, share, 0.9)
+        allocate_channels(s, scores, Goal(share, 0.9))
     best = float(re.findall(r"is (0\.\d+)", str(error.value))[0])
-    assert share(allocate_channels(s, scores, share, best)) == best
+    assert share(allocate_channels(s, scores, Goal(share, best))) == best
 
 
 def test_product_axes_never_empty():
@@ -111,10 +111,10 @@ def test_product_axes_never_empty():
     def removed(kept: np.ndarray) -> float:
         return 1 - units.keep(kept)[whole].mean()
 
-    kept = allocate_channels(s, np.arange(5.0), removed, 0.8)
+    kept = allocate_channels(s, np.arange(5.0), Goal(removed, 0.8))
     assert units.keep(kept)[whole].sum() == 1
     with pytest.raises(BudgetError):
-        allocate_channels(s, np.arange(5.0), removed, 0.9)
+        allocate_channels(s, np.arange(5.0), Goal(removed, 0.9))
 
 
 def weights(*sizes: int, seed: int = 0) -> dict[str, np.ndarray]:

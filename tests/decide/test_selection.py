@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune.decide.allocate import allocate_channels
+from onnxprune.decide.allocate import Goal, allocate_channels
 from onnxprune.decide.spread import share_of_rest
 from onnxprune.errors import BudgetError, OnnxpruneError
 from onnxprune.model import cost
@@ -114,7 +114,7 @@ def test_the_least_error_for_what_it_saves_leaves_first() -> None:
     def saved(kept: np.ndarray) -> float:
         return float(1 - costs[kept].sum() / costs.sum())
 
-    kept = allocate_channels(structure, errors, saved, 0.4, align=1, costs=costs)
+    kept = allocate_channels(structure, errors, Goal(saved, 0.4), align=1, costs=costs)
     cheap, dear = (int(kept[g.units].sum()) for g in structure.groups)
     assert dear < cheap
     for group in structure.groups:

@@ -17,6 +17,7 @@ from onnxprune.measure import calibrate, entropy
 from onnxprune.model.model import load
 from onnxprune.model.runner import Runner
 from onnxprune.samples import dataset as data
+from onnxprune.samples.dataset import UNSCALED
 from onnxprune.samples.sources import hold_out
 from onnxprune.structure.rectifiers import Rectifier, find_rectifiers
 
@@ -158,7 +159,7 @@ def test_inspect_shows_entropy(tmp_path: Path) -> None:
     path, samples = save(tiny_net(), tmp_path / "m.onnx"), tiny_samples(tmp_path / "d.npz")
     found = report_of("inspect", path, "--calib", samples)["rectifiers"]
     proto = onnx.load(path)
-    split = hold_out(samples, None, load(path), mean=None, std=None, seed=0, batch_size=8)
+    split = hold_out(samples, None, load(path), scaling=UNSCALED, seed=0, batch_size=8)
     inputs = tiny_arrays()["x"][split.fit.rows]
     assert [f["node"] for f in found] == ["/act1", "/act2"]
     for entry, tensor in zip(found, ("conv1", "conv2"), strict=True):

@@ -118,7 +118,7 @@ def loop_net() -> ModelProto:
 
 def test_nothing_behind_a_loop_is_folded_however_often_it_ran(tmp_path: Path) -> None:
     proto = loop_net()
-    known = computed_constants(graph.normalise(proto).proto)
+    known = computed_constants(graph.normalise(proto))
     loop = next(n for n in proto.graph.node if n.op_type == "Loop").output[0]
     shape = [n.output[0] for n in proto.graph.node if n.op_type == "Shape"][-1]
     assert loop in known.loosely
@@ -152,8 +152,8 @@ def test_a_branch_that_the_sizes_decide_leaves_sizes_known() -> None:
     chosen = n.op("If", n.op("Equal", size, n.const(1)), **branches)
     width = n.op("Gather", n.op("Shape", chosen), n.const(1))
     n.op("Mul", chosen, n.op("Cast", width, to=TensorProto.FLOAT))
-    proto = graph.normalise(n.model(n.nodes[-1].output[0], rank=2)).proto
-    assert width in computed_constants(proto).sources
+    model = graph.normalise(n.model(n.nodes[-1].output[0], rank=2))
+    assert width in computed_constants(model).sources
 
 
 # -- dynamic axes --------------------------------------------------------------------------

@@ -15,8 +15,8 @@ import onnxprune
 from onnxprune import OnnxpruneError
 from onnxprune.model import cost
 from onnxprune.model import model as graph
-from onnxprune.model.constants import graphs
 from onnxprune.model.edit import edit, rebuild
+from onnxprune.model.nodes import graphs
 from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import prune
-from onnxprune.decide.elimination import Reader, eliminate
+from onnxprune.decide.elimination import GroupReader, eliminate
 from onnxprune.decide.weight_damage import refitted
 from onnxprune.linear.layer import affected, prepare
 from onnxprune.linear.matrix_form import MatrixForm
@@ -319,7 +319,7 @@ def test_elimination_takes_the_least_error_first() -> None:
     covariance = np.cov(x, rowvar=False)
     weights = rng.normal(size=(3, 4)) + 2
     columns = {u: np.array([u]) for u in range(4)}
-    found = eliminate(range(4), [Reader(weights, covariance, columns, 1.0)], keep=[1])
+    found = eliminate(range(4), [GroupReader(weights, covariance, columns, 1.0)], keep=[1])
     assert found.order[0] in (0, 1, 3)
     assert found.errors[0] < 0.05 * found.errors[1]
     assert (np.diff(found.errors) >= 0).all()
@@ -339,7 +339,7 @@ def test_saliency_is_the_error_of_removing_one_weight() -> None:
     worth = refitted(weights, covariance, full, diagonal)[1]
     support = full.copy()
     support[0, 2] = False
-    fitted = refitted(weights, covariance, support, diagonal, damping=1e-12)[0]
+    fitted = refitted(weights, covariance, support, diagonal, relative=1e-12)[0]
     gap = weights - fitted
     assert worth[0, 2] == pytest.approx(np.einsum("od,od->", gap @ covariance, gap), rel=1e-6)
 

@@ -19,6 +19,7 @@ from onnxprune.errors import CalibrationError
 from onnxprune.model.model import TensorSpec
 from onnxprune.samples import images
 from onnxprune.samples import npz as arrays
+from onnxprune.samples.dataset import Scaling
 from onnxprune.samples.holdout import split
 from onnxprune.samples.images import _decode
 from onnxprune.samples.sources import open_dataset
@@ -64,10 +65,10 @@ def read(dataset, rows=None, batch_size=4):
     }, np.concatenate([b.labels for b in batches])
 
 
-def refused(path, inputs, *words, **options):
+def refused(path, inputs, *words, mean=None, std=None):
     """Open and read everything; the error is one line with the path and these words."""
     with pytest.raises(CalibrationError) as caught:
-        list(open_dataset(path, inputs, **options).batches(None, 4))
+        list(open_dataset(path, inputs, Scaling.of(mean, std)).batches(None, 4))
     message = str(caught.value)
     assert message.startswith(str(path))
     assert "\n" not in message
@@ -160,12 +161,12 @@ def test_mean_and_std_are_per_channel(tmp_path, shape):
     for name in "ab":
         picture(tmp_path / name / "image.png", (255, 0, 51), "RGB")
     dataset = open_dataset(
-        tmp_path, [spec(np.float32, *shape)], mean=[0.5, 0.25, 0.0], std=[0.5, 0.5, 2.0]
+        tmp_path, [spec(np.float32, *shape)], Scaling((0.5, 0.25, 0.0), (0.5, 0.5, 2.0))
     )
     image = read(dataset)[0]["input"][0]
     pixel = image[:, 2, 1] if shape[1] == 3 else image[2, 1]
     np.testing.assert_allclose(pixel, [1, -0.5, 0.1], 1e-6)
-    only_mean = read(open_dataset(tmp_path, [RGB], mean=[1, 1, 1]))[0]["input"]
+    only_mean = read(open_dataset(tmp_path, [RGB], Scaling((1, 1, 1))))[0]["input"]
     np.testing.assert_allclose(only_mean[0, :, 0, 0], [0, -1, -0.8], 1e-6)
 
 
@@ -579,7 +580,7 @@ def test_not_a_zip(tmp_path):
         refused(path, [GREY], "cannot be read")
     other = tmp_path / "a.csv"
     other.write_text("0,1")
-    refused(other, [GREY], "neither a folder nor an .npz")
+    refused(other, [GREY], "neither a folder of class folders with images nor an .npz")
 
 
 def replaced(path, name, change):

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.cli import commands as cli
-from onnxprune.decide.latency_savings import BLOCK, LEAST, even_cut, measure_savings, responsive
+from onnxprune.decide.latency_savings import LEAST, VECTOR, even_cut, measure_savings, responsive
 from onnxprune.errors import BudgetError, ModelError, QualityError
 from onnxprune.model import cost
 from onnxprune.model import model as graph
@@ -239,7 +239,7 @@ def test_an_even_cut_can_be_carried_out_and_measured(path: Path) -> None:
     kept = even_cut(structure)
     for group in structure.groups:
         size, stays = len(group.units), int(kept[group.units].sum())
-        assert stays == size // 2 - (size // 2 % BLOCK if size >= 2 * BLOCK else 0)
+        assert stays == size // 2 - (size // 2 % VECTOR if size >= 2 * VECTOR else 0)
     shares = weights_left(structure, structure.units.keep(kept))
     assert min(shares.values()) < 0.5
     whole, saved = measure_savings(subject, shapes.feeds[0], runner=Runner(1))

@@ -20,7 +20,7 @@ from onnxprune.linear.layer import Layer, prepare
 from onnxprune.model import zero_states
 from onnxprune.model.edit import edit, rebuild
 from onnxprune.model.folding import fold
-from onnxprune.model.model import Model, normalise, tensor_types
+from onnxprune.model.model import Model, normalise
 from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
 from onnxprune.model.stepwise import Walk
@@ -273,7 +273,7 @@ def test_a_walk_in_any_steps_equals_the_whole_model(name: str) -> None:
     chunks = [oracle.feeds(proto, 4, seed=k) for k in range(2)]
     (expected,) = zip(*(oracle.run(proto, c) for c in chunks), strict=True)
     tensors = [o for node in model.proto.graph.node for o in node.output if o]
-    kinds = tensor_types(proto)
+    kinds = Model(proto).types
     names = [t for t in tensors if kinds[t].HasField("tensor_type")]
     rng = np.random.default_rng(0)
     result = model.outputs[0].name

@@ -26,6 +26,7 @@ from onnxprune.recover.layers import with_constants
 from onnxprune.recover.least_squares import fit_layers
 from onnxprune.rewrite.rewrite import rewrite
 from onnxprune.structure.structure import Weight
+from onnxprune.structure.subject import Subject
 from onnxprune.structure.unit_costs import weights_removed
 from onnxprune.verbs.prune import prune
 
@@ -202,10 +203,10 @@ def test_channels_of_a_stack_have_errors_of_their_own(build: object) -> None:
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     t = oracle.traced(proto)
     x = np.random.default_rng(1).normal(size=(200, 8)).astype(np.float32)
-    weights = {i.name: numpy_helper.to_array(i) for i in t.model.proto.graph.initializer}
+    costs = cost.measure(t.model, t.shapes)
     measured = measure_moments(
-        t.model, t.structure, t.shapes, weights, [{"x0": x}], output=t.proto.graph.output[0].name,
-        macs=1.0, seed=0, runner=Runner(1), progress=lambda _: None,
+        Subject(t.model, t.model, t.shapes, t.structure, costs), [{"x0": x}],
+        output=t.proto.graph.output[0].name, seed=0, runner=Runner(1), progress=lambda _: None,
     )  # fmt: skip
     errors, _ = unit_errors(t.structure, measured)
     (group,) = (g for g in t.structure.groups if "up" in g.nodes and len(g.units) == 10)

@@ -191,10 +191,8 @@ def scatter_elements(op: Op) -> None:
 @rule("Compress")
 def compress(op: Op) -> None:
     """Indices along one axis are dropped; the other axes pass."""
-    rank = len(op.shape(0))
     if "axis" in op.node.attrs:
-        for k in set(range(rank)) - {int(op.attribute("axis")) % rank}:
-            op.give(k, op.take(0, k))
+        op.pass_all_but(int(op.attribute("axis")))
 
 
 @rule("OneHot")
@@ -208,12 +206,10 @@ def one_hot(op: Op) -> None:
 @rule("ReverseSequence", "Trilu", "com.microsoft::Trilu")
 def along_two_axes(op: Op) -> None:
     """Values are moved, or set to zero, by their places along two axes; the others pass."""
-    rank = len(op.shape(0))
-    over = {rank - 2, rank - 1}
     if op.type == "ReverseSequence":
-        over = {int(op.attribute("batch_axis", 1)), int(op.attribute("time_axis", 0))}
-    for axis in set(range(rank)) - over:
-        op.give(axis, op.take(0, axis))
+        op.pass_all_but(int(op.attribute("batch_axis", 1)), int(op.attribute("time_axis", 0)))
+    else:
+        op.pass_all_but(-2, -1)
 
 
 @rule("Expand")

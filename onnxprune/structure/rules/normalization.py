@@ -13,8 +13,7 @@ def batch_normalization(op: Op) -> None:
     labels = op.take(0, 1)
     for i in range(1, 5):
         op.site(i, 0, labels)
-    for axis in range(len(op.shape(0))):
-        op.give(axis, op.take(0, axis) if axis != 1 else labels)
+    op.pass_on(range(len(op.shape(0))))
     for o in range(1, len(op.node.outputs)):
         op.give(0, labels, o)
 
@@ -24,9 +23,7 @@ def softmax(op: Op) -> None:
     """Normalises over one axis (before opset 13 over all from ``axis`` on)."""
     rank = len(op.shape(0))
     axis = int(op.attribute("axis", -1 if op.opset >= 13 else 1)) % rank
-    over = {axis} if op.opset >= 13 else set(range(axis, rank))
-    for k in set(range(rank)) - over:
-        op.give(k, op.take(0, k))
+    op.pass_all_but(*([axis] if op.opset >= 13 else range(axis, rank)))
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")

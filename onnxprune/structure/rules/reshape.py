@@ -65,12 +65,12 @@ def reshape(op: Op) -> None:
         op.sizes(counted, 1)
 
 
-Run = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]
+AxisRun = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]
 
 
-def _reshape_runs(inner: tuple[int, ...], outer: tuple[int, ...]) -> list[Run]:
+def _reshape_runs(inner: tuple[int, ...], outer: tuple[int, ...]) -> list[AxisRun]:
     """Cut axes into runs ``(input axes, output axes, common factors or None)``."""
-    runs: list[Run] = []
+    runs: list[AxisRun] = []
     i = o = 0
     while i < len(inner) or o < len(outer):
         start = i, o

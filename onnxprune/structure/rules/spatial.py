@@ -13,23 +13,19 @@ def pool(op: Op) -> None:
     """Works on each map alone; the positions that MaxPool can return count across maps."""
     if len(op.node.outputs) > 1 and not op.node.outputs[1].is_empty():
         return
-    for axis in (0, 1):
-        op.give(axis, op.take(0, axis))
+    op.pass_on((0, 1))
 
 
 @rule("GridSample", "com.microsoft::GridSample", "RoiAlign", "MaxRoiPool")
 def sample(op: Op) -> None:
     """Every map is sampled at the same positions, which another input names."""
-    op.give(1, op.take(0, 1))
+    op.pass_on([1])
 
 
 @rule("CenterCropPad")
 def crop(op: Op) -> None:
     """Axes that it does not name pass."""
-    rank = len(op.shape(0))
-    named = {int(k) % rank for k in op.attribute("axes", range(rank))}
-    for axis in set(range(rank)) - named:
-        op.give(axis, op.take(0, axis))
+    op.pass_all_but(*map(int, op.attribute("axes", range(len(op.shape(0))))))
 
 
 @rule("Resize", "Upsample")
@@ -85,8 +81,6 @@ def columns_to_image(op: Op) -> None:
 @rule("DFT")
 def fourier(op: Op) -> None:
     """Sums along one axis with numbers of their own; the last holds real and imaginary parts."""
-    rank = len(op.shape(0))
     axes = op.ints(2, "axis") or [1 if op.opset < 20 else -2]
     if op.all_constant(1, 2):
-        for k in set(range(rank - 1)) - {axes[0] % rank}:
-            op.give(k, op.take(0, k))
+        op.pass_all_but(axes[0], -1)
