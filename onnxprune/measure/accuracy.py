@@ -65,7 +65,10 @@ class Drop:
 
 
 def drop_between(before: Accuracy, after: Accuracy) -> Drop:
-    """Compare two models that were measured on the same samples."""
+    """Return how much accuracy ``after`` has less than ``before``, as a fraction of the samples.
+
+    Both have to be of the same samples, in the same order.
+    """
     return _drop(before.hits.astype(np.float64) - after.hits)
 
 
@@ -118,15 +121,16 @@ def measure_accuracy(
 
     Args:
         model: a classifier.
-        batches: labelled samples.
+        batches: labelled samples, their labels below the number of classes.
         output: name of the output that holds the class scores (default: the first that can).
         runner: runs the models.
         folders: names of the class folders, by label, for messages.
         progress: called with the number of samples done after each batch.
 
     Raises:
-        ModelError: if the output does not hold one score per class.
-        CalibrationError: if a label is outside the model's classes, or scores are NaN.
+        ModelError: if the output does not hold one score per class, or the model cannot be run.
+        CalibrationError: if there are no samples, if a label is outside the model's classes, or
+            if scores are NaN or infinite.
     """
     session = runner.session(model.proto)
     found = class_scores(model, output)

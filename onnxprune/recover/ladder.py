@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.model.model import Model
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Effort:
     samples: int | None = None
     rows: float = 1.0
 
-    def thinned(self, part: Part) -> Part:
-        """Return at most that many samples of a part, spread evenly."""
-        return part if self.samples is None else part.at_most(self.samples)
+    def thinned(self, subset: Subset) -> Subset:
+        """Return at most that many samples of a subset, spread evenly."""
+        return subset if self.samples is None else subset.at_most(self.samples)
 
-    def spared(self, part: Part) -> Part:
-        """Return the samples of a part that are not used."""
-        return replace(part, rows=np.setdiff1d(part.rows, self.thinned(part).rows))
+    def spared(self, subset: Subset) -> Subset:
+        """Return the samples of a subset that are not used."""
+        return replace(subset, rows=np.setdiff1d(subset.rows, self.thinned(subset).rows))
 
 
 ALL = Effort()
@@ -40,12 +40,12 @@ QUICK = Effort(samples=512, rows=0.1)
 """For candidates on the way to a decision."""
 
 Loss = Callable[[Model], float | None]
-"""Returns the loss of a model on the select part; None if that is empty."""
+"""Returns the loss of a model on the select subset; None if that is empty."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One offer to a ladder: the losses on the *select* part, and whether it was accepted."""
+    """One offer to a ladder: the losses on the *select* subset, and whether it was accepted."""
 
     name: str
     loss_before: float | None

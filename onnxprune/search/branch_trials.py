@@ -110,8 +110,9 @@ class Yardstick:
     def __init__(self, study: Study, trials: int) -> None:
         given = study.run.given
         self._study, self._runner = study, study.run.runner
-        part = study.run.samples.select if len(study.run.samples.select) else study.run.samples.fit
-        every = sample_chunks(given.folded, given.shapes, part)
+        samples = study.run.samples
+        subset = samples.select if len(samples.select) else samples.fit
+        every = sample_chunks(given.folded, given.shapes, subset)
         chunks = trial_chunks(every, max(trials, 1), given.cost.macs)
         self._samples = TrialSamples(study.run.output, chunks, TEMPERATURE)
         self._reference = reference_of(given.folded, self._samples, runner=self._runner)
