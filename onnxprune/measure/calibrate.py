@@ -39,6 +39,21 @@ _SQUARE = "onnxprune/square/"
 
 
 @dataclass(frozen=True)
+class Watched:
+    """A model, and where its activations are watched.
+
+    Attributes:
+        model: the model.
+        shapes: its observed shapes.
+        points: tensors and channel axes; those without an axis of samples are left out.
+    """
+
+    model: Model
+    shapes: Shapes
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
 class _Reduction:
     """How one point is reduced: the batch axis and the axes that vanish."""
 
@@ -49,21 +64,17 @@ class _Reduction:
 
 
 def calibrate(
-    model: Model,
-    shapes: Shapes,
-    points: Iterable[Point],
+    watched: Watched,
     read: Callable[[], Iterable[Batch]],
     *,
     classes: int,
     squares: bool = False,
     runner: Runner = PLAIN,
 ) -> dict[Point, ActivationStats]:
-    """Gather the statistics of channel means at the given points of a model.
+    """Gather the statistics of channel means where a model is watched.
 
     Args:
-        model: the model.
-        shapes: its observed shapes.
-        points: tensors and channel axes; those without a batch axis are left out.
+        watched: the model and the points.
         read: streams the labelled samples, each batch padded if the model's batch is fixed;
             more than once where the classes are too many for :data:`MEMORY`.
         classes: number of classes that occur.
@@ -71,16 +82,17 @@ def calibrate(
         runner: runs the models.
 
     Returns:
-        Statistics by point.
+        Statistics by point, in the order of the points.
 
     Raises:
+        ModelError: if the model cannot be run.
         CalibrationError: if an activation is NaN or infinite (names the tensor), or if all
             samples are the same.
     """
-    reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
+    reductions = [r for p in dict.fromkeys(watched.points) if (r := _reduction(p, watched.shapes))]
     found: dict[Point, ActivationStats] = {}
     for some in _passes(reductions, max(classes, 1)):
-        total = _gather(model, some, read(), squares, runner)
+        total = _gather(watched.model, some, read(), squares, runner)
         if not len(total.count):
             raise CalibrationError("there are no calibration samples")
         bounds = np.cumsum([0, *(r.channels for r in some)])

@@ -26,13 +26,13 @@ class Effort:
     samples: int | None = None
     rows: float = 1.0
 
-    def thinned(self, part: Subset) -> Subset:
-        """Return at most that many samples of a part, spread evenly."""
-        return part if self.samples is None else part.at_most(self.samples)
+    def thinned(self, subset: Subset) -> Subset:
+        """Return at most that many samples of a subset, spread evenly."""
+        return subset if self.samples is None else subset.at_most(self.samples)
 
-    def spared(self, part: Subset) -> Subset:
-        """Return the samples of a part that are not used."""
-        return replace(part, rows=np.setdiff1d(part.rows, self.thinned(part).rows))
+    def spared(self, subset: Subset) -> Subset:
+        """Return the samples of a subset that are not used."""
+        return replace(subset, rows=np.setdiff1d(subset.rows, self.thinned(subset).rows))
 
 
 ALL = Effort()
@@ -62,7 +62,7 @@ Judge = Callable[[Model], Judgement]
 
 @dataclass(frozen=True)
 class Offer:
-    """One offer to a ladder: the losses on the *select* part, and whether it was accepted."""
+    """One offer to a ladder: the losses on the *select* subset, and whether it was accepted."""
 
     name: str
     loss_before: float | None

@@ -256,7 +256,7 @@ def _recover(study: Study, pruned: Model, cut: Cut, effort: Effort) -> Ladder:
         pruned=pruned,
         cut=cut,
         changed=study.changed,
-        part=effort.thinned(run.samples.fit),
+        subset=effort.thinned(run.samples.fit),
         effort=effort,
         stats=lambda: study.activations.stats,
         output=run.output,

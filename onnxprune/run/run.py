@@ -147,31 +147,31 @@ class Run:
             )
         return found
 
-    def accuracy(self, model: Model, part: Subset) -> Accuracy | None:
-        """Measure a model on a part of the samples; None if it is empty."""
-        if not len(part):
+    def accuracy(self, model: Model, subset: Subset) -> Accuracy | None:
+        """Measure a model on a subset of the samples; None if it is empty."""
+        if not len(subset):
             return None
         with self.log.stage("evaluate"):
             return measure_accuracy(
                 joined(model, self.given.original),
-                part.batches(),
+                subset.batches(),
                 output=self.request.output,
                 runner=self.runner,
-                progress=self.log.progress("evaluate", len(part)),
+                progress=self.log.progress("evaluate", len(subset)),
             )
 
-    def _original_accuracy(self, part: Subset) -> Accuracy | None:
-        """Measure the original on a part of the samples, or remember that; None if it is empty."""
-        if not len(part):
+    def _original_accuracy(self, subset: Subset) -> Accuracy | None:
+        """Measure the original on a subset, or remember that; None if the subset is empty."""
+        if not len(subset):
             return None
 
         def measure() -> Arrays:
-            found = self.accuracy(self.given.original, part)
+            found = self.accuracy(self.given.original, subset)
             assert found is not None
             return records.from_accuracy(found)
 
         def settings() -> dict[str, Any]:
-            return {"part": self.fingerprints.of(part), "output": self.request.output}
+            return {"subset": self.fingerprints.of(subset), "output": self.request.output}
 
         return records.to_accuracy(self.cache.recall("accuracy", settings, measure))
 
