@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from onnxprune.decide.score import weight_points
-from onnxprune.measure.calibrate import calibrate
+from onnxprune.measure.calibrate import Watched, calibrate
 from onnxprune.measure.entropy import watch
 from onnxprune.model import model as graph
 from onnxprune.model.folding import fold
@@ -54,9 +55,10 @@ def stages(model_path: Path, data: Path, rounds: int) -> None:
     folded = fold(model, shapes)
     structure = trace(folded, shapes)
     plain = Session(model.proto, threads=1)
-    points = weight_points(structure)
+    channels = Watched(folded, shapes, weight_points(structure))
     rectifiers = find_rectifiers(folded, shapes, structure)
-    watched, known, states = watch(folded, shapes, rectifiers)
+    states = watch(folded, shapes, rectifiers)
+    watched = replace(states, points=[*channels.points, *states.points])
     classes = len(dataset.class_names)
 
     def forward() -> None:
@@ -64,12 +66,10 @@ def stages(model_path: Path, data: Path, rounds: int) -> None:
             plain.run(batch.feeds)
 
     def gather() -> None:
-        calibrate(
-            watched, known, [*points, *states], lambda: batches, classes=classes, runner=Runner(1)
-        )
+        calibrate(watched, lambda: batches, classes=classes, runner=Runner(1))
 
     def gather_less() -> None:
-        calibrate(folded, shapes, points, lambda: batches, classes=classes, runner=Runner(1))
+        calibrate(channels, lambda: batches, classes=classes, runner=Runner(1))
 
     gather(), gather_less(), forward()
     works = (gather, gather_less, forward)
@@ -82,7 +82,7 @@ def stages(model_path: Path, data: Path, rounds: int) -> None:
     rewriting = min(
         timed(lambda: rewrite(Cut(folded, structure, shapes, plan))) for _ in range(rounds)
     )
-    what = f"{len(points)} points, {len(rectifiers)} rectifiers"
+    what = f"{len(channels.points)} points, {len(rectifiers)} rectifiers"
     for k, name in enumerate((what, "without rectifiers")):
         low, ratio, high = np.percentile(times[:, k] / times[:, 2], [0, 50, 100])
         print(f"calibration / plain forward, {name}: {ratio:.2f} ({low:.2f}-{high:.2f})")

@@ -68,3 +68,14 @@ def console(file: IO[str], *, styled: bool = True) -> Console:
     if not out.is_terminal:
         out.width = WIDTH
     return out
+
+
+def told_apart(a: float, b: float, digits: int = 4) -> tuple[str, str]:
+    """Return two numbers with so many decimals, or more where they would look the same."""
+    while a != b and f"{a:.{digits}f}" == f"{b:.{digits}f}" and digits < MOST_DECIMALS:
+        digits += 1
+    return f"{a:.{digits}f}", f"{b:.{digits}f}"
+
+
+MOST_DECIMALS = 17
+"""Decimals that tell any two floats between 0.1 and 1 apart."""

@@ -7,6 +7,7 @@ line, 2 usage, 3 a quality gate not met.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,23 +81,18 @@ def main() -> None:
 def prune(
     model: Path,
     data: Path | None,
-    out: Path | None,
-    report_path: Path | None,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
     **settings: Any,
 ) -> None:
     """Prune MODEL and write the result, once it is proven right."""
+    target = _Target.taken(model, settings)
     options.goal("prune", data, settings)
-    target = _Target(model, out, report_path, force)
     target.check([data, settings["eval_data"]])
 
     from onnxprune.verbs import prune as verb
 
-    with progress_bar(quiet or as_json) as progress:
+    with progress_bar(target.quiet or target.as_json) as progress:
         result = verb.prune(model, data, progress=progress, **settings)
-    _write(result, target, as_json=as_json, quiet=quiet)
+    _write(result, target)
 
 
 @main.command()
@@ -154,11 +150,6 @@ def apply(
     model: Path,
     plan: Path,
     data: Path | None,
-    out: Path | None,
-    report_path: Path | None,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
     **settings: Any,
 ) -> None:
     """Carry out PLAN, as 'onnxprune plan' made it or as you edited it, on MODEL.
@@ -166,14 +157,14 @@ def apply(
     The result is proven, recovered, reported and held against the quality gates as with
     'prune'; a plan for another model is refused.
     """
-    target = _Target(model, out, report_path, force)
+    target = _Target.taken(model, settings)
     target.check([plan, data, settings["eval_data"]])
 
     from onnxprune.verbs import apply as verb
 
-    with progress_bar(quiet or as_json) as progress:
+    with progress_bar(target.quiet or target.as_json) as progress:
         result = verb.apply(model, plan, data, progress=progress, **settings)
-    _write(result, target, as_json=as_json, quiet=quiet)
+    _write(result, target)
 
 
 @main.command()
@@ -332,12 +323,23 @@ def _sources(model: Path, others: Iterable[Any]) -> list[Path]:
     return [model, *(p for p in others if isinstance(p, Path))]
 
 
+@dataclass(frozen=True)
 class _Target:
-    """Where a pruned model and its report go."""
+    """Where a pruned model and its report go, and what is shown of them."""
 
-    def __init__(self, model: Path, out: Path | None, report: Path | None, force: bool) -> None:
-        self.model, self.out, self.report = model, out or default_target(model), report
-        self.force = force
+    model: Path
+    out: Path
+    report: Path | None
+    force: bool
+    as_json: bool
+    quiet: bool
+
+    @classmethod
+    def taken(cls, model: Path, settings: dict[str, Any]) -> _Target:
+        """Take out of the options those of writing; what is left are settings."""
+        out, report = settings.pop("out"), settings.pop("report_path")
+        flags = [settings.pop(name) for name in ("force", "as_json", "quiet")]
+        return cls(model, out or default_target(model), report, *flags)
 
     def check(self, read: Sequence[Path | None]) -> None:
         """Refuse to write over what is read, or over other files without --force."""
@@ -351,7 +353,7 @@ class _Target:
                 check_apart(self.report, target)
 
 
-def _write(result: PruneResult, target: _Target, *, as_json: bool, quiet: bool) -> None:
+def _write(result: PruneResult, target: _Target) -> None:
     """Write a pruned model and its report, and show the report."""
     from onnxprune.report.formats import rendered
     from onnxprune.report.result import save
@@ -364,11 +366,11 @@ def _write(result: PruneResult, target: _Target, *, as_json: bool, quiet: bool) 
     if target.report:
         write_files({target.report: [rendered(report, target.report).encode()]})
     warn(report.warnings)
-    if as_json:
+    if target.as_json:
         show_json(report.to_json())
-    elif not quiet:
+    elif not target.quiet:
         show(report)
     if not good:
         raise QualityError(f"{out} was not written: {result.missed}")
-    if not (quiet or as_json):
+    if not (target.quiet or target.as_json):
         say(f"wrote {out}{f' and {data_target(out).name}' if result.external else ''}")

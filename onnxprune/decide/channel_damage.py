@@ -19,7 +19,7 @@ from onnxprune.decide.elimination import Elimination, GroupReader, eliminate, ou
 from onnxprune.decide.second_moments import InputMoments, from_rows, input_moments, to_rows
 from onnxprune.linear.layer import Layer, prepare
 from onnxprune.linear.matrix_form import MatrixForm, StackForm
-from onnxprune.measure.divergence import Sensitivity, divergences, trial_chunks
+from onnxprune.measure.divergence import Sensitivity, TrialSamples, divergences, trial_chunks
 from onnxprune.model.model import Model
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
@@ -81,9 +81,8 @@ class Measured:
     ) -> F64:
         """Return how far each trial moves the model's outputs."""
         chunks = trial_chunks(self.chunks, len(trials), self.macs)
-        return divergences(
-            self.model, self.output, chunks, trials, runner=self.runner, progress=progress
-        )
+        samples = TrialSamples(self.output, chunks)
+        return divergences(self.model, samples, trials, runner=self.runner, progress=progress)
 
 
 def measure_moments(

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.arrays import F64, I64, Array, Bool
 from onnxprune.errors import CalibrationError
-from onnxprune.measure.class_scores import class_scores
+from onnxprune.measure.class_scores import class_scores, log_probabilities
 from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.samples.dataset import Batch
@@ -65,7 +65,10 @@ class Drop:
 
 
 def drop_between(before: Accuracy, after: Accuracy) -> Drop:
-    """Compare two models that were measured on the same samples."""
+    """Return how much accuracy ``after`` has less than ``before``, as a fraction of the samples.
+
+    Both have to be of the same samples, in the same order.
+    """
     return _drop(before.hits.astype(np.float64) - after.hits)
 
 
@@ -118,15 +121,16 @@ def measure_accuracy(
 
     Args:
         model: a classifier.
-        batches: labelled samples.
+        batches: labelled samples, their labels below the number of classes.
         output: name of the output that holds the class scores (default: the first that can).
         runner: runs the models.
         folders: names of the class folders, by label, for messages.
         progress: called with the number of samples done after each batch.
 
     Raises:
-        ModelError: if the output does not hold one score per class.
-        CalibrationError: if a label is outside the model's classes, or scores are NaN.
+        ModelError: if the output does not hold one score per class, or the model cannot be run.
+        CalibrationError: if there are no samples, if a label is outside the model's classes, or
+            if scores are NaN or infinite.
     """
     session = runner.session(model.proto)
     found = class_scores(model, output)
@@ -139,7 +143,7 @@ def measure_accuracy(
         raw = session.run_rows(batch.feeds, len(batch), model.fixed_batch, [name])[0]
         scores = found.read(raw, len(batch))
         _check(scores, batch.labels, name, folders)
-        logs = _log_probabilities(scores)
+        logs = log_probabilities(scores)
         losses.append(-_of_labels(logs, batch.labels))
         margins.append(_margins(logs, batch.labels))
         hits.append(scores.argmax(axis=1) == batch.labels)
@@ -192,15 +196,6 @@ def listed(folders: Sequence[str], most: int = 10) -> str:
     shown = [f"'{name}' is {k}" for k, name in enumerate(folders[:most])]
     more = ["..."] if len(folders) > most else []
     return f": {', '.join(shown + more)}" if folders else ""
-
-
-def _log_probabilities(scores: F64) -> F64:
-    """Return the logarithms of class probabilities; scores that already are some are taken so."""
-    from scipy.special import log_softmax
-
-    probable = (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-3)
-    logs: F64 = np.log(np.maximum(scores, 1e-12)) if probable else log_softmax(scores, axis=1)
-    return logs
 
 
 def _of_labels(logs: F64, labels: I64) -> F64:

@@ -39,6 +39,21 @@ _SQUARE = "onnxprune/square/"
 
 
 @dataclass(frozen=True)
+class Watched:
+    """A model, and where its activations are watched.
+
+    Attributes:
+        model: the model.
+        shapes: its observed shapes.
+        points: tensors and channel axes; those without an axis of samples are left out.
+    """
+
+    model: Model
+    shapes: Shapes
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
 class _Reduction:
     """How one point is reduced: the batch axis and the axes that vanish."""
 
@@ -49,46 +64,40 @@ class _Reduction:
 
 
 def calibrate(
-    model: Model,
-    shapes: Shapes,
-    points: Iterable[Point],
+    watched: Watched,
     read: Callable[[], Iterable[Batch]],
     *,
     classes: int,
     squares: bool = False,
     runner: Runner = PLAIN,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> dict[Point, ActivationStats]:
-    """Gather the statistics of channel means at the given points of a model.
+    """Gather the statistics of channel means where a model is watched.
 
     Args:
-        model: the model.
-        shapes: its observed shapes.
-        points: tensors and channel axes; those without a batch axis are left out.
+        watched: the model and the points.
         read: streams the labelled samples, each batch padded if the model's batch is fixed;
             more than once where the classes are too many for :data:`MEMORY`.
         classes: number of classes that occur.
         squares: also gather mean squares (see :attr:`ActivationStats.square`).
         runner: runs the models.
-        progress: called with the number of samples done after each batch, the first time.
 
     Returns:
-        Statistics by point.
+        Statistics by point, in the order of the points.
 
     Raises:
+        ModelError: if the model cannot be run.
         CalibrationError: if an activation is NaN or infinite (names the tensor), or if all
             samples are the same.
     """
-    reductions = [r for p in dict.fromkeys(points) if (r := _reduction(p, shapes))]
+    reductions = [r for p in dict.fromkeys(watched.points) if (r := _reduction(p, watched.shapes))]
     found: dict[Point, ActivationStats] = {}
     for some in _passes(reductions, max(classes, 1)):
-        total = _gather(model, some, read(), squares, runner, progress)
+        total = _gather(watched.model, some, read(), squares, runner)
         if not len(total.count):
             raise CalibrationError("there are no calibration samples")
         bounds = np.cumsum([0, *(r.channels for r in some)])
         for r, (a, b) in zip(some, itertools.pairwise(bounds), strict=True):
             found[r.point] = total.columns(int(a), int(b))
-        progress = lambda _: None  # noqa: E731
     _check_variation(list(found.values()))
     return found
 
@@ -111,7 +120,6 @@ def _gather(
     batches: Iterable[Batch],
     squares: bool,
     runner: Runner,
-    progress: Callable[[int], None],
 ) -> ActivationStats:
     """Return the statistics of all channels of some points, side by side."""
     proto, held = draft(model.proto)
@@ -131,7 +139,6 @@ def _gather(
         if sum(len(labels) for _, _, labels in pending) >= ROWS:
             total = total.merge(_stats(pending))
             pending = []
-        progress(len(batch))
     return total.merge(_stats(pending)) if pending else total
 
 

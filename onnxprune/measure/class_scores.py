@@ -143,6 +143,25 @@ def class_scores(model: Model, output: str = "") -> ClassScores:
     return ClassScores(name, name, probable=probable, suited=name in floats)
 
 
+def log_probabilities(scores: Array, temperature: float = 1.0) -> F64:
+    """Return the logarithms of the class probabilities of each sample, in nats; they sum to 1.
+
+    Args:
+        scores: ``[samples, classes]``, log odds, or probabilities: these are told by rows that
+            are not negative and sum to 1. Without an axis of samples, it is one sample.
+        temperature: what log odds, or the logarithms of probabilities, are divided by.
+
+    Returns:
+        ``float64 [samples, classes]``.
+    """
+    from scipy.special import log_softmax
+
+    values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
+        values = np.log(np.maximum(values, 1e-12))
+    return np.asarray(log_softmax(values / temperature, axis=1))
+
+
 def _is_zipped(node: onnx.NodeProto | None) -> bool:
     return node is not None and node.op_type == "ZipMap"
 

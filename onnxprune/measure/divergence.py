@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.arrays import F64, Array
-from onnxprune.measure.class_scores import class_scores
+from onnxprune.measure.class_scores import ClassScores, class_scores, log_probabilities
 from onnxprune.model.model import Model
 from onnxprune.model.runner import PLAIN, Runner
 from onnxprune.model.session import Feeds, samples_of
@@ -30,11 +30,31 @@ TEMPERATURE = 4.0
 it does not choose tells more (Hinton et al., arXiv 1503.02531, section 2)."""
 
 
+@dataclass(frozen=True)
+class TrialSamples:
+    """The samples that trials are compared on, and how their class scores are read.
+
+    Attributes:
+        output: name of the output with the class scores.
+        chunks: inputs ``[samples, ...]`` of the samples by name, in chunks that are run at once.
+        temperature: what scores are divided by before they become probabilities.
+    """
+
+    output: str
+    chunks: Sequence[Feeds]
+    temperature: float = TEMPERATURE
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of samples in each chunk."""
+        return [samples_of(feeds) for feeds in self.chunks]
+
+
 def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feeds]:
-    """Take as many samples for trials as the work allows, spread over the chunks.
+    """Take as many chunks for trials as :data:`WORK` allows, spread evenly; at least one.
 
     Args:
-        chunks: inputs of all samples.
+        chunks: inputs ``[samples, ...]`` of all samples by name, the first chunk the largest.
         trials: number of trials.
         macs: multiply-accumulates of the model for one sample.
     """
@@ -47,88 +67,79 @@ def trial_chunks(chunks: Sequence[Feeds], trials: int, macs: float) -> list[Feed
 
 def divergences(
     model: Model,
-    output: str,
-    chunks: Sequence[Feeds],
+    samples: TrialSamples,
     trials: Sequence[Mapping[str, Array]],
     *,
     reference: Sequence[F64] | None = None,
-    temperature: float = TEMPERATURE,
     runner: Runner = PLAIN,
     progress: Callable[[int], None] = lambda _: None,
 ) -> F64:
-    """Return the mean divergence of each trial, ``float64 [trials]``; infinite if not finite.
+    """Measure how far each trial moves the class probabilities of a model.
 
     Args:
         model: the model.
-        output: the output with the class scores.
-        chunks: inputs of the samples.
-        trials: for each, other values of some constants.
-        reference: the log-probabilities that they are compared with (see :func:`outputs_of`);
-            default the model's own.
-        temperature: what scores are divided by.
+        samples: what the trials are compared on.
+        trials: for each, other values of some constants by name.
+        reference: the log-probabilities that they are compared with, a ``float64 [samples,
+            classes]`` for each chunk (see :func:`reference_of`); default the model's own.
         runner: runs the models.
         progress: called with 1 after each trial.
+
+    Returns:
+        ``float64 [trials]``, mean Kullback-Leibler divergences in nats; infinite where the
+        scores of a trial are not finite.
+
+    Raises:
+        ModelError: if the model has no such output, or cannot be run.
     """
-    walk, found = Walk(model, chunks, runner=runner), class_scores(model, output)
-    sizes = [samples_of(feeds) for feeds in chunks]
-
-    def scores(constants: Mapping[str, Array]) -> list[Array]:
-        values = walk.peek(found.tensor, constants)
-        return [found.columns(v, size) for v, size in zip(values, sizes, strict=True)]
-
+    walk, found = Walk(model, samples.chunks, runner=runner), class_scores(model, samples.output)
     if reference is None:
-        reference = [log_probabilities(v, temperature) for v in scores({})]
+        reference = _log_probabilities(walk, found, samples, {})
     result = np.zeros(len(trials))
     starts = [walk.first_user(trial.keys()) for trial in trials]
     for k in np.argsort(starts, kind="stable"):
         walk.step_to(starts[k], [found.tensor])
-        result[k] = divergence(reference, scores(trials[k]), temperature)
+        result[k] = divergence(reference, _log_probabilities(walk, found, samples, trials[k]))
         progress(1)
     return result
 
 
-def divergence(
-    reference: Sequence[F64], scores: Sequence[Array], temperature: float = TEMPERATURE
-) -> float:
-    """Return the mean divergence of class scores from log-probabilities, chunk by chunk."""
+def divergence(reference: Sequence[F64], trial: Sequence[F64]) -> float:
+    """Return the mean divergence of one model's log-probabilities from another's, in nats.
+
+    Args:
+        reference: a ``float64 [samples, classes]`` for each chunk.
+        trial: the same of the model that is compared with it.
+
+    Returns:
+        The mean over all samples of all chunks, at least 0; infinite if it is not finite.
+    """
     values = [
-        (np.exp(a) * (a - log_probabilities(b, temperature))).sum(axis=1).ravel()
-        for a, b in zip(reference, scores, strict=True)
+        (np.exp(a) * (a - b)).sum(axis=1).ravel() for a, b in zip(reference, trial, strict=True)
     ]
     mean = float(np.concatenate(values).mean())
     return max(mean, 0.0) if np.isfinite(mean) else np.inf
 
 
-def outputs_of(
-    model: Model,
-    output: str,
-    chunks: Sequence[Feeds],
-    temperature: float = TEMPERATURE,
-    *,
-    runner: Runner = PLAIN,
-) -> list[F64]:
-    """Return the log-probabilities that a model gives for the samples of each chunk."""
-    found = class_scores(model, output)
-    values = Walk(model, chunks, runner=runner).peek(found.tensor, {})
-    return [
-        log_probabilities(found.columns(v, samples_of(feeds)), temperature)
-        for v, feeds in zip(values, chunks, strict=True)
-    ]
+def reference_of(model: Model, samples: TrialSamples, *, runner: Runner = PLAIN) -> list[F64]:
+    """Return a model's log-probabilities, ``float64 [samples, classes]`` for each chunk.
 
-
-def log_probabilities(scores: Array, temperature: float = TEMPERATURE) -> F64:
-    """Return log-probabilities along axis 1 at a temperature.
-
-    Scores that are probabilities already are taken so.
+    Raises:
+        ModelError: if the model has no such output, or cannot be run.
     """
-    from scipy.special import log_softmax
+    walk = Walk(model, samples.chunks, runner=runner)
+    return _log_probabilities(walk, class_scores(model, samples.output), samples, {})
 
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim < 2:
-        values = values[None]
-    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
-        values = np.log(np.maximum(values, 1e-12))
-    return np.asarray(log_softmax(values / temperature, axis=1))
+
+def _log_probabilities(
+    walk: Walk, found: ClassScores, samples: TrialSamples, constants: Mapping[str, Array]
+) -> list[F64]:
+    """Return the log-probabilities of each chunk where some constants have other values."""
+    values = walk.peek(found.tensor, constants)
+    return [
+        log_probabilities(found.columns(v, size), samples.temperature)
+        for v, size in zip(values, samples.sizes, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -138,8 +149,7 @@ class Sensitivity:
     Attributes:
         group: its name.
         removed: how many of its units leave in each trial.
-        divergence: how far the outputs move then, in nats (see
-            :func:`onnxprune.measure.divergence.divergences`).
+        divergence: how far the class probabilities move then, in nats (see :func:`divergences`).
     """
 
     group: str

@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.arrays import F64, Bool
+from onnxprune.measure.calibrate import Watched
 from onnxprune.measure.statistics import ActivationStats
 from onnxprune.model.model import Model
 from onnxprune.model.shapes import Shapes
@@ -91,16 +92,19 @@ def layer_entropy(on: F64) -> float:
     return float(neuron_entropy(mixed).mean()) if len(mixed) else 0.0
 
 
-def watch(
-    model: Model, shapes: Shapes, rectifiers: Sequence[Rectifier]
-) -> tuple[Model, Shapes, list[tuple[str, int]]]:
+def watch(model: Model, shapes: Shapes, rectifiers: Sequence[Rectifier]) -> Watched:
     """Add tensors to a model that are one where a rectifier is on and zero where it is off.
 
     Their means come out of :func:`onnxprune.measure.calibrate.calibrate` like those of any
     activation, in the same pass; :func:`activities` reads them.
 
+    Args:
+        model: the model; it stays as it is.
+        shapes: its observed shapes.
+        rectifiers: those of the model that are watched.
+
     Returns:
-        The model, its shapes, and the points (tensor, axis) of the new tensors.
+        The model with the new tensors and their shapes, watched at each of them once.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -115,7 +119,7 @@ def watch(
         first[result], second[result] = shapes.first[tensor], shapes.second[tensor]
         points.append((result, axis))
     extended = replace(model, proto=proto)
-    return extended, replace(shapes, first=first, second=second), points
+    return Watched(extended, replace(shapes, first=first, second=second), points)
 
 
 def _step(source: str, result: str, kind: int, proto: onnx.ModelProto) -> list[onnx.NodeProto]:

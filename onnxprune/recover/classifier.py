@@ -15,7 +15,7 @@ from onnxprune.linear.requantise import pack
 from onnxprune.model.stepwise import Walk
 from onnxprune.recover.ladder import Ladder
 from onnxprune.recover.task import Step, Task
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Choices of the ridge, for features of unit variance; by the loss on the check samples."""
@@ -109,7 +109,7 @@ def recover_classifier(ladder: Ladder, task: Task) -> None:
     if layer is None:
         return
     classes = max(layer.form.outputs, 2)  # a single output tells two apart
-    absent = classes - len(np.unique(task.part.labels))
+    absent = classes - len(np.unique(task.subset.labels))
     if absent > 0:
         ladder.warnings.append(
             f"the classifier was not refitted to the labels: {absent} of its {classes} classes "
@@ -117,7 +117,7 @@ def recover_classifier(ladder: Ladder, task: Task) -> None:
         )
         return
     walk = Walk(prepared, [{}], runner=task.runner)
-    found = _features(walk, layer, task.part, prepared.fixed_batch)
+    found = _features(walk, layer, task.subset, prepared.fixed_batch)
     if found is None:
         return
     weights = layer.form.to_matrix(walk.constant(layer.weight))[0] * layer.alpha
@@ -148,7 +148,7 @@ def _is_classifier(layer: Layer, task: Task) -> bool:
 
 
 def _features(
-    walk: Walk, layer: Layer, part: Part, fixed_batch: int | None
+    walk: Walk, layer: Layer, subset: Subset, fixed_batch: int | None
 ) -> tuple[F64, I64] | None:
     """Return what the classifier reads, and the labels; None if it reads no vector per sample.
 
@@ -159,7 +159,7 @@ def _features(
     """
     read: list[Array] = []
     labels: list[I64] = []
-    for batch in part.batches():
+    for batch in subset.batches():
         if fixed_batch in (None, len(batch)):
             read.append(walk.on(batch.feeds, layer.data))
             labels.append(batch.labels)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.measure.accuracy import Accuracy
 from onnxprune.model.model import Model
-from onnxprune.samples.holdout import Part
+from onnxprune.printable import told_apart
+from onnxprune.samples.holdout import Subset
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,13 @@ class Effort:
     samples: int | None = None
     rows: float = 1.0
 
-    def thinned(self, part: Part) -> Part:
-        """Return at most that many samples of a part, spread evenly."""
-        return part if self.samples is None else part.at_most(self.samples)
+    def thinned(self, subset: Subset) -> Subset:
+        """Return at most that many samples of a subset, spread evenly."""
+        return subset if self.samples is None else subset.at_most(self.samples)
 
-    def spared(self, part: Part) -> Part:
-        """Return the samples of a part that are not used."""
-        return replace(part, rows=np.setdiff1d(part.rows, self.thinned(part).rows))
+    def spared(self, subset: Subset) -> Subset:
+        """Return the samples of a subset that are not used."""
+        return replace(subset, rows=np.setdiff1d(subset.rows, self.thinned(subset).rows))
 
 
 ALL = Effort()
@@ -39,13 +41,28 @@ ALL = Effort()
 QUICK = Effort(samples=512, rows=0.1)
 """For candidates on the way to a decision."""
 
-Loss = Callable[[Model], float | None]
-"""Returns the loss of a model on the select part; None if that is empty."""
+
+@dataclass(frozen=True)
+class Judgement:
+    """How good a model is on the *select* part.
+
+    Attributes:
+        loss: cross-entropy in nats; infinite if its outputs are not finite, None if the part is
+            empty.
+        accuracy: the whole measurement; None where there is no finite one.
+    """
+
+    loss: float | None = None
+    accuracy: Accuracy | None = None
+
+
+Judge = Callable[[Model], Judgement]
+"""Measures a model on the *select* part."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One offer to a ladder: the losses on the *select* part, and whether it was accepted."""
+    """One offer to a ladder: the losses on the *select* subset, and whether it was accepted."""
 
     name: str
     loss_before: float | None
@@ -59,38 +76,47 @@ class Ladder:
 
     Attributes:
         model: the model to start from; later the best.
-        loss: measures a model.
+        judge: measures a model.
         offers: all of them, in order.
         warnings: what the user should know.
-        first: the loss to start from.
-        best: the loss of the best model; None where nothing is measured.
+        first: the loss to start from; None where nothing is measured.
+        judged: how good the best model is.
     """
 
     model: Model
-    loss: Loss
+    judge: Judge
     offers: list[Offer] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.first = self.best = self.loss(self.model)
+        self.judged = self.judge(self.model)
+        self.first = self.judged.loss
+
+    @property
+    def best(self) -> float | None:
+        """The loss of the best model; None where nothing is measured."""
+        return self.judged.loss
 
     def offer(self, name: str, candidate: Model) -> bool:
         """Accept a model if its loss is not worse; return whether it was."""
-        after = self.loss(candidate)
+        judged = self.judge(candidate)
+        after = judged.loss
         accepted = self.best is None or (after is not None and bool(after <= self.best))
         self.offers.append(Offer(name, self.best, after, accepted))
         if accepted:
-            self.model, self.best = candidate, after
+            self.model, self.judged = candidate, judged
         return accepted
 
     def refuse(self, name: str) -> None:
         """Warn that the last offer raised the loss."""
         last = self.offers[-1]
         assert last.loss_before is not None
-        shown = "not finite" if last.loss_after is None else f"{last.loss_after:.4f}"
+        after = np.inf if last.loss_after is None else last.loss_after
+        shown = told_apart(last.loss_before, after) if np.isfinite(after) else ("", "not finite")
+        before = shown[0] or f"{last.loss_before:.4f}"
         self.warnings.append(
-            f"{name} was not used: it raises the loss on held-out samples from "
-            f"{last.loss_before:.4f} to {shown}"
+            f"{name} was not used: it raises the loss on held-out samples from {before} to "
+            f"{shown[1]}"
         )
 
     def to_dict(self) -> dict[str, Any]:

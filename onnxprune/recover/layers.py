@@ -24,7 +24,7 @@ def recover_layers(ladder: Ladder, task: Task) -> None:
     layers = affected(prepared, every, task.changed)
     if not layers:
         return
-    chunks = sample_chunks(task.original, task.cut.shapes, task.part)
+    chunks = sample_chunks(task.original, task.cut.shapes, task.subset)
     fits = list(
         fit_layers(
             task.original,

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 
 from onnxprune.plans.choices import Recovery
 from onnxprune.recover import bias_shift, classifier, layers
-from onnxprune.recover.ladder import ALL, Ladder, Loss
+from onnxprune.recover.ladder import ALL, Judge, Judgement, Ladder
 from onnxprune.recover.task import Step, Task
 
 NONE: Sequence[Step] = ()
@@ -32,19 +32,19 @@ def needs_stats(recovery: Recovery) -> bool:
     return any(step.needs_stats for step in steps_of(recovery))
 
 
-def recover(task: Task, recovery: Recovery, loss: Loss) -> Ladder:
+def recover(task: Task, recovery: Recovery, judge: Judge) -> Ladder:
     """Take the steps of a recovery.
 
     Args:
         task: what to make up for.
         recovery: an entry of :data:`onnxprune.plans.choices.RECOVERIES`.
-        loss: measures a model; it is not called where the recovery has no steps.
+        judge: measures a model; it is not called where the recovery has no steps.
 
     Returns:
         The best model, and the steps that led to it.
     """
     steps = steps_of(recovery)
-    ladder = Ladder(task.pruned, loss if steps else lambda _: None)
+    ladder = Ladder(task.pruned, judge if steps else lambda _: Judgement())
     if not task.cut.is_empty or task.changed:
         for step in steps:
             if step.in_trials or task.effort == ALL:

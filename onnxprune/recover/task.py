@@ -10,7 +10,7 @@ from onnxprune.model.model import Model
 from onnxprune.model.runner import Runner
 from onnxprune.plans.cut import Cut
 from onnxprune.recover.ladder import Effort, Ladder
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Task:
         cut: the channels and weights that left; of ``original``, or of what was left of that
             once whole parts were gone.
         changed: names of tensors that differ from the original's, besides what the cut says.
-        part: the labelled samples to fit on.
+        subset: the labelled samples to fit on.
         effort: how much of them is used, and whether the plan is only tried.
         stats: returns statistics of the original's activations by point; only for steps that need
             them.
@@ -37,7 +37,7 @@ class Task:
     pruned: Model
     cut: Cut
     changed: frozenset[str]
-    part: Part
+    subset: Subset
     effort: Effort
     stats: Callable[[], Mapping[tuple[str, int], ActivationStats]]
     output: str

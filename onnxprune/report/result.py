@@ -59,35 +59,31 @@ def assemble_result(
     Raises:
         InternalError: if the budget was missed by a plan that was not edited.
     """
-    study = outcome.study
-    given, subject, log = study.run.given, study.subject, study.run.log
+    study, run = outcome.study, outcome.study.run
+    given, subject, log, request = run.given, study.subject, run.log, run.request
     original = given.original
-    external = study.run.location is not None or storage.needs_data_file(outcome.model.proto)
+    external = run.location is not None or storage.needs_data_file(outcome.model.proto)
     location = data_target(default_target(Path(path))).name if external else None
     final = replace(outcome.model, file_bytes=storage.pack(outcome.model.proto, location).size)
     with log.stage("check"):
-        after_cost = cost.measure(
-            final, observe(final, study.run.feeds[0], runner=study.run.runner)
-        )
-    after = study.run.accuracy(final, study.run.samples.report)
+        after_cost = cost.measure(final, observe(final, run.feeds[0], runner=run.runner))
+    after = run.accuracy(final, run.samples.report)
     unchanged = outcome.model is original
     if original.proto.training_info and not unchanged:
         log.warnings.append("the graphs to train the model with fit its old weights: they left")
-    log.warnings += [*outcome.warnings, *skip_warnings(study.run.samples.skipped)]
+    log.warnings += [*outcome.warnings, *skip_warnings(run.samples.skipped)]
     if warning := collapse(outcome, before, after):
         log.warnings.append(warning)
-    found = Measured(given.cost, after_cost, outcome.speed, study.run.request.zeroes)
+    found = Measured(given.cost, after_cost, outcome.speed, request.zeroes)
     _check_budget(study, found, edited=edited)
     whole = 1 - after_cost.weights / max(given.cost.weights, 1)
     missed = _missed(study, outcome, whole) or refusal(outcome.speed)
-    decided = not (
-        edited or study.run.request.mode in ("weights", "depth") or study.run.request.lossless
-    )
+    decided = not (edited or request.mode in ("weights", "depth") or request.lossless)
     trials = study.decider.sensitivities if decided else []
     report = Report(
         model={"path": path, "sha256": original.sha256},
-        request=study.run.request.to_dict(),
-        data=study.run.samples.to_dict(),
+        request=request.to_dict(),
+        data=run.samples.to_dict(),
         before=Side(given.cost, before),
         after=Side(after_cost, after),
         speed=outcome.speed,
@@ -100,7 +96,7 @@ def assemble_result(
         rectifiers=study.activations.rectifiers,
         groups=group_changes(subject.structure, outcome.plan, trials),
         frozen=subject.structure.frozen,
-        removals=[r for r in study.run.removals if r.name in outcome.plan.removals],
+        removals=[r for r in run.removals if r.name in outcome.plan.removals],
         layers=layer_changes(given.structure, original, final),
         timings=log.timings,
         warnings=tuple(dict.fromkeys(log.warnings)),

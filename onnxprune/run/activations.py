@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,8 @@ from onnxprune.run import records
 from onnxprune.run.cache import Cache
 from onnxprune.run.run import Run
 from onnxprune.samples.chunks import sample_chunks
+from onnxprune.samples.dataset import Batch
+from onnxprune.samples.holdout import Subset
 from onnxprune.structure.rectifiers import find_rectifiers
 from onnxprune.structure.structure import Point
 from onnxprune.structure.subject import Subject
@@ -91,24 +94,36 @@ class Activations:
             return {}, None
         run.log.warnings += run.samples.class_warnings(run.classes, criterion.needs_labels)
         rectifiers = find_rectifiers(subject.folded, subject.shapes, subject.structure)
-        model, shapes, states = watch(subject.folded, subject.shapes, rectifiers)
-        points = states if request.lossless else [*weight_points(subject.structure), *states]
+        watched = watch(subject.folded, subject.shapes, rectifiers)
+        if not request.lossless:
+            points = [*weight_points(subject.structure), *watched.points]
+            watched = replace(watched, points=points)
         squares = criterion.needs_rms and not request.lossless
 
         def measure() -> Arrays:
             with run.log.stage("calibrate"):
                 found = calibrate(
-                    model,
-                    shapes,
-                    points,
-                    run.samples.fit.batches,
+                    watched,
+                    _told(run.samples.fit, run.log.progress("calibrate", len(run.samples.fit))),
                     classes=len(np.unique(run.samples.fit.labels)),
                     squares=squares,
                     runner=run.runner,
-                    progress=run.log.progress("calibrate", len(run.samples.fit)),
                 )
-            return records.from_stats(found, points)
+            return records.from_stats(found, watched.points)
 
-        settings = {"squares": squares, "points": len(points)}
-        stats = records.to_stats(self.recall("activations", settings, measure), points)
+        settings = {"squares": squares, "points": len(watched.points)}
+        stats = records.to_stats(self.recall("activations", settings, measure), watched.points)
         return stats, activities(rectifiers, stats)
+
+
+def _told(subset: Subset, advance: Callable[[int], None]) -> Callable[[], Iterator[Batch]]:
+    """Return what streams samples, and tells how many are done the first time."""
+    advances = [advance]
+
+    def stream() -> Iterator[Batch]:
+        tell = advances.pop() if advances else lambda _: None
+        for batch in subset.batches():
+            yield batch
+            tell(len(batch))
+
+    return stream

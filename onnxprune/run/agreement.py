@@ -96,9 +96,9 @@ def collapse(outcome: Outcome, before: Accuracy | None, after: Accuracy | None) 
 def _inputs(study: Study) -> Iterator[tuple[Feeds, int]]:
     """Yield inputs and how many samples each holds, of those that decide least."""
     samples = study.run.samples
-    part = next((p for p in (samples.report, samples.select, samples.fit) if len(p)), None)
-    if part is not None:
-        for batch in part.at_most(SAMPLES).batches():
+    subset = next((p for p in (samples.report, samples.select, samples.fit) if len(p)), None)
+    if subset is not None:
+        for batch in subset.at_most(SAMPLES).batches():
             yield batch.feeds, len(batch)
         return
     rng = np.random.default_rng(study.run.request.seed)

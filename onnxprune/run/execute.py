@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from onnxprune.clean.clean_up import CleanUp, clean_up
@@ -17,7 +18,7 @@ from onnxprune.model.qoperators import joined, separated
 from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan
 from onnxprune.plans.request import Request
-from onnxprune.recover.ladder import ALL, QUICK, Effort, Ladder
+from onnxprune.recover.ladder import ALL, QUICK, Effort, Judgement, Ladder
 from onnxprune.recover.recoveries import recover
 from onnxprune.recover.task import Task
 from onnxprune.rewrite.rewrite import masked, rewrite
@@ -93,9 +94,8 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
             "rewritten model",
             runner=study.run.runner,
         )
-    judge = _Judge(study)
     with log.stage("recover"):
-        ladder = _recover(study, pruned, cut, effort, judge)
+        ladder = _recover(study, pruned, cut, effort)
     clean, went = ladder.model, CleanUp()
     if effort == ALL:
         clean, went = cleaned(study, ladder.model)
@@ -105,7 +105,7 @@ def execute(study: Study, plan: PruningPlan, effort: Effort = ALL) -> Outcome:
         _check_joined(clean, study)
     model, selected = with_provenance(clean, study), None
     if study.run.gated:
-        known = judge.found(clean) if clean is ladder.model else None
+        known = ladder.judged.accuracy if clean is ladder.model else None
         selected = known or study.run.accuracy(model, study.run.samples.select)
     if gone:
         proof = max(proof, gone.verification, key=lambda v: v.max_rel_error)
@@ -196,27 +196,13 @@ def recovered_study(left: Study) -> Study:
     return left.of_model(model, replace(left.shortening, changed=frozenset()))
 
 
-class _Judge:
-    """Measures models on the *select* samples, and remembers those that are alive."""
-
-    def __init__(self, study: Study) -> None:
-        self._study = study
-        self._found: dict[int, Accuracy] = {}
-
-    def loss(self, model: Model) -> float | None:
-        """Return the loss of a model; infinite where its outputs are not finite."""
-        self._found.pop(id(model), None)  # that of one that is gone
-        try:
-            measured = self._study.run.accuracy(model, self._study.run.samples.select)
-        except CalibrationError:
-            return float("inf")
-        if measured:
-            self._found[id(model)] = measured
-        return measured.loss if measured else None
-
-    def found(self, model: Model) -> Accuracy | None:
-        """Return what was found of a model; None if nothing was."""
-        return self._found.get(id(model))
+def _judge(study: Study, model: Model) -> Judgement:
+    """Measure a model on the *select* samples."""
+    try:
+        measured = study.run.accuracy(model, study.run.samples.select)
+    except CalibrationError:  # outputs that are not finite
+        return Judgement(float("inf"))
+    return Judgement(measured.loss, measured) if measured else Judgement()
 
 
 def _exceeds(study: Study, model: Model) -> bool:
@@ -262,24 +248,24 @@ def cleaned(study: Study, model: Model) -> tuple[Model, CleanUp]:
         )
 
 
-def _recover(study: Study, pruned: Model, cut: Cut, effort: Effort, judge: _Judge) -> Ladder:
+def _recover(study: Study, pruned: Model, cut: Cut, effort: Effort) -> Ladder:
     """Give accuracy back by the recovery of the request."""
     run = study.run
     task = Task(
-        run.given.folded,
-        pruned,
-        cut,
-        study.changed,
-        effort.thinned(run.samples.fit),
-        effort,
-        lambda: study.activations.stats,
-        run.output,
+        original=run.given.folded,
+        pruned=pruned,
+        cut=cut,
+        changed=study.changed,
+        subset=effort.thinned(run.samples.fit),
+        effort=effort,
+        stats=lambda: study.activations.stats,
+        output=run.output,
         # zeros alone must not make a model larger
         grow=cut.plan.cuts_channels or study.shortening is not None,
         seed=run.request.seed,
         runner=run.runner,
     )
-    return recover(task, run.request.recovery, judge.loss)
+    return recover(task, run.request.recovery, partial(_judge, study))
 
 
 def with_provenance(model: Model, study: Study) -> Model:

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from onnxprune.run.cache import file_hash
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset
 
 
 class Fingerprints:
-    """Hashes parts of the samples of one run; each file is read once.
+    """Hashes subsets of the samples of one run; each file is read once.
 
     Contents are hashed, not names and times: reading costs little beside decoding, and a copy
     or a checkout with other contents is never taken for what it is not.
@@ -21,13 +21,13 @@ class Fingerprints:
     def __init__(self) -> None:
         self._of_path: dict[Path, str] = {}
 
-    def of(self, part: Part) -> str:
-        """Return the hash of a part: its files, its rows, and how they are read."""
-        path = part.dataset.path
+    def of(self, subset: Subset) -> str:
+        """Return the hash of a subset: its files, its rows, and how they are read."""
+        path = subset.dataset.path
         if path not in self._of_path:
             self._of_path[path] = _contents(path)
-        digest = hashlib.sha256(f"{self._of_path[path]} {part.batch_size}".encode())
-        for values in (part.rows, part.label_of):
+        digest = hashlib.sha256(f"{self._of_path[path]} {subset.batch_size}".encode())
+        for values in (subset.rows, subset.label_of):
             digest.update(
                 b"-" if values is None else f"{values.dtype} ".encode() + values.tobytes()
             )

@@ -26,7 +26,7 @@ from onnxprune.run import records
 from onnxprune.run.cache import Cache
 from onnxprune.run.fingerprint import Fingerprints, files_hash
 from onnxprune.run.prunable import check_prunable
-from onnxprune.samples.holdout import Holdout, Part
+from onnxprune.samples.holdout import Holdout, Subset
 from onnxprune.samples.inputs import observe_inputs
 from onnxprune.structure.removals import Removal, find_removals
 from onnxprune.structure.subject import Subject, trace_subject
@@ -147,31 +147,31 @@ class Run:
             )
         return found
 
-    def accuracy(self, model: Model, part: Part) -> Accuracy | None:
-        """Measure a model on a part of the samples; None if it is empty."""
-        if not len(part):
+    def accuracy(self, model: Model, subset: Subset) -> Accuracy | None:
+        """Measure a model on a subset of the samples; None if it is empty."""
+        if not len(subset):
             return None
         with self.log.stage("evaluate"):
             return measure_accuracy(
                 joined(model, self.given.original),
-                part.batches(),
+                subset.batches(),
                 output=self.request.output,
                 runner=self.runner,
-                progress=self.log.progress("evaluate", len(part)),
+                progress=self.log.progress("evaluate", len(subset)),
             )
 
-    def _original_accuracy(self, part: Part) -> Accuracy | None:
-        """Measure the original on a part of the samples, or remember that; None if it is empty."""
-        if not len(part):
+    def _original_accuracy(self, subset: Subset) -> Accuracy | None:
+        """Measure the original on a subset, or remember that; None if the subset is empty."""
+        if not len(subset):
             return None
 
         def measure() -> Arrays:
-            found = self.accuracy(self.given.original, part)
+            found = self.accuracy(self.given.original, subset)
             assert found is not None
             return records.from_accuracy(found)
 
         def settings() -> dict[str, Any]:
-            return {"part": self.fingerprints.of(part), "output": self.request.output}
+            return {"subset": self.fingerprints.of(subset), "output": self.request.output}
 
         return records.to_accuracy(self.cache.recall("accuracy", settings, measure))
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from onnxprune.model.model import Model
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
 from onnxprune.model.stepwise import live_bytes
-from onnxprune.samples.holdout import Part
+from onnxprune.samples.holdout import Subset, repeated
 
 MEMORY = 1 << 30
 """Bytes of activations that recovery may hold; more samples than fit are left out."""
@@ -19,28 +17,39 @@ CHUNK = 64
 """Samples that are run at once where the model leaves it open."""
 
 
-def sample_chunks(model: Model, shapes: Shapes, part: Part, memory: int = MEMORY) -> list[Feeds]:
+def sample_chunks(
+    model: Model, shapes: Shapes, subset: Subset, memory: int = MEMORY
+) -> list[Feeds]:
     """Read as many samples as a walk of two models may hold in memory, in equal chunks.
 
     Args:
         model: the larger of the two.
         shapes: its observed shapes.
-        part: the samples; they are thinned out evenly if there are too many.
+        subset: the samples; they are thinned out evenly if there are too many.
         memory: bytes of activations.
+
+    Returns:
+        Inputs ``[samples, ...]`` by name, chunk by chunk.
+
+    Raises:
+        CalibrationError: if samples cannot be read.
     """
     each = 2 * live_bytes(model, shapes.first) / shapes.batch
     most = max(int(memory / max(each, 1.0)), model.fixed_batch or 2)
-    taken = part.at_most(most)
+    taken = subset.at_most(most)
     size = model.fixed_batch or min(CHUNK, len(taken))
-    return list(_full(Part(part.dataset, taken.rows, size), model.fixed_batch))
+    return list(_full(Subset(subset.dataset, taken.rows, size), model.fixed_batch))
 
 
-def _full(part: Part, fixed: int | None) -> Iterator[Feeds]:
-    """Stream a part; where the batch is fixed, what does not fill one is left out."""
+def _full(subset: Subset, fixed: int | None) -> Iterator[Feeds]:
+    """Stream inputs; where the batch is fixed, samples that do not fill one are passed over.
+
+    If not even the first batch is full, its samples are repeated until it is.
+    """
     first = True
-    for batch in part.batches():
+    for batch in subset.batches():
         if fixed is None or len(batch) == fixed:
             yield batch.feeds
         elif first:
-            yield {n: np.resize(v, (fixed, *v.shape[1:])) for n, v in batch.feeds.items()}
+            yield repeated(batch.feeds, fixed)
         first = False

@@ -28,7 +28,12 @@ _DAMAGE += (OSError, RuntimeError, ValueError, OverflowError)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some samples: model inputs ``[rows, ...]`` by name and labels ``int64 [rows]``."""
+    """Some samples, as many as were read at once.
+
+    Attributes:
+        feeds: inputs of the model ``[rows, ...]`` by name, each of the input's dtype.
+        labels: ``int64 [rows]``.
+    """
 
     feeds: dict[str, Array]
     labels: I64
@@ -41,11 +46,13 @@ class Batch:
 class Dataset(ABC):
     """Labelled samples that can be streamed any number of times.
 
-    ``labels`` is ``int64 [n]``, the label of every sample, readable or not; ``class_names``
-    names every label; ``skipped`` lists the unreadable samples found so far, each once.
-
-    A kind of dataset says whether ``names_classes``: the names are the user's own, not numbers; and
-    whether it is ``bounded``: no value can be an outlier, as with pixels.
+    Attributes:
+        names_classes: of the kind of dataset: whether class names are the user's own, not numbers.
+        bounded: of the kind of dataset: whether no value can be an outlier, as with pixels.
+        path: the file or folder.
+        labels: ``int64 [n]``, the label of every sample, readable or not.
+        class_names: the name of every label.
+        skipped: the unreadable samples found so far, each once.
     """
 
     names_classes: ClassVar[bool] = False
@@ -85,7 +92,7 @@ class Scaling:
 
     Attributes:
         mean: one number per channel, subtracted; None for 0.
-        std: one number per channel, divides what is left; None for 1.
+        std: one number per channel, divides the differences; None for 1.
     """
 
     mean: tuple[float, ...] | None = None

@@ -1,4 +1,4 @@
-"""Holdout: the samples of a run, split by what they may be used for.
+"""Holdout: the samples of a run, in three subsets by what they may be used for.
 
 *fit* feeds statistics, *select* every decision, and *report* decides nothing.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.arrays import I64
+from onnxprune.arrays import I64, Array
 from onnxprune.errors import CalibrationError
 from onnxprune.model.session import Feeds
 from onnxprune.samples.dataset import UNSCALED, Batch, Dataset, Scaling
@@ -26,10 +26,14 @@ FEW = 5
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Rows of a dataset, streamed in batches of a fixed size.
 
-    ``label_of`` translates the dataset's own labels (``int64 [classes]``), None keeps them.
+    Attributes:
+        dataset: where the samples come from.
+        rows: ``int64 [samples]``, their numbers in the dataset.
+        batch_size: samples that are read at once.
+        label_of: ``int64 [classes]``, translates the dataset's own labels; None keeps them.
     """
 
     dataset: Dataset
@@ -46,15 +50,19 @@ class Part:
         own = self.dataset.labels[self.rows]
         return own if self.label_of is None else self.label_of[own]
 
-    def at_most(self, count: int) -> Part:
-        """Return at most so many of the samples, spread evenly."""
+    def at_most(self, count: int) -> Subset:
+        """Return at most ``count`` of the samples, spread evenly."""
         if len(self) <= count:
             return self
         chosen = np.linspace(0, len(self) - 1, max(count, 0)).astype(np.int64)
         return replace(self, rows=self.rows[chosen])
 
     def batches(self) -> Iterator[Batch]:
-        """Stream the part once."""
+        """Stream the samples once, in batches of ``batch_size``.
+
+        Raises:
+            CalibrationError: if samples cannot be read, or hold NaN or infinity.
+        """
         for batch in self.dataset.batches(self.rows, self.batch_size):
             if self.label_of is None:
                 yield batch
@@ -62,9 +70,10 @@ class Part:
                 yield Batch(batch.feeds, self.label_of[batch.labels])
 
     def some_feeds(self, most: int) -> Feeds:
-        """Return model inputs of at most ``most`` samples, spread over the part.
+        """Return model inputs ``[samples, ...]`` of at most ``most`` samples, spread evenly.
 
-        At least two where the part has them; exactly one batch where the model fixes it.
+        Raises:
+            CalibrationError: if none of them could be read.
         """
         rows = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(np.int64))
         for batch in self.dataset.batches(self.rows[rows], most):
@@ -72,16 +81,26 @@ class Part:
         raise CalibrationError(f"no sample could be read: {', '.join(self.dataset.skipped[:1])}")
 
 
+def repeated(feeds: Feeds, count: int) -> dict[str, Array]:
+    """Return inputs ``[samples, ...]`` cut to ``count`` samples, or repeated until there are."""
+    return {name: np.resize(v, (count, *v.shape[1:])) for name, v in feeds.items()}
+
+
 @dataclass(frozen=True)
 class Holdout:
-    """The three parts of the samples of a run, and what the user should know about them.
+    """The samples of a run, in three subsets; all are empty where there are no samples.
 
-    ``scaling`` is how pixels became floats.
+    Attributes:
+        fit: feeds statistics.
+        select: decides between candidates.
+        report: decides nothing: the accuracy that is shown is measured on it.
+        warnings: what the user should know of the samples.
+        scaling: how pixels became floats.
     """
 
-    fit: Part
-    select: Part
-    report: Part
+    fit: Subset
+    select: Subset
+    report: Subset
     warnings: tuple[str, ...] = ()
     scaling: Scaling = UNSCALED
 

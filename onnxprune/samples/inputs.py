@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from onnxprune.errors import ModelError, RunError
 from onnxprune.model.model import Model
 from onnxprune.model.observe import observe
 from onnxprune.model.runner import Runner
 from onnxprune.model.session import Feeds
 from onnxprune.model.shapes import Shapes
-from onnxprune.samples.holdout import Holdout, Part
+from onnxprune.samples.holdout import Holdout, Subset, repeated
 from onnxprune.samples.synthetic import SIZES, free_names, has_free_sizes, synthetic_feeds
 
 VERIFY_SAMPLES = 32
@@ -57,9 +55,8 @@ def observe_inputs(
     raise failure
 
 
-def _verification_feeds(model: Model, part: Part) -> Feeds:
+def _verification_feeds(model: Model, subset: Subset) -> Feeds:
     """Take real samples: at least two, or exactly one batch where the model fixes it."""
-    feeds = part.some_feeds(model.fixed_batch or VERIFY_SAMPLES)
+    feeds = subset.some_feeds(model.fixed_batch or VERIFY_SAMPLES)
     rows = len(next(iter(feeds.values())))
-    wanted = model.fixed_batch or max(rows, 2)
-    return {n: np.resize(v, (wanted, *v.shape[1:])) for n, v in feeds.items()}
+    return repeated(feeds, model.fixed_batch or max(rows, 2))

@@ -16,7 +16,7 @@ from onnxprune.arrays import I64
 from onnxprune.errors import CalibrationError
 from onnxprune.model.model import Model, TensorSpec
 from onnxprune.samples.dataset import UNSCALED, Dataset, NoSamples, Scaling, naming
-from onnxprune.samples.holdout import SHARES, Holdout, Part, chosen_splits, split
+from onnxprune.samples.holdout import SHARES, Holdout, Subset, chosen_splits, split
 from onnxprune.samples.images import open_images
 from onnxprune.samples.npz import open_arrays
 from onnxprune.samples.outliers import find_outliers
@@ -66,22 +66,30 @@ def hold_out(
 ) -> Holdout:
     """Open the samples of a run and split them, stratified by class and seeded.
 
-    With ``eval_data``, that is the *report* part, and the calibration set is split in two.
+    With ``eval_data``, that is the *report* subset, and the calibration set is split in two.
     Where ``data`` holds the splits of a data set, they are taken instead of it. Without ``data``
-    all parts are empty. Outliers are left out of all but the *report* part.
+    all subsets are empty. Outliers are left out of all but the *report* subset.
+
+    Args:
+        data: path of the calibration samples.
+        eval_data: path of the samples to evaluate on; None to take a share of ``data``.
+        model: whose inputs are fed; its fixed batch size wins over ``batch_size``.
+        scaling: how pixels become floats.
+        seed: of the split.
+        batch_size: samples that are read at once.
 
     Raises:
         CalibrationError: if samples cannot be used.
     """
     size = model.fixed_batch or batch_size
     if data is None:
-        nothing = Part(NoSamples(), np.empty(0, dtype=np.int64), size)
+        nothing = Subset(NoSamples(), np.empty(0, dtype=np.int64), size)
         return Holdout(nothing, nothing, nothing)
     data, eval_data, notes = chosen_splits(Path(data), eval_data)
     dataset = open_dataset(data, model.inputs, scaling)
     if eval_data is None:
         fit, select, report = split(dataset.labels, list(SHARES.values()), seed)
-        held_out = Part(dataset, report, size)
+        held_out = Subset(dataset, report, size)
     else:
         other = open_dataset(eval_data, model.inputs, scaling)
         share = SHARES["fit"] / (SHARES["fit"] + SHARES["select"])
@@ -89,9 +97,10 @@ def hold_out(
         label_of = None
         if dataset.names_classes and other.names_classes:
             label_of = _translation(dataset.class_names, other.class_names, eval_data)
-        held_out = Part(other, np.arange(len(other.labels)), size, label_of)
-    parts = Holdout(Part(dataset, fit, size), Part(dataset, select, size), held_out, notes, scaling)
-    return parts if dataset.bounded else _without_outliers(parts)
+        held_out = Subset(other, np.arange(len(other.labels)), size, label_of)
+    fitted, selected = (Subset(dataset, rows, size) for rows in (fit, select))
+    samples = Holdout(fitted, selected, held_out, notes, scaling)
+    return samples if dataset.bounded else _without_outliers(samples)
 
 
 def _without_outliers(samples: Holdout) -> Holdout:
@@ -99,8 +108,8 @@ def _without_outliers(samples: Holdout) -> Holdout:
     dataset, rows = samples.fit.dataset, np.union1d(samples.fit.rows, samples.select.rows)
     found, warnings = find_outliers(dataset.batches(rows, OUTLIER_BATCH), rows)
     fit, select = (
-        replace(part, rows=np.setdiff1d(part.rows, rows[found]))
-        for part in (samples.fit, samples.select)
+        replace(subset, rows=np.setdiff1d(subset.rows, rows[found]))
+        for subset in (samples.fit, samples.select)
     )
     return replace(samples, fit=fit, select=select, warnings=(*samples.warnings, *warnings))
 
@@ -122,7 +131,7 @@ def open_dataset(path: Path, inputs: Sequence[TensorSpec], scaling: Scaling = UN
     """Open labelled samples for a model; only labels and names are read.
 
     Args:
-        path: of the samples.
+        path: the file or folder.
         inputs: the inputs of the model; a fixed batch size is ignored.
         scaling: how pixels become floats.
 

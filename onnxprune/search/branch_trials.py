@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnxprune.arrays import F64, Array
-from onnxprune.measure.divergence import divergences, outputs_of, trial_chunks
+from onnxprune.measure.divergence import TrialSamples, divergences, reference_of, trial_chunks
 from onnxprune.measure.entropy import Activity
 from onnxprune.model.model import Model
 from onnxprune.model.stepwise import Walk
@@ -110,12 +110,12 @@ class Yardstick:
     def __init__(self, study: Study, trials: int) -> None:
         given = study.run.given
         self._study, self._runner = study, study.run.runner
-        part = study.run.samples.select if len(study.run.samples.select) else study.run.samples.fit
-        every = sample_chunks(given.folded, given.shapes, part)
-        self._chunks = trial_chunks(every, max(trials, 1), given.cost.macs)
-        self._reference = outputs_of(
-            given.folded, study.run.output, self._chunks, TEMPERATURE, runner=self._runner
-        )
+        samples = study.run.samples
+        subset = samples.select if len(samples.select) else samples.fit
+        every = sample_chunks(given.folded, given.shapes, subset)
+        chunks = trial_chunks(every, max(trials, 1), given.cost.macs)
+        self._samples = TrialSamples(study.run.output, chunks, TEMPERATURE)
+        self._reference = reference_of(given.folded, self._samples, runner=self._runner)
 
     def distance(self, model: Model) -> float:
         """Return the mean divergence of a model's outputs, in nats."""
@@ -136,11 +136,9 @@ class Yardstick:
         with self._study.run.log.stage("trials"):
             return divergences(
                 model,
-                self._study.run.output,
-                self._chunks,
+                self._samples,
                 trials,
                 reference=self._reference,
-                temperature=TEMPERATURE,
                 runner=self._runner,
                 progress=self._study.run.log.progress("trials", len(trials)),
             )

@@ -29,6 +29,7 @@ from onnxprune.errors import BudgetError
 from onnxprune.linear.bias import original_node
 from onnxprune.model import cost
 from onnxprune.plans.plan import PruningPlan
+from onnxprune.printable import told_apart
 from onnxprune.recover.ladder import QUICK
 from onnxprune.run.execute import Outcome, execute, recovered_study, without_parts
 from onnxprune.run.study import Study
@@ -322,10 +323,11 @@ def _left_by(
             without = _loss(found.started(masks))
             before = _loss(replace(state, masks=masks))
             if not without <= before:
+                worse, better = told_apart(without, before)
                 reason = (
                     f"'{layer.node}' is {'idle' if masks[layer.tensor].any() else 'empty'} but "
-                    f"stays: without it the loss on held-out samples is {without:.4f} instead of "
-                    f"{before:.4f}"
+                    f"stays: without it the loss on held-out samples is {worse} instead of "
+                    f"{better}"
                 )
                 continue
         return found

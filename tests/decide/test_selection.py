@@ -92,7 +92,7 @@ def test_exactly_one_budget() -> None:
         Request()
     with pytest.raises(OnnxpruneError, match="exactly one of sparsity, params, macs"):
         Request(sparsity=0.5, macs=0.5)
-    with pytest.raises(OnnxpruneError, match="weights needs a sparsity"):
+    with pytest.raises(OnnxpruneError, match="weights needs sparsity"):
         Request(mode="weights", macs=0.5)
 
 

@@ -29,9 +29,8 @@ def gathered(calls: list[int] | None = None) -> dict[tuple[str, int], Activation
         return batches
 
     shapes = observe(model, {"x": arrays["x"][:4]}, runner=Runner(1))
-    return calibrate.calibrate(
-        model, shapes, POINTS, read, classes=3, squares=True, runner=Runner(1)
-    )
+    watched = calibrate.Watched(model, shapes, POINTS)
+    return calibrate.calibrate(watched, read, classes=3, squares=True, runner=Runner(1))
 
 
 @pytest.mark.parametrize(("memory", "passes"), [(1 << 30, 1), (16 * 3 * 16, 2), (1, 3)])
@@ -68,9 +67,7 @@ def test_points_that_never_change_are_no_reason_to_refuse(monkeypatch):
     shapes = observe(Model(model), {"x": arrays["x"][:4]}, runner=Runner(1))
     batch = Batch({"x": arrays["x"]}, arrays["y"])
     found = calibrate.calibrate(
-        Model(model),
-        shapes,
-        [("conv2", 1), ("act1", 1)],
+        calibrate.Watched(Model(model), shapes, [("conv2", 1), ("act1", 1)]),
         lambda: [batch],
         classes=3,
         runner=Runner(1),

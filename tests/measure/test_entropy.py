@@ -80,16 +80,14 @@ def rectifiers(proto: ModelProto) -> tuple[oracle.Traced, list[Rectifier]]:
 def shares(proto: ModelProto, inputs: Array, classes: int = 2) -> list[entropy.Activity]:
     """Run the product's pass over some samples."""
     t, found = rectifiers(proto)
-    watched, shapes, points = entropy.watch(t.model, t.shapes, found)
+    watched = entropy.watch(t.model, t.shapes, found)
     name = proto.graph.input[0].name
     labels = np.arange(len(inputs)) % classes
     batches = [
         data.Batch({name: part}, own)
         for part, own in zip(np.array_split(inputs, 3), np.array_split(labels, 3), strict=True)
     ]
-    stats = calibrate.calibrate(
-        watched, shapes, points, lambda: batches, classes=classes, runner=Runner(1)
-    )
+    stats = calibrate.calibrate(watched, lambda: batches, classes=classes, runner=Runner(1))
     return entropy.activities(found, stats)
 
 

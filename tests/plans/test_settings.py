@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -105,3 +106,13 @@ def test_each_setting_is_documented_where_it_stands() -> None:
     for name, spec in SETTINGS.items():
         assert spec.help.endswith("."), name
         assert set(spec.verbs) <= set(VERBS), name
+
+
+def test_readme_names_no_option_that_there_is_not() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    options = {o for c in commands.main.commands.values() for p in c.params for o in p.opts}
+    others = re.compile(r"\b(pip|python|benchmarks)\b")  # whose options are not ours
+    lines = [line for line in text.splitlines() if not others.search(line)]
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", "\n".join(lines)))
+    assert named
+    assert named - options <= {"--help", "--version"}

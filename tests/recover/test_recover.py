@@ -27,7 +27,7 @@ from onnxprune.model.stepwise import Walk
 from onnxprune.plans.cut import Cut
 from onnxprune.plans.plan import PruningPlan, plan_from_units
 from onnxprune.recover.classifier import refit_classifier
-from onnxprune.recover.ladder import Ladder
+from onnxprune.recover.ladder import Judgement, Ladder
 from onnxprune.recover.layers import with_constants
 from onnxprune.recover.least_squares import fit_layers
 from onnxprune.rewrite.rewrite import rewrite
@@ -300,7 +300,7 @@ def test_a_walk_equals_the_whole_model() -> None:
 def test_no_step_raises_the_loss(losses: list[float]) -> None:
     models = [block(seed) for seed in range(3)]
     known = {id(m): loss for m, loss in zip(models, losses, strict=True)}
-    ladder = Ladder(models[0], lambda m: known[id(m)])
+    ladder = Ladder(models[0], lambda m: Judgement(known[id(m)]))
     for model in models[1:]:
         before = ladder.best
         accepted = ladder.offer("step", model)
