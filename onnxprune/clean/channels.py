@@ -36,11 +36,6 @@ class Channels:
         """``bool [channels]``: those that have one value everywhere."""
         return np.asarray(self.numbers < 0, dtype=np.bool_)
 
-    @property
-    def zero(self) -> Bool:
-        """``bool [channels]``: those that are zero everywhere."""
-        return np.asarray(self.numbers == ZERO, dtype=np.bool_)
-
 
 class Numbers:
     """Gives numbers to channels: what is computed alike from the same gets the same number."""

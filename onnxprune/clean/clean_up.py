@@ -240,7 +240,7 @@ def _channels(seen: Seen) -> tuple[Model, Counter[str]]:
     if not counts:
         return model, counts
     cut = Cut(model, structure, shapes, plan_from_units(model.sha256, structure, kept))
-    return absorb(model, rewrite(cut), places, cut.kept), counts
+    return absorb(facts, rewrite(cut), places, cut.kept), counts
 
 
 def _excluded(model: Model, patterns: Sequence[str]) -> tuple[set[str], list[str]]:

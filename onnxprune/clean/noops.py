@@ -68,30 +68,21 @@ def _bypass(graph: gs.Graph, node: gs.Node, source: gs.Tensor, inside: Collectio
     output = node.outputs[0]
     if output.name in inside or any(t.outputs for t in node.outputs[1:]):
         return False
-    if any(output is t for t in graph.outputs):
+    is_output = any(output is t for t in graph.outputs)
+    if is_output:
         # The output keeps its name, so what makes the input has to make it under that name.
         interface = any(source is t for t in [*graph.inputs, *graph.outputs])
-        if interface or isinstance(source, gs.Constant) or source.name in inside:
+        if interface or source.name in inside or not source.inputs:
             return False
-        if not source.inputs:
-            return False
-        node.inputs.clear()
-        node.outputs.clear()
-        _replace(source, output)
-        producer = source.inputs[0]
-        producer.outputs[next(k for k, t in enumerate(producer.outputs) if t is source)] = output
-        return True
     node.inputs.clear()
     node.outputs.clear()
-    _replace(output, source)
+    left, gone = (output, source) if is_output else (source, output)
+    for reader in list(gone.outputs):
+        reader.inputs = [left if t is gone else t for t in reader.inputs]
+    if is_output:
+        producer = source.inputs[0]
+        producer.outputs = [output if t is source else t for t in producer.outputs]
     return True
-
-
-def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
-    for reader in list(old.outputs):
-        for i, tensor in enumerate(reader.inputs):
-            if tensor is old:
-                reader.inputs[i] = new
 
 
 # -- which nodes pass an input ---------------------------------------------------------------------

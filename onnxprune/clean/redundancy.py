@@ -182,16 +182,15 @@ def _kind(unit: int, tables: list[_Table]) -> str:
     return "unread" if all(r.all() for r in read) else "constant"
 
 
-def absorb(model: Model, pruned: Model, places: list[Reader], kept: Bool) -> Model:
+def absorb(facts: Facts, pruned: Model, places: list[Reader], kept: Bool) -> Model:
     """Correct the layers that read removed channels by those that stay.
 
     Args:
-        model: the traced model.
-        pruned: what is left of it.
+        facts: what is known of the traced model.
+        pruned: what is left of that.
         places: see :func:`readers`.
         kept: ``bool [labels]``, those that stay.
     """
-    values = edit(model).tensors()
     graph = edit(pruned)
     nodes = {node_id(node): node for node in graph.nodes}
     for place in places:
@@ -199,7 +198,7 @@ def absorb(model: Model, pruned: Model, places: list[Reader], kept: Bool) -> Mod
         if weight is None or place.form is None or stays.all() or weight.node not in nodes:
             continue
         node = nodes[weight.node]
-        old = np.asarray(values[weight.tensor].values)
+        old = facts.values[weight.tensor]
         matrix = by_channel(place.form, old.astype(np.float64))
         alpha = float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0
         delta = alpha * _merge(matrix, place, stays)
