@@ -226,5 +226,5 @@ def test_other_budgets(metric: str, budget: tuple[str, float]) -> None:
         result.stderr
     )
     name = budget[0].removeprefix("--").replace("-", "_")
-    with pytest.raises(OnnxpruneError, match="needs a sparsity; use metric trial with"):
+    with pytest.raises(OnnxpruneError, match="needs sparsity; use metric trial with"):
         Request(mode="depth", metric=metric, **{name: budget[1]})  # type: ignore[arg-type]
