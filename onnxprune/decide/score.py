@@ -111,7 +111,7 @@ class Scorer:
         self._weights = weights
         self._stats = stats
         self._criterion, self._score = METRICS[metric], CRITERIA[metric]
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
         if self._criterion.needs_labels:
             for point, found in stats.items():
                 _require_f(point, found)
@@ -146,6 +146,7 @@ class Scorer:
                 for a tensor that is missing it is taken to go with the squared weights.
         """
         scores: dict[str, F64] = {}
+        rng = np.random.default_rng(self._seed)  # so that the order of calls decides nothing
         typical = float(np.median([e.sum() for e in errors.values()])) if errors else 1.0
         for weight in self._structure.weights:
             size = int(weight.channel_of.max()) + 1
@@ -153,7 +154,7 @@ class Scorer:
             rms = self._rms(weight.point, size)[weight.channel_of]
             if errors is None:
                 f = self._f(weight.point, size, F_POWER_WEIGHTS)[weight.channel_of]
-                score = np.asarray(self._score(Evidence(magnitude, f, rms, self._rng)))
+                score = np.asarray(self._score(Evidence(magnitude, f, rms, rng)))
                 if self._criterion.per_layer:
                     score = _divided(score, float(np.sqrt(np.mean(score**2))))
             else:
@@ -161,7 +162,7 @@ class Scorer:
                 error = errors.get(weight.tensor)
                 if error is None:
                     error = typical * _divided(magnitude**2, float((magnitude**2).sum()))
-                evidence = Evidence(magnitude, f, rms, self._rng, error)
+                evidence = Evidence(magnitude, f, rms, rng, error)
                 score = np.asarray(self._score(evidence))
             scores[weight.tensor] = scores.get(weight.tensor, 0.0) + score
         return scores
@@ -175,8 +176,8 @@ class Scorer:
             errors: ``float64 [units]``.
         """
         f, rms = self._unit_evidence(lambda p, size: self._relative_f(p, size, F_POWER_ERROR))
-        magnitude = np.ones(len(errors))
-        return np.asarray(self._score(Evidence(magnitude, f, rms, self._rng, errors)))
+        magnitude, rng = np.ones(len(errors)), np.random.default_rng(self._seed)
+        return np.asarray(self._score(Evidence(magnitude, f, rms, rng, errors)))
 
     def score_units(self) -> F64:
         """Score every unit, ``float64 [units]``.
@@ -186,7 +187,7 @@ class Scorer:
         slice, its F the mean over its channels where they are consumed. The criterion's scores
         are divided by the largest on the axis and averaged over all places of the unit.
         """
-        structure = self._structure
+        structure, rng = self._structure, np.random.default_rng(self._seed)
         f, rms = self._unit_evidence(lambda p, size: self._f(p, size, F_POWER_CHANNELS))
         total, count = np.zeros(len(structure.units)), np.zeros(len(structure.units))
         for weight in structure.weights:
@@ -197,7 +198,7 @@ class Scorer:
                     continue
                 others = tuple(k for k in range(values.ndim) if k != axis)
                 magnitude = np.sqrt(values.mean(axis=others))[index]
-                score = self._score(Evidence(magnitude, f[unit], rms[unit], self._rng))
+                score = self._score(Evidence(magnitude, f[unit], rms[unit], rng))
                 if self._criterion.per_layer:
                     score = _divided(score, float(score.max()))
                 np.add.at(total, unit, score)

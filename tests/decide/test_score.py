@@ -105,6 +105,16 @@ def test_scores_are_finite_and_seeded(name):
         assert np.isfinite(scores).all()
 
 
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+def test_the_order_of_calls_decides_nothing(name):
+    structure, tensors, stats = two_layers(*sample())
+    one, other = (Scorer(structure, tensors, stats, metric=name, seed=3) for _ in range(2))
+    weights, units = one.score_weights(), one.score_units()
+    np.testing.assert_array_equal(other.score_units(), units)
+    for tensor, scores in other.score_weights().items():
+        np.testing.assert_array_equal(scores, weights[tensor])
+
+
 def test_infinite_f_is_the_largest_and_dead_channels_are_last():
     values, labels = sample()
     values[:, 0] = 0.0
