@@ -85,7 +85,7 @@ def prune(
 ) -> None:
     """Prune MODEL and write the result, once it is proven right."""
     target = _Target.taken(model, settings)
-    options.goal("prune", data, settings)
+    options.check_goal("prune", data, settings)
     target.check([data, settings["eval_data"]])
 
     from onnxprune.verbs import prune as verb
@@ -122,7 +122,7 @@ def plan(
 
     Edit the channels that stay, if you like, and carry it out with 'onnxprune apply'.
     """
-    options.goal("plan", data, settings)
+    options.check_goal("plan", data, settings)
     out = out or plan_target(model)
     check_target(out, _sources(model, [data, settings["eval_data"]]), force=force)
 

@@ -14,7 +14,7 @@ from onnxprune.errors import RequestError
 from onnxprune.plans.constraints import AtLeast, Between, OneOf, Spec
 from onnxprune.plans.reading import Reading
 from onnxprune.plans.request import Request
-from onnxprune.plans.settings import SETTINGS, taken
+from onnxprune.plans.settings import ASKED, SETTINGS, taken
 
 
 def numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -115,6 +115,11 @@ def settings_of(verb: str, *, planned: bool = False) -> Callable[[Any], Any]:
     )
 
 
+def flag_of(name: str) -> str:
+    """Return what a setting is called on the command line."""
+    return SETTINGS[name].flag or f"--{name.replace('_', '-')}"
+
+
 def setting(name: str, *, planned: bool = False) -> Callable[[Any], Any]:
     """Return the option of a setting.
 
@@ -123,12 +128,11 @@ def setting(name: str, *, planned: bool = False) -> Callable[[Any], Any]:
         planned: whether it is that of a plan where it is not given.
     """
     spec = SETTINGS[name]
-    flag = spec.flag or f"--{name.replace('_', '-')}"
-    default = _default(name)
+    flag, default = flag_of(name), _default(name)
     if isinstance(default, bool):
         on = not default  # what giving the flag means
         return click.option(flag, name, flag_value=on, default=default, help=spec.help)
-    shown = "as planned" if planned and name in _ASKED else spec.default
+    shown = "as planned" if planned and name in ASKED else spec.default
     default = None if planned else _AUTOMATIC.get(name, default)
     return click.option(
         flag,
@@ -144,7 +148,6 @@ def setting(name: str, *, planned: bool = False) -> Callable[[Any], Any]:
 
 
 _OWNERS = {f.name: f for owner in (Request, Reading) for f in fields(owner)}
-_ASKED = {f.name for f in fields(Request)}
 
 
 def _default(name: str) -> Any:
@@ -223,8 +226,8 @@ writing = together(
 )
 
 
-def goal(verb: str, data: Path | None, settings: Mapping[str, Any]) -> tuple[Request, Reading]:
-    """Return what is asked for; make sure that there are samples if it needs them.
+def check_goal(verb: str, data: Path | None, settings: Mapping[str, Any]) -> None:
+    """Make sure that the options go together, and that there are samples if they need them.
 
     Raises:
         UsageError: if options exclude each other.
@@ -239,11 +242,9 @@ def goal(verb: str, data: Path | None, settings: Mapping[str, Any]) -> tuple[Req
         raise click.UsageError("--eval needs --calib DATA")
     if request.empirical and data is None:
         raise click.UsageError("--empirical needs --calib DATA: it is about those samples")
-    return request, reading
 
 
 def _with_flags(message: str) -> str:
     """Write the names of settings as the options that they are here."""
-    names = [re.escape(name) for name in SETTINGS if SETTINGS[name].verbs]
-    pattern = rf"(?<![\w-])({'|'.join(names)})(?![\w-])"
-    return re.sub(pattern, lambda m: SETTINGS[m[1]].flag or f"--{m[1].replace('_', '-')}", message)
+    pattern = rf"(?<![\w-])({'|'.join(map(re.escape, SETTINGS))})(?![\w-])"
+    return re.sub(pattern, lambda m: flag_of(m[1]), message)

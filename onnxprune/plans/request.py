@@ -264,10 +264,8 @@ def check_goal(request: Request) -> None:
     got = [*goals, "max_drop"][0]
     depth = request.mode == "depth"
     metrics = DEPTH_METRICS if depth else METRICS
-    if request.lossless and bounded and not given:
-        raise RequestError("lossless takes no budget: leave out max_drop")
-    if request.lossless and given:
-        raise RequestError(f"lossless takes no budget: leave out {given[0]}")
+    if request.lossless and (given or bounded):
+        raise RequestError(f"lossless takes no budget: leave out {[*given, 'max_drop'][0]}")
     if len(goals) > 1 or not (goals or bounded):
         raise RequestError(
             f"give exactly one of {', '.join(BUDGETS)}, or max_drop alone, or lossless; got "

@@ -15,7 +15,8 @@ from onnxprune.plans.request import Request, specs
 SETTINGS: Mapping[str, Spec] = {**specs(Request), **specs(Reading)}
 """What is said of each setting, by name, in the order in which help shows them."""
 
-_ASKED = {f.name for f in fields(Request)}
+ASKED = frozenset(f.name for f in fields(Request))
+"""Those of them that a request holds; the others are about reading samples."""
 
 
 class Settings(TypedDict, total=False):
@@ -82,8 +83,8 @@ def taken(
         if name not in known:
             raise TypeError(f"{verb}() takes no setting '{name}'; it takes {', '.join(known)}")
     given = {name: value for name, value in settings.items() if value is not None}
-    reading = Reading(**{name: value for name, value in given.items() if name not in _ASKED})
-    asked = {name: value for name, value in given.items() if name in _ASKED}
+    reading = Reading(**{name: value for name, value in given.items() if name not in ASKED})
+    asked = {name: value for name, value in given.items() if name in ASKED}
     for name, plain in (("exclude", tuple), ("dims", dict), ("other", dict)):
         if name in asked:
             asked[name] = plain(asked[name])

@@ -51,8 +51,20 @@ OUTLIER_BATCH = 64
 """Samples that are looked at once in search of outliers."""
 
 
-def _installed() -> list[Source]:
-    return [entry.load() for entry in entry_points(group=GROUP)]
+def _source(path: Path) -> Source:
+    """Return the first source that accepts a path; other packages are asked last, as it takes time.
+
+    Raises:
+        CalibrationError: naming all sources, if none does.
+    """
+    others: list[Source] = []
+    source = next((s for s in SOURCES if s.accepts(path)), None)
+    if source is None:
+        others = [entry.load() for entry in entry_points(group=GROUP)]
+        source = next((s for s in others if s.accepts(path)), None)
+    if source is None:
+        raise CalibrationError(f"neither {' nor '.join(s.name for s in [*SOURCES, *others])}")
+    return source
 
 
 def hold_out(
@@ -141,11 +153,7 @@ def open_dataset(path: Path, inputs: Sequence[TensorSpec], scaling: Scaling = UN
     with naming(path):
         if not path.exists():
             raise CalibrationError("no such file or folder; expected calibration samples")
-        known = [*SOURCES, *_installed()]
-        source = next((s for s in known if s.accepts(path)), None)
-        if source is None:
-            raise CalibrationError(f"neither {' nor '.join(s.name for s in known)}")
-        data = source.open(path, inputs, scaling)
+        data = _source(path).open(path, inputs, scaling)
         present = np.unique(data.labels)
         if len(present) < 2:
             raise CalibrationError(

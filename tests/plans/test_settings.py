@@ -13,6 +13,7 @@ from command import run, save, tiny_net, tiny_samples
 
 import onnxprune
 from onnxprune.cli import commands
+from onnxprune.cli.options import flag_of
 from onnxprune.plans.constraints import AtLeast, Between, EachAtLeast, OneOf
 from onnxprune.plans.reading import Reading
 from onnxprune.plans.request import Request
@@ -51,10 +52,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save(tiny_net(), folder / "m.onnx"), tiny_samples(folder / "d.npz")
 
 
-def flag(name: str) -> str:
-    return SETTINGS[name].flag or f"--{name.replace('_', '-')}"
-
-
 @pytest.mark.parametrize(("name", "value", "text"), CASES, ids=lambda v: str(v)[:20])
 def test_an_invalid_value_is_refused_in_python_by_name(name: str, value: Any, text: str) -> None:
     with pytest.raises(onnxprune.OnnxpruneError, match=rf"^{name}\b") as error:
@@ -68,9 +65,9 @@ def test_an_invalid_value_is_refused_on_the_command_line_by_flag(
     name: str, value: Any, text: str, files: tuple[Path, Path]
 ) -> None:
     model, data = files
-    result = run("prune", str(model), "--calib", str(data), f"{flag(name)}={text}")
+    result = run("prune", str(model), "--calib", str(data), f"{flag_of(name)}={text}")
     assert result.exit_code == (1 if text == "nan" else 2), value  # click lets nan through
-    assert (name if text == "nan" else flag(name)) in result.stderr
+    assert (name if text == "nan" else flag_of(name)) in result.stderr
 
 
 def test_there_is_a_case_for_every_constraint() -> None:
